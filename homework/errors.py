@@ -1,0 +1,79 @@
+"""Errors that a user can act on: one line that names the file and the remedy."""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """Bad input. `str(error)` is one line: the file, what is wrong with it, what to do."""
+
+    def __init__(self, path: str | Path, problem: str, remedy: str):
+        super().__init__(f"{path}: {problem}; {remedy}")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an `InputError`, a full disk or Ctrl-C inside a command into one line and an exit status.
+
+    Raises:
+        SystemExit: 1 for bad input or a failed write, 130 for an interrupted run.
+    """
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {name}{error.strerror}; check the path, its permissions and the free space, then run again")
+    except KeyboardInterrupt:
+        print("interrupted: finished files are kept; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def read_json(path: str | Path):
+    """The parsed content of a JSON file.
+
+    Raises:
+        InputError: the file is missing, or it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise InputError(path, "no such file", "check the path, or run `python -m supertux download`") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(path, f"not readable as JSON ({reason})", "restore or delete the file") from None
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` only if the block ends well.
+
+    A run that dies half-way leaves the old file, or none, but never half of a new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        yield Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes 0600; give the file the usual rights
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, content) -> None:
+    """Write `content` as JSON, whole or not at all. The same content gives the same bytes."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")

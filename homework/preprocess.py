@@ -1,0 +1,102 @@
+"""Image files -> pixels. The only place that decodes, caches, crops and normalises images."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .errors import InputError, replacing
+from .scene import VIEW_SIZE
+
+CLIP_SIZE = 192  # the grader's crop
+MEAN = STD = 0.5
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """A decoded RGB image of any size.
+
+    Raises:
+        InputError: the file is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(path, f"not a readable image ({reason})", "restore or delete the file") from None
+
+
+def _view(path: str | Path) -> np.ndarray:
+    image = open_image(path)
+    return np.asarray(image if image.size == VIEW_SIZE else image.resize(VIEW_SIZE, Image.Resampling.LANCZOS))
+
+
+def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None) -> np.ndarray:
+    """The views as one array [n, 100, 150, 3] of uint8, decoded once and then memory-mapped.
+
+    The cache's name is a digest of every file's path, size and time of change, so a changed image is
+    decoded again. Where the cache can't be written the array stays in memory.
+
+    Raises:
+        InputError: see `open_image`.
+    """
+    name = _digest(paths)
+    file = Path(cache_dir) / f"views-{name}.npy" if cache_dir else None
+    if file and file.exists():
+        return np.load(file, mmap_mode="r")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        views = np.empty((len(paths), VIEW_SIZE[1], VIEW_SIZE[0], 3), dtype=np.uint8)
+        for index, view in enumerate(pool.map(_view, paths)):
+            views[index] = view
+    if file:
+        try:
+            with replacing(file) as temporary, open(temporary, "wb") as stream:
+                np.save(stream, views)
+        except OSError:
+            return views
+        return np.load(file, mmap_mode="r")
+    return views
+
+
+def _digest(paths: Sequence[str | Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def normalise(pixels: np.ndarray | Tensor) -> Tensor:
+    """uint8 [..., h, w, 3] -> float32 [..., 3, h, w] with mean 0.5 and standard deviation 0.5."""
+    pixels = torch.as_tensor(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
+    return pixels.movedim(-1, -3).float().div_(255).sub_(MEAN).div_(STD)
+
+
+def clip_pixels(images: Sequence[Image.Image | np.ndarray]) -> Tensor:
+    """The grader's transform: short side to 192 (bilinear), centre crop to 192x192, normalised.
+
+    Returns:
+        float32 [n, 3, 192, 192].
+    """
+    crops = np.empty((len(images), CLIP_SIZE, CLIP_SIZE, 3), dtype=np.uint8)
+    for crop, image in zip(crops, images, strict=True):
+        image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        width, height = image.size
+        scale = CLIP_SIZE / min(width, height)
+        # torchvision's Resize truncates the long side; its CenterCrop rounds the offset
+        width, height = (CLIP_SIZE if side == min(image.size) else int(side * scale) for side in (width, height))
+        left, top = round((width - CLIP_SIZE) / 2), round((height - CLIP_SIZE) / 2)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        crop[:] = image.crop((left, top, left + CLIP_SIZE, top + CLIP_SIZE))
+    return normalise(crops)

@@ -1,0 +1,108 @@
+"""Questions and captions as data: a template, and a small program over a Scene that fills it.
+
+This is the only place that knows their wording. To add a question, add a row to `QUESTIONS`; to
+add a caption, a row to `CAPTIONS`. A row with `{kart}` is asked once for each kart but the ego's.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from .scene import Kart, Scene
+
+KINDS = ("ego", "total", "track", "relation", "count")
+
+
+@dataclass(frozen=True)
+class Question:
+    """`program(scene, kart)` answers `template`; `kart` is None for questions without `{kart}`."""
+
+    kind: str
+    template: str
+    program: Callable[[Scene, Kart | None], str]
+    needs_ego: bool = True
+
+
+def _side(scene: Scene, kart: Kart) -> str:
+    return "left" if scene.is_left(kart) else "right"
+
+
+def _depth(scene: Scene, kart: Kart) -> str:
+    return "front" if scene.is_front(kart) else "back"
+
+
+def _count(test: Callable[[Scene, Kart], bool]) -> Callable[[Scene, None], str]:
+    return lambda scene, _: str(sum(test(scene, kart) for kart in scene.others))
+
+
+QUESTIONS = (
+    Question("ego", "What kart is the ego car?", lambda s, _: s.ego.name),
+    Question("total", "How many karts are there in the scenario?", lambda s, _: str(len(s.karts))),
+    Question("track", "What track is this?", lambda s, _: s.track, needs_ego=False),
+    Question("relation", "Is {kart} to the left or right of the ego car?", _side),
+    Question("relation", "Is {kart} in front of or behind the ego car?", _depth),
+    Question("relation", "Where is {kart} relative to the ego car?", lambda s, k: f"{_depth(s, k)} and {_side(s, k)}"),
+    Question("count", "How many karts are to the left of the ego car?", _count(lambda s, k: s.is_left(k))),
+    Question("count", "How many karts are to the right of the ego car?", _count(lambda s, k: not s.is_left(k))),
+    Question("count", "How many karts are in front of the ego car?", _count(lambda s, k: s.is_front(k))),
+    Question("count", "How many karts are behind the ego car?", _count(lambda s, k: not s.is_front(k))),
+)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """`template` is true of a scene for each of the values that `fills` gives."""
+
+    kind: str
+    template: str
+    fills: Callable[[Scene], list[str]]
+
+
+def _names(test: Callable[[Scene, Kart], bool]) -> Callable[[Scene], list[str]]:
+    return lambda scene: [kart.name for kart in scene.others if test(scene, kart)]
+
+
+CAPTIONS = (
+    Caption("ego", "{} is the ego car.", lambda s: [s.ego.name] if s.ego else []),
+    Caption("total", "There are {} karts in the scene.", lambda s: [str(len(s.karts))] if s.ego else []),
+    Caption("track", "The track is {}.", lambda s: [s.track]),
+    Caption("relation", "{} is in front of the ego car.", _names(lambda s, k: s.is_front(k))),
+    Caption("relation", "{} is behind the ego car.", _names(lambda s, k: not s.is_front(k))),
+    Caption("relation", "{} is left of the ego car.", _names(lambda s, k: s.is_left(k))),
+    Caption("relation", "{} is right of the ego car.", _names(lambda s, k: not s.is_left(k))),
+)
+
+
+def qa_pairs(scene: Scene) -> Iterator[tuple[str, str]]:
+    """All (question, answer) of a scene. Without a kart: only the track."""
+    for question in QUESTIONS:
+        if question.needs_ego and scene.ego is None:
+            continue
+        for kart in scene.others if "{kart}" in question.template else (None,):
+            name = kart.name if kart else ""
+            yield question.template.format(kart=name), question.program(scene, kart)
+
+
+def captions(scene: Scene) -> Iterator[str]:
+    """All captions that are true of a scene. Without a kart: only the track's."""
+    for caption in CAPTIONS:
+        for value in caption.fills(scene):
+            yield caption.template.format(value)
+
+
+def _pattern(template: str) -> str:
+    return re.escape(template).replace(r"\{kart\}", r"\S+").replace(r"\{\}", r"(\S+)")
+
+
+_QUESTION_KINDS = [(re.compile(_pattern(q.template)), q.kind) for q in QUESTIONS]
+_CAPTION_KINDS = [(re.compile(_pattern(c.template)), c) for c in CAPTIONS]
+
+
+def question_kind(question: str) -> str:
+    """The kind of a question, one of `KINDS`; `other` for wording that is not ours."""
+    return next((kind for pattern, kind in _QUESTION_KINDS if pattern.fullmatch(question)), "other")
+
+
+def caption_kind(caption: str) -> str:
+    """The kind of a caption: ego, total, track or relation; `other` for wording that is not ours."""
+    return next((row.kind for pattern, row in _CAPTION_KINDS if pattern.fullmatch(caption)), "other")

@@ -1,0 +1,102 @@
+"""One training loop for every stage: trapezoid schedule, checkpoints to resume from, a curve in JSON lines."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from homework.errors import InputError, replacing
+
+
+def lr_factor(step: int, steps: int, warmup: int = 200, cooldown: float = 0.3) -> float:
+    """Linear up, flat, linear down over the last `cooldown` of the steps (Hagele et al. 2024, arXiv:2405.18392).
+
+    Flat in between, so a longer run can go on from a checkpoint of a shorter one.
+    """
+    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, cooldown * steps))
+
+
+def train_stage(
+    module: nn.Module,
+    loss_of: Callable[[np.random.Generator], dict[str, Tensor]],
+    folder: Path,
+    stage: str,
+    steps: int,
+    learning_rate: float,
+    weight_decay: float = 0.05,
+    seed: int = 0,
+    save_every: int = 250,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 1000,
+) -> None:
+    """Minimise the sum of `loss_of(rng)` over `module`'s parameters for `steps` steps.
+
+    Writes `folder/<stage>.pt` (to resume from) and appends to `folder/<stage>.jsonl` (the curve).
+    A run that was stopped goes on from the last checkpoint; a finished stage returns at once.
+
+    Raises:
+        InputError: the checkpoint can't be read or belongs to another geometry.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
+    path, step = folder / f"{stage}.pt", 0
+    if path.exists():
+        step = _resume(path, module, optimizer)
+    started, seen = time.monotonic(), {}
+    bar = tqdm(total=steps, initial=step, desc=stage, unit="step", disable=None)
+    while step < steps:
+        module.train()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * lr_factor(step, steps)
+        losses = loss_of(np.random.default_rng((seed, step)))  # so a resumed run sees the same batches
+        total = sum(losses.values())
+        optimizer.zero_grad()
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, 5.0)
+        if torch.isfinite(norm):
+            optimizer.step()
+        for name, value in losses.items():
+            seen.setdefault(name, []).append(value.item())
+        step += 1
+        bar.update()
+        if step % 50 == 0 or step == steps:
+            row = {"step": step, "seconds": round(time.monotonic() - started, 1)}
+            row |= {name: round(sum(values) / len(values), 4) for name, values in seen.items()}
+            seen = {}
+            if evaluate and (step % evaluate_every == 0 or step == steps):
+                module.eval()
+                row |= evaluate()
+            with open(folder / f"{stage}.jsonl", "a") as log:
+                log.write(json.dumps(row) + "\n")
+            bar.set_postfix(loss=round(float(total.detach()), 3))
+        if step % save_every == 0 or step == steps:
+            with replacing(path) as temporary:
+                torch.save({"step": step, "model": module.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
+    bar.close()
+
+
+def _resume(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(path, f"not a checkpoint of this stage ({reason})", "move it away to start anew") from None
+    return state["step"]
+
+
+def use_all_cores() -> None:
+    """As many threads as there are cores for this process."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
