@@ -1,0 +1,196 @@
+"""The three datasets and the benchmark. Splits are folders of `data/`, beside the package."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .errors import InputError, read_json
+from .questions import question_kind
+
+DATA_DIR = Path(__file__).parent.parent / "data"
+
+# One command a kind of file that can be made from the frames.
+_MAKERS = {"qa_pairs": "generate_qa", "captions": "generate_captions"}
+
+
+def _read_rows(split: str, pattern: str, fields: dict[str, type], data_dir: str | Path | None) -> list[dict]:
+    """All rows of a split's files that match `pattern`, each with `image_path` added.
+
+    Raises:
+        InputError: no such split or file, or a row without one of `fields`.
+    """
+    data_dir = Path(data_dir or DATA_DIR)
+    folder = data_dir / split
+    if not folder.is_dir():
+        raise InputError(folder, "no such split", "run `python -m supertux download`")
+    files = sorted(folder.glob(pattern))
+    if not files:
+        maker = next((m for name, m in _MAKERS.items() if name in pattern), None)
+        remedy = f"run `python -m homework.{maker} generate --split {split}`" if maker else "take another split"
+        raise InputError(folder, f"no {pattern} in it", remedy)
+    rows = []
+    for file in files:
+        content = read_json(file)
+        if not isinstance(content, list):
+            raise InputError(file, "expected a list", "make the file again")
+        for number, row in enumerate(content):
+            if not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in fields.items()):
+                raise InputError(file, f"row {number} has no {', '.join(fields)}", "make the file again")
+            rows.append({**row, "image_path": str(data_dir / row["image_file"])})
+    if not rows:
+        raise InputError(folder, f"{pattern}: no rows", "make the file again")
+    return rows
+
+
+class _Rows(Sequence):
+    """A list of rows that looks like a dataset."""
+
+    pattern: str
+    fields: dict[str, type]
+
+    def __init__(self, split: str, data_dir: str | Path | None = None):
+        self.split = split
+        self.rows = _read_rows(split, self.pattern, self.fields, data_dir)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.rows[index]
+
+
+class VQADataset(_Rows):
+    """Rows of every `*_qa_pairs.json`: image_path, image_file, question, answer."""
+
+    pattern = "*_qa_pairs.json"
+    fields = {"image_file": str, "question": str, "answer": str}
+
+
+class CaptionDataset(_Rows):
+    """Rows of every `*_captions.json`: image_path, image_file, caption."""
+
+    pattern = "*_captions.json"
+    fields = {"image_file": str, "caption": str}
+
+
+class MultiChoiceQADataset(_Rows):
+    """Rows of every `*_mc_qas.json`: image_path, image_file, candidates, correct_index."""
+
+    pattern = "*_mc_qas.json"
+    fields = {"image_file": str, "candidates": list, "correct_index": int}
+
+    def __init__(self, split: str, data_dir: str | Path | None = None):
+        super().__init__(split, data_dir)
+        for row in self.rows:
+            texts = all(isinstance(candidate, str) for candidate in row["candidates"])
+            if not texts or not 0 <= row["correct_index"] < len(row["candidates"]):
+                folder = Path(data_dir or DATA_DIR) / split
+                raise InputError(
+                    folder, f"a question on {row['image_file']} has no true candidate", "make the file again"
+                )
+
+
+def is_correct(answer: str, truth: str) -> bool:
+    """The course's rule: the answer begins with the truth, ignoring case and outer white space."""
+    return answer.strip().lower().startswith(truth.strip().lower())
+
+
+def is_strictly_correct(answer: str, truth: str) -> bool:
+    """The same, but the whole answer has to match."""
+    return answer.strip().lower() == truth.strip().lower()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question with the model's answer and the true one."""
+
+    image_path: str
+    question: str
+    model_answer: str
+    correct_answer: str
+    kind: str
+    is_correct: bool
+    is_strict: bool
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """`accuracy` is the share of right answers by the course's prefix rule, 0 to 1."""
+
+    samples: list[Sample] = field(repr=False)
+
+    def _share(self, flag: str, kind: str | None = None) -> float:
+        values = [getattr(s, flag) for s in self.samples if kind in (None, s.kind)]
+        return sum(values) / len(values) if values else 0.0
+
+    @property
+    def accuracy(self) -> float:
+        """Prefix rule, every question weighs the same."""
+        return self._share("is_correct")
+
+    @property
+    def strict_accuracy(self) -> float:
+        """Whole-answer rule, every question weighs the same."""
+        return self._share("is_strict")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many questions of each kind."""
+        return dict(Counter(sample.kind for sample in self.samples))
+
+    @property
+    def by_kind(self) -> dict[str, float]:
+        """Prefix rule, a kind at a time."""
+        return {kind: self._share("is_correct", kind) for kind in self.counts}
+
+    @property
+    def strict_by_kind(self) -> dict[str, float]:
+        """Whole-answer rule, a kind at a time."""
+        return {kind: self._share("is_strict", kind) for kind in self.counts}
+
+    @property
+    def mean_of_kinds(self) -> float:
+        """Every kind weighs the same, as in the official set."""
+        return sum(self.by_kind.values()) / max(1, len(self.by_kind))
+
+    def to_json(self) -> dict:
+        """All of the above for a file."""
+        names = ("accuracy", "strict_accuracy", "mean_of_kinds", "by_kind", "strict_by_kind", "counts")
+        return {name: getattr(self, name) for name in names} | {"samples": [asdict(s) for s in self.samples]}
+
+
+def pick(dataset: Sequence, max_samples: int | None) -> list:
+    """At most `max_samples` rows, evenly spread over the dataset."""
+    n = len(dataset)
+    k = n if max_samples is None else min(n, max_samples)
+    return [dataset[i * n // k] for i in range(k)]
+
+
+def score_answers(rows: Sequence[dict], answers: Sequence[str]) -> BenchmarkResult:
+    """Compare a model's answers with the rows' true ones."""
+    samples = [
+        Sample(
+            row["image_path"],
+            row["question"],
+            answer,
+            row["answer"],
+            question_kind(row["question"]),
+            is_correct(answer, row["answer"]),
+            is_strictly_correct(answer, row["answer"]),
+        )
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+    return BenchmarkResult(samples)
+
+
+def benchmark(vlm, dataset: VQADataset, max_samples: int | None = None) -> BenchmarkResult:
+    """Ask a model the questions of a dataset.
+
+    Args:
+        vlm: has `answer(image_paths, questions) -> list[str]`.
+        max_samples: ask only so many, evenly spread.
+    """
+    rows = pick(dataset, max_samples)
+    answers = vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
+    return score_answers(rows, answers)
