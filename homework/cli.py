@@ -13,8 +13,9 @@ def run(*functions: Callable) -> None:
     """Run the function that the command line names.
 
     A parameter without a default is an argument, or a required flag where it is keyword-only; one with a
-    default is a flag. `--some_flag` and `--some-flag` are the same. The help of each comes from the line
-    in the docstring's `Args:`. typer is imported here alone, since a grader needs no command line.
+    default is a flag. `--some_flag` and `--some-flag` are the same; `from_` becomes `--from`. The help of each
+    comes from the line in the docstring's `Args:`. typer is imported here alone, since a grader needs no
+    command line.
     """
     import typer
 
@@ -30,8 +31,7 @@ def run(*functions: Callable) -> None:
     app.callback()(lambda: None)  # keeps the command's name even where there is one command alone
     for function in functions:
         app.command(function.__name__, help=_summary(function))(_documented(function))
-    with one_line_errors():
-        app(prog_name=_program())
+    app(prog_name=_program())
 
 
 def _program() -> str:
@@ -55,12 +55,13 @@ def _documented(function: Callable) -> Callable:
         required = parameter.default is parameter.empty
         argument = required and parameter.kind is not parameter.KEYWORD_ONLY
         text = helps.get(parameter.name)
-        info = typer.Argument(help=text) if argument else typer.Option(f"--{parameter.name}", help=text)
+        info = typer.Argument(help=text) if argument else typer.Option(f"--{parameter.name.rstrip('_')}", help=text)
         annotation = Annotated[parameter.annotation, info]
         parameters.append(parameter.replace(annotation=annotation))
 
     def command(**values):
-        return function(**values)
+        with one_line_errors():  # inside of the app, which has an ending of its own for Ctrl-C
+            return function(**values)
 
     command.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))
     command.__annotations__ = {p.name: p.annotation for p in parameters}

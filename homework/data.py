@@ -14,6 +14,16 @@ DATA_DIR = Path(__file__).parent.parent / "data"
 _MAKERS = {"qa_pairs": "generate_qa", "captions": "generate_captions"}
 
 
+def guard_training_split(split: str) -> None:
+    """Keep what a model is measured on out of its training.
+
+    Raises:
+        InputError: the split's name begins with `valid`.
+    """
+    if Path(split).name.startswith("valid"):
+        raise InputError(split, "a split to measure on, not to train on", "train on a split not named valid...")
+
+
 def _read_rows(split: str, pattern: str, fields: dict[str, type], data_dir: str | Path | None) -> list[dict]:
     """All rows of a split's files that match `pattern`, each with `image_path` added.
 

@@ -13,7 +13,10 @@ class InputError(ValueError):
     """Bad input. `str(error)` is one line: the file, what is wrong with it, what to do."""
 
     def __init__(self, path: str | Path, problem: str, remedy: str):
-        super().__init__(f"{path}: {problem}; {remedy}")
+        super().__init__(path, problem, remedy)  # all three in `args`, so that a worker process can pass it on
+
+    def __str__(self) -> str:
+        return "{}: {}; {}".format(*self.args)
 
 
 @contextlib.contextmanager

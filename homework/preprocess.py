@@ -93,9 +93,8 @@ def clip_pixels(images: Sequence[Image.Image | np.ndarray]) -> Tensor:
     for crop, image in zip(crops, images, strict=True):
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)
         width, height = image.size
-        scale = CLIP_SIZE / min(width, height)
         # torchvision's Resize truncates the long side; its CenterCrop rounds the offset
-        width, height = (CLIP_SIZE if side == min(image.size) else int(side * scale) for side in (width, height))
+        width, height = (int(CLIP_SIZE * side / min(image.size)) for side in (width, height))
         left, top = round((width - CLIP_SIZE) / 2), round((height - CLIP_SIZE) / 2)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         crop[:] = image.crop((left, top, left + CLIP_SIZE, top + CLIP_SIZE))

@@ -1,34 +1,50 @@
-"""Build the embedded base from nothing: `python -m nano.train dense`, then `text`, then `export`."""
+"""Build the embedded base from nothing, in resumable stages:
+
+    python -m nano.train processor --gguf FILE   # tokenizer, chat template, image processor
+    python -m nano.train dense                   # the tower, on boxes and scenes
+    python -m nano.train text                    # captions and questions through the text model
+    python -m nano.train export                  # -> homework/tux_nano
+"""
 
 from pathlib import Path
 
-import fire
 import numpy as np
 import torch
 from torch import nn
+from transformers import AutoProcessor
 
-from homework.errors import one_line_errors
-from homework.nano_model import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.checkpoint import EMBEDDED_BASE
+from homework.cli import run
+from homework.errors import InputError
+from homework.nano_model import (
+    TuxNanoForConditionalGeneration,
+    TuxNanoVisionConfig,
+    TuxNanoVisionModel,
+    fold_batch_norm,
+)
+from homework.packing import PromptTokens
 
+from .base import make_config, make_processor, make_tokenizer
 from .dense import DenseHeads, accuracy, dense_loss, forward
 from .frames import Frames
+from .text import TextStage, batch_scenes
 from .trainer import train_stage, use_all_cores
 
 HELD_OUT = 20  # every 20th frame of train is kept for choosing; valid is only for measuring
+VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), batch_norm=True)
 
 
 class VisionStage(nn.Module):
     """The tower with its teaching heads."""
 
-    def __init__(self):
+    def __init__(self, config: TuxNanoVisionConfig = VISION):
         super().__init__()
-        config = TuxNanoVisionConfig(channels=(24, 48, 96, 192), batch_norm=True)
         self.tower = TuxNanoVisionModel(config).to(memory_format=torch.channels_last)
         self.heads = DenseHeads(config.channels[-2], config.hidden_size, config.num_summary_tokens)
 
 
 @torch.no_grad()
-def evaluate_dense(stage: VisionStage, frames: Frames, batch: int = 100) -> dict[str, float]:
+def evaluate_dense(stage: nn.Module, frames: Frames, batch: int = 100) -> dict[str, float]:
     """Accuracy in percent of the image heads on whole views, as the questions would be answered."""
     totals = {}
     for start in range(0, len(frames), batch):
@@ -38,23 +54,98 @@ def evaluate_dense(stage: VisionStage, frames: Frames, batch: int = 100) -> dict
     return {f"accuracy_{name}": round(100 * float(right) / float(asked), 2) for name, (right, asked) in totals.items()}
 
 
+def _train_frames(data: str) -> tuple[Frames, Frames]:
+    """(to train on, held out)."""
+    frames = Frames(Path(data), "train", lambda index: index % HELD_OUT)
+    return frames, Frames(Path(data), "train", lambda index: index % HELD_OUT == 0)
+
+
+def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
+    """Write the tokenizer, chat template and image processor.
+
+    Args:
+        gguf: a GGUF file of SmolLM2, for its vocabulary.
+        out: folder of the base.
+    """
+    make_processor(make_tokenizer(Path(gguf)), VISION).save_pretrained(out)
+
+
 def dense(data: str = "data", out: str = "runs/nano", steps: int = 6000, batch: int = 64, seed: int = 0) -> None:
-    """Train the tower on what the boxes say of each cell and each image."""
-    with one_line_errors():
-        use_all_cores()
-        torch.manual_seed(seed)
-        frames = Frames(Path(data), "train", lambda index: index % HELD_OUT)
-        held_out = Frames(Path(data), "train", lambda index: index % HELD_OUT == 0)
-        stage = VisionStage()
+    """Train the tower on what the boxes say of each cell and each image.
 
-        def loss_of(rng: np.random.Generator):
-            pixels, targets, *_ = frames.augmented(rng, batch)
-            return dense_loss(forward(stage.tower, stage.heads, pixels)[0], targets)
+    Args:
+        data: the data folder.
+        out: where the checkpoint and the curve go.
+        steps: how many batches.
+        batch: views a batch.
+        seed: of weights, batches and augmentation.
+    """
+    use_all_cores()
+    torch.manual_seed(seed)
+    frames, held_out = _train_frames(data)
+    stage = VisionStage()
 
-        train_stage(
-            stage, loss_of, Path(out), "dense", steps, 2e-3, seed=seed, evaluate=lambda: evaluate_dense(stage, held_out)
-        )
+    def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        pixels, targets, *_ = frames.augmented(rng, batch)
+        return dense_loss(forward(stage.tower, stage.heads, pixels)[0], targets)
+
+    evaluate = lambda: evaluate_dense(stage, held_out)
+    train_stage(stage, loss_of, Path(out), "dense", steps, 2e-3, seed=seed, evaluate=evaluate)
+
+
+def _load_stage(module: nn.Module, file: Path) -> None:
+    if not file.exists():
+        raise InputError(file, "no such checkpoint", "run the stage before this one")
+    module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["model"])
+
+
+def text(data: str = "data", out: str = "runs/nano", steps: int = 2000, batch: int = 64, seed: int = 0) -> None:
+    """Train the text model, connector and attention layers on captions and questions.
+
+    Args:
+        data: the data folder.
+        out: where the dense stage's checkpoint is and this one's goes.
+        steps: how many batches.
+        batch: views a batch.
+        seed: of weights, batches and augmentation.
+    """
+    use_all_cores()
+    torch.manual_seed(seed)
+    vision = VisionStage()
+    _load_stage(vision, Path(out) / "dense.pt")
+    frames, held_out = _train_frames(data)
+    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
+    stage.tower.load_state_dict(vision.tower.state_dict())
+    stage.heads.load_state_dict(vision.heads.state_dict())
+    stage.tower.to(memory_format=torch.channels_last)
+
+    def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        pixels, targets, index, mirrored = frames.augmented(rng, batch)
+        scenes = batch_scenes(frames, index, targets["ego_from"], mirrored)
+        return stage.losses(pixels, targets, scenes, rng, whole=pixels.shape[-1] == frames.views.shape[2])
+
+    evaluate = lambda: evaluate_dense(stage, held_out)
+    train_stage(stage, loss_of, Path(out), "text", steps, 1e-3, seed=seed, evaluate=evaluate)
+
+
+def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
+    """Fold the batch norms, expand the vocabulary, and write the base in float16.
+
+    Args:
+        out: where the text stage's checkpoint is.
+        base: folder of the base; its processor must be there.
+    """
+    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(base)))
+    _load_stage(stage, Path(out) / "text.pt")
+    tower = fold_batch_norm(stage.tower)
+    model = TuxNanoForConditionalGeneration(make_config(tower.config)).eval()
+    weights = {k: v for k, v in stage.model.state_dict().items() if ".vision_model." not in k}
+    table = stage.vocabulary.expand(stage.model.get_input_embeddings())
+    weights |= {"model.text_model.embed_tokens.weight": table, "lm_head.weight": table}
+    weights |= {f"model.vision_model.{k}": v for k, v in tower.state_dict().items()}
+    model.load_state_dict(weights)
+    model.half().save_pretrained(base)
 
 
 if __name__ == "__main__":
-    fire.Fire({"dense": dense})
+    run(processor, dense, text, export)

@@ -1,0 +1,151 @@
+"""BaseVLM: a generative vision-language model from a folder or the hub, with or without LoRA."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .checkpoint import EMBEDDED_BASE, adapter_base, load_adapter, load_base
+from .packing import PromptTokens
+from .preprocess import open_image
+
+MAX_NEW_TOKENS = 24  # the longest answer, `gran_paradiso_island`, takes 9
+IMAGES_AT_ONCE = 64
+
+
+class BaseVLM:
+    """A model, its processor and how to ask it.
+
+    Args:
+        checkpoint: a base (folder or hub name) or a PEFT folder, whose base is loaded first.
+    """
+
+    def __init__(self, checkpoint: str | Path = EMBEDDED_BASE):
+        if (Path(checkpoint) / "adapter_config.json").exists():
+            model, self.processor = load_base(adapter_base(checkpoint))
+            self.model = load_adapter(model, checkpoint).eval()
+        else:
+            self.model, self.processor = load_base(str(checkpoint))
+        self.tokens = PromptTokens(self.processor)
+        self.show_progress = False
+
+    @classmethod
+    def from_parts(cls, model: nn.Module, processor) -> "BaseVLM":
+        """A BaseVLM of a model that is already there, e.g. one in training."""
+        vlm = cls.__new__(cls)
+        vlm.model, vlm.processor, vlm.tokens, vlm.show_progress = model, processor, PromptTokens(processor), False
+        return vlm
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return self.model.device
+
+    def format_prompt(self, question: str) -> str:
+        """The chat turn that asks `question` about one image, ready for the answer."""
+        return PromptTokens._template(self.processor, question)
+
+    def pixel_values(self, image_paths: Sequence[str | Path]) -> Tensor:
+        """Image files -> [n, 1, 3, h, w] on the model's device and in its dtype."""
+        images = [[open_image(path)] for path in image_paths]
+        pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        return pixels.to(self.device, self.model.dtype)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        image_paths: Sequence[str | Path],
+        questions: Sequence[str],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        num_return_sequences: int = 1,
+        temperature: float = 0.0,
+    ) -> list[list[str]]:
+        """transformers' own generation, batched and left-padded; a temperature above 0 samples.
+
+        Returns:
+            for each question, `num_return_sequences` texts.
+        """
+        texts = [self.format_prompt(question.strip()) for question in questions]
+        images = [[open_image(path)] for path in image_paths]
+        inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt").to(self.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        output = self.model.generate(
+            **inputs,
+            **sampling,
+            max_new_tokens=max_new_tokens,
+            num_return_sequences=num_return_sequences,
+            eos_token_id=self.tokens.end,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+        )
+        answers = [self.tokens.decode(row) for row in output[:, inputs["input_ids"].shape[1] :].tolist()]
+        return [answers[i : i + num_return_sequences] for i in range(0, len(answers), num_return_sequences)]
+
+    @torch.inference_mode()
+    def answer(self, image_paths: Sequence[str | Path], questions: Sequence[str]) -> list[str]:
+        """The greedy answer to each question on its image; an image is encoded once for all its questions.
+
+        Returns:
+            answers, in the order of the questions; the same as `generate` gives.
+        """
+        if len(image_paths) != len(questions):
+            raise ValueError(f"{len(image_paths)} images but {len(questions)} questions")
+        rows_of: dict[str, list[int]] = {}
+        for row, path in enumerate(image_paths):
+            rows_of.setdefault(str(path), []).append(row)
+        paths, answers = list(rows_of), [""] * len(questions)
+        bar = tqdm(total=len(questions), desc="answering", unit="question", disable=None if self.show_progress else True)
+        for start in range(0, len(paths), IMAGES_AT_ONCE):
+            chunk = paths[start : start + IMAGES_AT_ONCE]
+            cache = self._image_cache(self.pixel_values(chunk))
+            rows = [(image, row) for image, path in enumerate(chunk) for row in rows_of[path]]
+            # questions of about the same length together, so that little is padded
+            rows.sort(key=lambda pair: len(self.tokens.question(questions[pair[1]])))
+            for at in range(0, len(rows), 4 * IMAGES_AT_ONCE):
+                part = rows[at : at + 4 * IMAGES_AT_ONCE]
+                texts = self._decode_greedily(cache, [i for i, _ in part], [questions[row] for _, row in part])
+                for (_, row), text in zip(part, texts, strict=True):
+                    answers[row] = text
+                bar.update(len(part))
+        bar.close()
+        return answers
+
+    def _image_cache(self, pixel_values: Tensor):
+        """Keys and values of the prompts' common start, one row an image."""
+        prefix = torch.tensor([self.tokens.prefix] * len(pixel_values), device=self.device)
+        mask = torch.ones_like(prefix)
+        output = self._inner()(input_ids=prefix, attention_mask=mask, pixel_values=pixel_values, use_cache=True)
+        return output.past_key_values
+
+    def _inner(self) -> nn.Module:
+        """The model below the language head, and below a possible PEFT wrapper."""
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return base.model
+
+    def _decode_greedily(self, cache, image_rows: Sequence[int], questions: Sequence[str]) -> list[str]:
+        """Answer `questions[i]` on the cached image `image_rows[i]`, all at once."""
+        cache = copy.deepcopy(cache)
+        cache.batch_select_indices(torch.tensor(image_rows, device=self.device))
+        asked = [self.tokens.question(question) for question in questions]
+        length, start = max(map(len, asked)), len(self.tokens.prefix)
+        ids = torch.tensor([[self.tokens.end] * (length - len(a)) + a for a in asked], device=self.device)
+        real = torch.tensor([[0] * (length - len(a)) + [1] * len(a) for a in asked], device=self.device)
+        mask = torch.cat([real.new_ones(len(asked), start), real], dim=1)  # [rows, prefix + question]
+        positions = (start + real.cumsum(1) - 1).clamp(min=0)
+        done, generated = torch.zeros(len(asked), dtype=torch.bool, device=self.device), []
+        head = self.model.get_output_embeddings()
+        for _ in range(MAX_NEW_TOKENS):
+            hidden = self._inner()(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            token = head(hidden[:, -1]).argmax(-1)  # [rows]
+            generated.append(token)
+            done |= token == self.tokens.end
+            if done.all():
+                break
+            ids, mask = token[:, None], torch.cat([mask, mask.new_ones(len(asked), 1)], dim=1)
+            positions = positions[:, -1:] + 1
+        return [self.tokens.decode(row) for row in torch.stack(generated, 1).tolist()]

@@ -1,0 +1,255 @@
+"""CLIP on the VLM's encoders, trained on captions: `train`, `test`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from .checkpoint import EMBEDDED_BASE, Adapted, adapter_base, add_lora, load_adapter, load_base
+from .clip_model import CLIP
+from .data import DATA_DIR, CaptionDataset, MultiChoiceQADataset, guard_training_split
+from .errors import InputError, write_json
+from .preprocess import clip_pixels, load_views, open_image
+from .questions import caption_kind, captions
+from .scene import frame_of, read_info, scene
+
+SHIPPED = Path(__file__).parent / "clip"
+IMAGES_AT_ONCE = 64
+
+
+def tokenize(texts: Sequence[str], tokenizer) -> dict[str, Tensor]:
+    """input_ids and attention_mask [n, s] of the texts, each with the end token, as the grader makes them."""
+    encoded = tokenizer([text + tokenizer.eos_token for text in texts], padding=True, return_tensors="pt")
+    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+
+class CaptionedViews(Dataset):
+    """The views that a split has captions of, each with the captions that are true of it.
+
+    A split's captions are few and true of many views, so what is true is asked of the scenes, not of the
+    file's rows: another view's caption is no negative where it is true here too.
+    """
+
+    def __init__(self, rows: CaptionDataset, data_dir: Path, cache_dir: Path | None = None):
+        true: dict[str, set[str]] = {}
+        for row in rows:
+            true.setdefault(row["image_file"], set()).add(row["caption"])
+        infos: dict[str, dict] = {}
+        for image, known in true.items():
+            frame, view = frame_of(image)
+            file = data_dir / f"{frame}_info.json"
+            if frame not in infos and file.exists():
+                infos[frame] = read_info(file)
+            if frame in infos:
+                known.update(captions(scene(infos[frame], view)))
+        self.captions = sorted(set().union(*true.values()))
+        index = {caption: i for i, caption in enumerate(self.captions)}
+        self.truth = torch.zeros(len(true), len(self.captions))
+        for row, known in enumerate(true.values()):
+            self.truth[row, [index[caption] for caption in known]] = 1
+        self.views = load_views([data_dir / image for image in true], cache_dir)
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def __getitem__(self, i: int) -> tuple["torch.Tensor", Tensor]:
+        """(view [100, 150, 3] of uint8, truth [captions])."""
+        return self.views[i], self.truth[i]
+
+
+def collate_captioned(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Items of `CaptionedViews` and all tokenised captions -> a batch for `ContrastiveCLIP`."""
+    views, truth = zip(*items, strict=True)
+    return {"pixel_values": clip_pixels(views), "truth": torch.stack(truth), **texts}
+
+
+class ContrastiveCLIP(Adapted):
+    """A CLIP with LoRA that maps images and all captions of the split to its loss."""
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, truth: Tensor) -> dict:
+        """pixel_values [b, 3, 192, 192]; input_ids, attention_mask [n, s]; truth [b, n]. Returns `loss`."""
+        vision, text, _ = self.base(pixel_values, input_ids, attention_mask)
+        return {"loss": self.base.loss(vision, text, truth)}
+
+    def save_adapter(self, folder: str | Path) -> None:
+        super().save_adapter(folder)
+        self.base.save_pretrained(folder)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        super().load_adapter(folder)
+        self.base.load_pretrained(folder)
+
+
+def _build(base: str) -> tuple[CLIP, "object"]:
+    """(CLIP with new projections, tokenizer) on a base's encoders."""
+    vlm, processor = load_base(base)
+    clip = CLIP(vlm.model.vision_model, vlm.model.text_model)
+    return clip.to(vlm.device, vlm.dtype), processor.tokenizer
+
+
+def _progress(clip: nn.Module, tokenizer, data_dir: Path, questions: int) -> dict[str, float]:
+    """Accuracy on a part of valid, asked while training; nothing without a valid split."""
+    from .evalsets import multiple_choice, split_scenes
+
+    if not any((data_dir / "valid").glob("*_info.json")):
+        return {}
+    rows = multiple_choice(split_scenes(data_dir, "valid"), questions, seed=1)
+    for row in rows:
+        row["image_path"] = str(data_dir / row["image_file"])
+    right, asked = score(rows, predict(clip, tokenizer, rows))
+    return {"accuracy": 100 * sum(right.values()) / sum(asked.values())}
+
+
+def train(
+    base: str = EMBEDDED_BASE,
+    split: str = "train",
+    data: str = str(DATA_DIR),
+    output: str = str(SHIPPED),
+    work: str = "runs/clip",
+    steps: int = 300,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    rank: int = 16,
+    seed: int = 0,
+    progress_questions: int = 200,
+) -> None:
+    """Train CLIP on every *_captions.json of a split. Stopped and run again, it goes on.
+
+    Example: python -m homework.clip train --base HuggingFaceTB/SmolVLM-256M-Instruct --output runs/smolclip
+
+    Args:
+        base: folder or hub name of an Idefics3 model; by default the embedded one.
+        split: folder of the data to train on.
+        data: the data folder.
+        output: where the adapter goes; the default is what `bundle.py` packs.
+        work: folder for checkpoints and TensorBoard.
+        steps: how many batches.
+        batch_size: views a batch; each is compared with all captions of the split.
+        learning_rate: its highest value.
+        rank: of LoRA.
+        seed: of the new weights and the order of views.
+        progress_questions: how many questions of valid are asked now and then, to watch the training.
+    """
+    from .training import Recipe, fit
+
+    guard_training_split(split)
+    data_dir = Path(data)
+    dataset = CaptionedViews(CaptionDataset(split, data_dir), data_dir, data_dir / ".cache")
+    torch.manual_seed(seed)
+    clip, tokenizer = _build(base)
+    peft_clip = add_lora(clip, rank, base)
+    for name, parameter in clip.named_parameters():
+        # the projections are new, so they are trained whole
+        parameter.requires_grad_(parameter.requires_grad or not name.startswith(("vision_encoder.", "text_encoder.")))
+    fit(
+        ContrastiveCLIP(peft_clip),
+        dataset,
+        partial(collate_captioned, texts=tokenize(dataset.captions, tokenizer)),
+        Recipe(base, steps, batch_size, learning_rate, rank, seed, len(dataset)),
+        Path(work),
+        Path(output),
+        partial(_progress, clip, tokenizer, data_dir, progress_questions),
+    )
+
+
+def load(name: str | Path = SHIPPED) -> nn.Module:
+    """The submitted CLIP: a PeftModel whose `.model` is the `CLIP`.
+
+    Args:
+        name: a checkpoint's folder, by default the one beside this file.
+
+    Raises:
+        InputError: no checkpoint, or one of another base.
+    """
+    folder = Path(__file__).parent / name
+    folder = folder if folder.exists() else Path(name)
+    clip, _ = _build(adapter_base(folder))
+    peft_clip = load_adapter(clip, folder)
+    clip.load_pretrained(folder)
+    return peft_clip.eval()
+
+
+@torch.inference_mode()
+def predict(clip: nn.Module, tokenizer, rows: Sequence[dict], progress: bool = False) -> list[int]:
+    """For each row, the index of the candidate that is nearest to the image; a text is encoded once."""
+    device = next(clip.parameters()).device
+    base = clip.get_base_model() if hasattr(clip, "get_base_model") else clip
+    base.eval()
+    texts = sorted({candidate for row in rows for candidate in row["candidates"]})
+    index = {text: i for i, text in enumerate(texts)}
+    features = [
+        base.encode_text(**{k: v.to(device) for k, v in tokenize(texts[i : i + 256], tokenizer).items()})
+        for i in range(0, len(texts), 256)
+    ]
+    features = torch.cat(features)  # [texts, dim]
+    predictions = []
+    bar = tqdm(range(0, len(rows), IMAGES_AT_ONCE), desc="comparing", disable=None if progress else True)
+    for start in bar:
+        chunk = rows[start : start + IMAGES_AT_ONCE]
+        vision = base.encode_image(clip_pixels([open_image(row["image_path"]) for row in chunk]).to(device))
+        for scores, row in zip(vision @ features.T, chunk, strict=True):
+            candidates = scores[[index[candidate] for candidate in row["candidates"]]]
+            predictions.append(int(candidates.argmax()))
+    return predictions
+
+
+def score(rows: Sequence[dict], predictions: Sequence[int]) -> tuple[Counter, Counter]:
+    """(right, asked), by the kind of the true caption."""
+    right, asked = Counter(), Counter()
+    for row, predicted in zip(rows, predictions, strict=True):
+        kind = caption_kind(row["candidates"][row["correct_index"]])
+        asked[kind] += 1
+        right[kind] += predicted == row["correct_index"]
+    return right, asked
+
+
+def test(
+    checkpoint: str,
+    split: str = "valid_grader",
+    data: str = str(DATA_DIR),
+    whole: int = 0,
+    output: str | None = None,
+) -> None:
+    """Benchmark a checkpoint on multiple-choice questions: accuracy in total and by kind.
+
+    Example: python -m homework.clip test homework/clip --split valid --whole 2000
+
+    Args:
+        checkpoint: a PEFT folder with additional_weights.pt.
+        split: folder of the data to ask about.
+        data: the data folder.
+        whole: make so many questions, each with one true candidate, from the split's frames instead.
+        output: write every prediction into this JSON file.
+    """
+    data_dir = Path(data)
+    if whole:
+        from .evalsets import multiple_choice, split_scenes
+
+        rows = multiple_choice(split_scenes(data_dir, split), whole, seed=0)
+        for row in rows:
+            row["image_path"] = str(data_dir / row["image_file"])
+    else:
+        rows = MultiChoiceQADataset(split, data_dir).rows
+    if not (Path(checkpoint) / "adapter_config.json").exists():
+        raise InputError(checkpoint, "no CLIP checkpoint", "train one: `python -m homework.clip train`")
+    clip = load(Path(checkpoint).resolve())
+    tokenizer = load_base(adapter_base(checkpoint))[1].tokenizer
+    predictions = predict(clip, tokenizer, rows, progress=True)
+    right, asked = score(rows, predictions)
+    print(f"{checkpoint} on {f'{whole} questions from ' if whole else ''}{split}: {len(rows)} questions, chance 20.0")
+    for kind in sorted(asked):
+        print(f"  {kind:14}{100 * right[kind] / asked[kind]:8.1f}{asked[kind]:8}")
+    print(f"  {'all questions':14}{100 * sum(right.values()) / len(rows):8.1f}{len(rows):8}")
+    if output:
+        write_json(output, [{**row, "prediction": p} for row, p in zip(rows, predictions, strict=True)])
+
+
+if __name__ == "__main__":
+    from .cli import run
+
+    run(train, test)

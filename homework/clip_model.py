@@ -1,0 +1,116 @@
+"""CLIP from a VLM's two encoders: attention pooling, projections, a learned temperature and bias."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import InputError, replacing
+
+ADDITIONAL_WEIGHTS = "additional_weights.pt"
+DIM = 128
+POOL_HEADS = 6
+ENCODERS = ("vision_encoder.", "text_encoder.")
+
+
+class AttentionPool(nn.Module):
+    """One learned query a head picks what it needs of the tokens. [b, s, d] -> [b, d]."""
+
+    def __init__(self, dim: int, heads: int = POOL_HEADS):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Parameter(torch.randn(heads, dim // heads) * dim**-0.5)
+        self.key_value = nn.Linear(dim, 2 * dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        b, s, d = tokens.shape
+        # [b, s, 2d] -> 2 x [b, heads, s, d / heads]
+        key, value = self.key_value(self.norm(tokens)).view(b, s, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query = self.query[None, :, None].expand(b, -1, -1, -1).to(tokens.dtype)  # [b, heads, 1, d / heads]
+        return F.scaled_dot_product_attention(query, key, value).reshape(b, d)
+
+
+class CLIP(nn.Module):
+    """Scores images against texts.
+
+    Args:
+        vision_encoder, text_encoder: `model.model.vision_model` and `model.model.text_model` of a VLM.
+        dim: width of the common space.
+    """
+
+    def __init__(self, vision_encoder: nn.Module, text_encoder: nn.Module, dim: int = DIM):
+        super().__init__()
+        self.vision_encoder, self.text_encoder = vision_encoder, text_encoder
+        width = vision_encoder.config.hidden_size
+        self.vision_pool = AttentionPool(width)
+        self.vision_projection = nn.Linear(width, dim)
+        self.text_projection = nn.Linear(text_encoder.config.hidden_size, dim)
+        # SigLIP's start (arXiv:2303.15343): temperature 10, a bias near the log odds of a true pair
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.logit_bias = nn.Parameter(torch.tensor(-5.0))
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """[b, 3, h, w] of any float type -> unit vectors [b, dim]."""
+        pixel_values = pixel_values.to(self.vision_projection.weight.dtype)
+        tokens = self.vision_encoder(pixel_values).last_hidden_state
+        return F.normalize(self.vision_projection(self.vision_pool(tokens)), dim=-1)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[n, s] padded on either side -> unit vectors [n, dim], read at each text's last token."""
+        # padding on the left would shift the positions: count them by the mask
+        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        hidden = self.text_encoder(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        last = (attention_mask * place).argmax(1)  # [n]
+        hidden = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return F.normalize(self.text_projection(hidden), dim=-1)
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(vision features [b, dim], text features [n, dim], logit scale)."""
+        vision, text = self.encode_image(pixel_values), self.encode_text(input_ids, attention_mask)
+        return vision, text, self.logit_scale.exp()
+
+    def loss(self, vision: Tensor, text: Tensor, truth: Tensor) -> Tensor:
+        """Sigmoid loss of each image against each text: nothing true is ever called wrong.
+
+        Args:
+            vision, text: [b, dim], [n, dim].
+            truth: [b, n], 1 where the text is true of the image.
+
+        Returns:
+            the mean over images of the sum over texts.
+        """
+        logits = self.logit_scale.exp() * vision @ text.T + self.logit_bias
+        return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(1).mean()
+
+    def additional_weights(self) -> dict[str, Tensor]:
+        """All that is outside of the two encoders."""
+        return {k: v.detach().cpu() for k, v in self.state_dict().items() if not k.startswith(ENCODERS)}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `additional_weights.pt`."""
+        with replacing(Path(folder) / ADDITIONAL_WEIGHTS) as temporary:
+            torch.save(self.additional_weights(), temporary)
+
+    def load_pretrained(self, folder: str | Path) -> None:
+        """Read `additional_weights.pt`; no code in it is run.
+
+        Raises:
+            InputError: missing, broken, or of another base.
+        """
+        file, remedy = Path(folder) / ADDITIONAL_WEIGHTS, "train CLIP again on this base"
+        try:
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+            expected = self.additional_weights()
+            if not isinstance(weights, dict) or weights.keys() != expected.keys():
+                raise ValueError("other names of weights than this CLIP has")
+            self.load_state_dict(weights, strict=False)
+        except FileNotFoundError:
+            raise InputError(file, "no such file", remedy) from None
+        except Exception as error:  # torch, pickle and zipfile each raise their own
+            raise InputError(file, f"not this CLIP's weights ({str(error).splitlines()[0][:200]})", remedy) from None

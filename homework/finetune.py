@@ -1,0 +1,199 @@
+"""LoRA fine-tuning of the VLM on question-answer pairs: `demo_train`, `train`, `test`."""
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .base_vlm import BaseVLM
+from .checkpoint import EMBEDDED_BASE, add_lora, load_base
+from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_training_split, score_answers
+from .errors import write_json
+from .packing import PackedLM, PromptTokens, collate, pack
+from .preprocess import load_views
+from .questions import question_kind
+
+SHIPPED = Path(__file__).parent / "vlm"
+
+
+class PackedViews(Dataset):
+    """The views that a split asks about, each with all its pairs; the kinds weigh the same in the sum."""
+
+    def __init__(self, rows: VQADataset, cache_dir: Path | None = None):
+        by_image: dict[str, list[dict]] = {}
+        for row in rows:
+            by_image.setdefault(row["image_path"], []).append(row)
+        self.pairs = list(by_image.values())
+        counts = Counter(question_kind(row["question"]) for row in rows)
+        self.kind_weight = {kind: len(rows) / (len(counts) * count) for kind, count in counts.items()}
+        self.views = load_views(list(by_image), cache_dir)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple["torch.Tensor", list[tuple[str, str, float]]]:
+        """(view [100, 150, 3] of uint8, its (question, answer, weight))."""
+        pairs = [
+            (row["question"], row["answer"], self.kind_weight[question_kind(row["question"])])
+            for row in self.pairs[index]
+        ]
+        return self.views[index], pairs
+
+
+def collate_views(items: list, processor, tokens: PromptTokens) -> dict[str, Tensor]:
+    """Items of `PackedViews` -> a batch for `PackedLM`."""
+    images = [[view] for view, _ in items]
+    pixels = processor.image_processor(images, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    packed = [pack(tokens, pairs) for _, pairs in items]
+    return collate(packed, pixels, processor.tokenizer.pad_token_id)
+
+
+class Progress:
+    """Accuracy on a part of valid, asked while training; nothing without a valid split."""
+
+    def __init__(self, vlm: BaseVLM, data_dir: Path, questions: int):
+        from .evalsets import balanced_pairs, split_scenes
+
+        self.vlm, self.rows = vlm, []
+        if any((data_dir / "valid").glob("*_info.json")):
+            pairs = balanced_pairs(split_scenes(data_dir, "valid"), questions, seed=1)
+            self.rows = [{**pair, "image_path": str(data_dir / pair["image_file"])} for pair in pairs]
+
+    def __call__(self) -> dict[str, float]:
+        """Name -> accuracy in percent."""
+        if not self.rows:
+            return {}
+        answers = self.vlm.answer([r["image_path"] for r in self.rows], [r["question"] for r in self.rows])
+        result = score_answers(self.rows, answers)
+        return {"accuracy": 100 * result.accuracy} | {f"accuracy_{k}": 100 * v for k, v in result.by_kind.items()}
+
+
+def train(
+    base: str = EMBEDDED_BASE,
+    split: str = "train",
+    data: str = str(DATA_DIR),
+    output: str = str(SHIPPED),
+    work: str = "runs/vlm",
+    steps: int = 240,
+    batch_size: int = 32,
+    learning_rate: float = 5e-4,
+    rank: int = 16,
+    seed: int = 0,
+    progress_questions: int = 100,
+) -> None:
+    """LoRA fine-tune the VLM on every *_qa_pairs.json of a split. Stopped and run again, it goes on.
+
+    Example: python -m homework.finetune train --base HuggingFaceTB/SmolVLM-256M-Instruct --output runs/smolvlm
+
+    Args:
+        base: folder or hub name of an Idefics3 model; by default the embedded one.
+        split: folder of the data to train on.
+        data: the data folder.
+        output: where the adapter goes; the default is what `bundle.py` packs.
+        work: folder for checkpoints and TensorBoard.
+        steps: how many batches.
+        batch_size: views a batch, each with all its questions.
+        learning_rate: its highest value.
+        rank: of LoRA.
+        seed: of LoRA's weights and the order of views.
+        progress_questions: how many questions of valid are asked now and then, to watch the training.
+    """
+    from .training import Recipe, fit
+
+    guard_training_split(split)
+    data_dir = Path(data)
+    dataset = PackedViews(VQADataset(split, data_dir), data_dir / ".cache")
+    torch.manual_seed(seed)
+    model, processor = load_base(base)
+    vlm = BaseVLM.from_parts(add_lora(model, rank, base), processor)
+    recipe = Recipe(base, steps, batch_size, learning_rate, rank, seed, len(dataset))
+    fit(
+        PackedLM(vlm.model),
+        dataset,
+        partial(collate_views, processor=processor, tokens=vlm.tokens),
+        recipe,
+        Path(work),
+        Path(output),
+        Progress(vlm, data_dir, progress_questions),
+    )
+
+
+def demo_train(base: str = EMBEDDED_BASE, data: str = str(DATA_DIR)) -> None:
+    """Train on the 5 pairs of data/train_demo: shows in seconds that all is set up.
+
+    Args:
+        base: folder or hub name of an Idefics3 model.
+        data: the data folder.
+    """
+    train(base, "train_demo", data, "runs/demo/vlm", "runs/demo/work", steps=10, batch_size=5, progress_questions=25)
+
+
+def load(name: str | Path = SHIPPED) -> BaseVLM:
+    """The submitted VLM.
+
+    Args:
+        name: a checkpoint's folder, by default the one beside this file.
+    """
+    folder = Path(__file__).parent / name
+    return BaseVLM(folder if folder.exists() else name)
+
+
+def whole_split_rows(split: str, data_dir: Path) -> list[dict]:
+    """Every pair of a split but the counts of 0, which the official set doesn't ask either."""
+    from .evalsets import split_scenes
+    from .questions import qa_pairs
+
+    return [
+        {"image_path": str(data_dir / image), "question": question, "answer": answer}
+        for image, scene in split_scenes(data_dir, split).items()
+        for question, answer in qa_pairs(scene)
+        if answer != "0"
+    ]
+
+
+def print_result(result: BenchmarkResult, title: str) -> None:
+    """Accuracy in total and by kind, prefix and strict, in percent."""
+    print(f"{title}: {len(result.samples)} questions")
+    print(f"{'':16}{'prefix':>8}{'strict':>8}{'n':>8}")
+    for kind, n in sorted(result.counts.items()):
+        print(f"  {kind:14}{100 * result.by_kind[kind]:8.1f}{100 * result.strict_by_kind[kind]:8.1f}{n:8}")
+    strict_mean = sum(result.strict_by_kind.values()) / len(result.strict_by_kind)
+    print(f"  {'mean of kinds':14}{100 * result.mean_of_kinds:8.1f}{100 * strict_mean:8.1f}")
+    print(f"  {'all questions':14}{100 * result.accuracy:8.1f}{100 * result.strict_accuracy:8.1f}")
+
+
+def test(
+    checkpoint: str,
+    split: str = "valid_grader",
+    data: str = str(DATA_DIR),
+    whole: bool = False,
+    output: str | None = None,
+) -> None:
+    """Benchmark a checkpoint: accuracy in total and by kind, by the prefix rule and strictly.
+
+    Example: python -m homework.finetune test homework/vlm --split valid --whole
+
+    Args:
+        checkpoint: a PEFT folder or a base.
+        split: folder of the data to ask about.
+        data: the data folder.
+        whole: ask everything about the split's frames, not its pair files.
+        output: write every answer into this JSON file.
+    """
+    data_dir = Path(data)
+    rows = whole_split_rows(split, data_dir) if whole else VQADataset(split, data_dir)
+    vlm = BaseVLM(checkpoint)
+    vlm.show_progress = True
+    result = benchmark(vlm, rows)
+    print_result(result, f"{checkpoint} on {'all of ' if whole else ''}{split}")
+    if output:
+        write_json(output, result.to_json())
+
+
+if __name__ == "__main__":
+    from .cli import run
+
+    run(demo_train, train, test)

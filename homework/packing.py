@@ -1,0 +1,147 @@
+"""Many questions on one image -> one sequence: the image once, then each question as a branch.
+
+A branch sees the image and itself, not its siblings, and its positions go on from the image, so loss and
+gradients are those of separate samples. Only answers and their end token carry loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from .checkpoint import Adapted
+
+IGNORE = -100  # the label that carries no loss, as in torch's cross entropy
+
+
+class PromptTokens:
+    """The token ids of a prompt's parts, for one processor. Each part is tokenised once.
+
+    A prompt is `prefix` (up to the image's last token) + `question(q)` + `answer(a)`.
+    """
+
+    def __init__(self, processor):
+        self.tokenizer = processor.tokenizer
+        text = self._template(processor, "\0")
+        before, after = text.split("<image>")
+        self._before_question, self._after_question = after.split("\0")
+        blank = Image.new("RGB", (150, 100), "white")
+        self.prefix: list[int] = processor(text=before + "<image>", images=[blank])["input_ids"][0]
+        self.end: int = self.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+        self.question = lru_cache(maxsize=65536)(self._question)
+        self.answer = lru_cache(maxsize=65536)(self._answer)
+
+    @staticmethod
+    def _template(processor, question: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _question(self, question: str) -> list[int]:
+        return self._encode(self._before_question + question.strip() + self._after_question)
+
+    def _answer(self, answer: str) -> list[int]:
+        return [*self._encode(" " + answer), self.end]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, up to the end of the turn."""
+        ids = list(ids)
+        ids = ids[: ids.index(self.end)] if self.end in ids else ids
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@dataclass(frozen=True)
+class PackedView:
+    """One view with its pairs. All lists have the sequence's length s.
+
+    labels hold the token to predict AT a position (already shifted), `IGNORE` elsewhere; weights are how
+    much that token's loss counts; branch is 0 for the prefix, 1, 2, ... for the pairs.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    branch: list[int]
+    labels: list[int]
+    weights: list[float]
+
+
+def pack(tokens: PromptTokens, pairs: Sequence[tuple[str, str, float]]) -> PackedView:
+    """(question, answer, weight) of one view -> one sequence. A pair's weight is spread over its answer."""
+    start = len(tokens.prefix)
+    ids, positions = list(tokens.prefix), list(range(start))
+    branch, labels, weights = [0] * start, [IGNORE] * start, [0.0] * start
+    for number, (question, answer, weight) in enumerate(pairs, 1):
+        asked, answered = tokens.question(question), tokens.answer(answer)
+        # the end token is only ever predicted, so it needs no place of its own
+        length = len(asked) + len(answered) - 1
+        ids += asked + answered[:-1]
+        positions += range(start, start + length)
+        branch += [number] * length
+        labels += [IGNORE] * (len(asked) - 1) + answered
+        weights += [0.0] * (len(asked) - 1) + [weight / len(answered)] * len(answered)
+    return PackedView(ids, positions, branch, labels, weights)
+
+
+def collate(views: Sequence[PackedView], pixel_values: Tensor, pad_id: int) -> dict[str, Tensor]:
+    """Packed views -> a batch, padded on the right.
+
+    Args:
+        pixel_values: [b, 1, 3, h, w].
+
+    Returns:
+        input_ids, position_ids, labels, weights [b, s]; attention_mask [b, 1, s, s], true where a row's
+        token sees a column's; pixel_values.
+    """
+    length = max(len(view.ids) for view in views)
+
+    def stack(name: str, fill: float, dtype: torch.dtype) -> Tensor:
+        rows = [getattr(view, name) for view in views]
+        return torch.tensor([row + [fill] * (length - len(row)) for row in rows], dtype=dtype)
+
+    branch = stack("branch", -1, torch.long)
+    same = branch[:, :, None] == branch[:, None, :]
+    prefix = branch[:, None, :] == 0
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    return {
+        "input_ids": stack("ids", pad_id, torch.long),
+        "position_ids": stack("positions", 0, torch.long),
+        "labels": stack("labels", IGNORE, torch.long),
+        "weights": stack("weights", 0.0, torch.float32),
+        "attention_mask": ((same | prefix) & causal)[:, None],
+        "pixel_values": pixel_values,
+    }
+
+
+class PackedLM(Adapted):
+    """A generative model with LoRA that maps a packed batch to its loss.
+
+    The vocabulary is large beside a small model, so logits are computed where there is a label only.
+    """
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+    ) -> dict[str, Tensor]:
+        """See `collate`. Returns `loss`: the weighted mean of the answer tokens' cross entropies."""
+        hidden = self.base.model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            pixel_values=pixel_values,
+            use_cache=False,
+        ).last_hidden_state  # [b, s, d]
+        asked = labels != IGNORE
+        logits = self.base.lm_head(hidden[asked]).float()  # [answer tokens, vocabulary]
+        loss = F.cross_entropy(logits, labels[asked], reduction="none")
+        return {"loss": (loss * weights[asked]).sum() / weights.sum()}

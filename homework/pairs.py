@@ -1,0 +1,72 @@
+"""Frames -> a pair file: a whole split on all cores, the same bytes every time."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from .errors import InputError, replacing
+from .scene import Scene, image_file, info_files, scenes
+
+CHUNK = 8  # frames a task: small enough to share out evenly, large enough to hide the transfer
+
+Rows = Callable[[Scene, str], Iterable[dict]]
+
+
+def _chunk(rows: Rows, info_paths: list[Path]) -> tuple[list[str], list[str]]:
+    """(JSON of each row, image file of each view) of a few frames; runs in a worker."""
+    lines, images = [], []
+    for path in info_paths:
+        for view, scene in scenes(path):
+            image = image_file(path, view)
+            images.append(image)
+            lines.extend(json.dumps(row) for row in rows(scene, image))
+    return lines, images
+
+
+def _chunks(rows: Rows, frames: list[Path], workers: int | None) -> Iterator[tuple[list[str], list[str]]]:
+    """`_chunk` of every frame, in the order of the frames, with a progress bar."""
+    from tqdm import tqdm
+
+    tasks = [frames[start : start + CHUNK] for start in range(0, len(frames), CHUNK)]
+    # Ctrl-C reaches every process of a terminal; the parent alone answers it
+    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    with pool, tqdm(total=len(frames), unit=" frames") as bar:
+        for task, result in zip(tasks, pool.map(partial(_chunk, rows), tasks), strict=True):
+            yield result
+            bar.update(len(task))
+
+
+def write_split(split_dir: Path, name: str, rows: Rows, workers: int | None = None) -> Path:
+    """Write the rows of all views of a split to `split_dir/name`, one a line, and print how many.
+
+    Args:
+        rows: the rows of a scene and its image file; a function that can be pickled.
+        workers: processes; all cores by default.
+
+    Raises:
+        InputError: no such split, a broken frame, or a view without its image.
+    """
+    start = time.perf_counter()
+    frames = info_files(split_dir)
+    present = set(os.listdir(split_dir))  # one listing instead of a look at each file
+    num_pairs = num_views = 0
+    with replacing(split_dir / name) as temporary, open(temporary, "w") as stream:
+        for lines, images in _chunks(rows, frames, workers):
+            for image in images:
+                if os.path.basename(image) not in present:
+                    raise InputError(split_dir.parent / image, "no such image", "restore it or delete its frame")
+            if lines:
+                stream.write(",\n" if num_pairs else "[\n")
+                stream.write(",\n".join(lines))
+            num_pairs += len(lines)
+            num_views += len(images)
+        stream.write("\n]\n" if num_pairs else "[]\n")
+    seconds = time.perf_counter() - start
+    print(f"{split_dir / name}: {num_pairs:,} pairs of {num_views:,} views in {len(frames):,} frames")
+    print(f"{seconds:.1f} s, {num_pairs / seconds:,.0f} pairs/s")
+    return split_dir / name

@@ -1,0 +1,158 @@
+"""LoRA training with the transformers Trainer, shared by the VLM and CLIP: resume, evaluation, TensorBoard."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from .checkpoint import Adapted
+from .errors import InputError, write_json
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a run; a stopped run is only gone on with under the same one."""
+
+    base: str
+    steps: int
+    batch_size: int
+    learning_rate: float
+    rank: int
+    seed: int
+    samples: int  # of the training set, so that another set is another run
+
+
+def use_all_cores() -> None:
+    """As many threads as this process may use, unless a launcher or the user has said otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+class AdapterTrainer(Trainer):
+    """A Trainer whose checkpoints are adapters and whose evaluation is a benchmark.
+
+    The model is an `Adapted`.
+    """
+
+    def __init__(self, *args, score: Callable[[], dict[str, float]], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.score = score
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        self.accelerator.unwrap_model(self.model).save_adapter(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.accelerator.unwrap_model(self.model).load_adapter(resume_from_checkpoint)
+
+    def evaluate(self, *_, **__) -> dict[str, float]:
+        """The benchmark's numbers, under names that TensorBoard groups."""
+        self.model.eval()
+        metrics = {f"eval_{name}": value for name, value in self.score().items()} if self.is_world_process_zero() else {}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint. The Trainer writes its state last, so one without it was cut short."""
+    whole = []
+    for state in folder.glob("checkpoint-*/trainer_state.json"):
+        with contextlib.suppress(ValueError, OSError, KeyError):
+            whole.append((json.loads(state.read_text())["global_step"], state.parent))
+    return max(whole, default=(0, None))[1]
+
+
+def _resume_point(work: Path, recipe: Recipe) -> Path | None:
+    """The checkpoint to go on from; starts a new run's folder where there is none.
+
+    Raises:
+        InputError: the folder holds the checkpoints of a run with another recipe.
+    """
+    file, checkpoint = work / "recipe.json", last_checkpoint(work)
+    if checkpoint and file.exists() and json.loads(file.read_text()) == asdict(recipe):
+        return checkpoint
+    if checkpoint:
+        raise InputError(work, "holds an unfinished run with other settings", "delete it, or give --work another folder")
+    for part in work.glob("checkpoint-*"):
+        shutil.rmtree(part)
+    write_json(file, asdict(recipe))
+    return None
+
+
+def fit(
+    module: Adapted,
+    dataset: Dataset,
+    collate: Callable[[list], dict],
+    recipe: Recipe,
+    work: Path,
+    output: Path,
+    score: Callable[[], dict[str, float]],
+    evaluations: int = 4,
+) -> None:
+    """Train, or go on with a stopped run, then put the adapter into `output`.
+
+    Args:
+        work: folder for checkpoints and TensorBoard; its checkpoints go once the run is done.
+        score: gives the numbers to log, some `evaluations` times a run.
+    """
+    use_all_cores()
+    resume = _resume_point(work, recipe)
+    if resume:
+        print(f"going on from {resume}")
+    every = max(1, recipe.steps // evaluations)
+    cuda_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(50, recipe.steps // 10),
+        weight_decay=0.0,
+        optim="adamw_torch_fused",
+        bf16=cuda_bf16,
+        logging_steps=max(1, min(20, recipe.steps // 5)),
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=max(1, min(100, recipe.steps // 2)),
+        save_total_limit=2,
+        report_to=["tensorboard"],
+        remove_unused_columns=False,
+        label_names=[],
+        seed=recipe.seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+    )
+    trainer = AdapterTrainer(
+        module, arguments, data_collator=collate, train_dataset=dataset, eval_dataset=dataset, score=score
+    )
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if trainer.is_world_process_zero():
+        publish(module, output)
+        write_json(output / "training.json", {"recipe": asdict(recipe), "curve": trainer.state.log_history})
+        for checkpoint in work.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        print(f"saved {output}")
+
+
+def publish(module: Adapted, output: Path) -> None:
+    """Write the adapter beside `output`, then swap the folders: a full disk leaves the old one whole."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        module.save_adapter(Path(temporary) / "new")
+        if output.exists():
+            output.rename(Path(temporary) / "old")
+        (Path(temporary) / "new").rename(output)

@@ -1,0 +1,121 @@
+"""The second stage: captions and questions through the text model, on top of the trained tower."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from homework.clip_model import CLIP
+from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
+from homework.packing import IGNORE, PromptTokens, collate, pack
+from homework.questions import KINDS, captions, qa_pairs, question_kind
+from homework.scene import Scene
+
+from .base import make_config
+from .dense import DenseHeads, dense_loss
+from .frames import Frames
+from .targets import mirror
+from .vocabulary import SmallVocabulary, caption_texts
+
+PAIRS_A_KIND = {"ego": 1, "total": 1, "track": 1, "relation": 2, "count": 2}
+
+
+class TextStage(nn.Module):
+    """The whole base with a small vocabulary, the tower's teaching heads, and a CLIP on both encoders."""
+
+    def __init__(self, vision: TuxNanoVisionConfig, tokens: PromptTokens):
+        super().__init__()
+        self.tokens, self.vocabulary = tokens, SmallVocabulary(tokens)
+        config = make_config(vision, len(self.vocabulary))
+        # ids become rows of the small table, for the image token too
+        config.image_token_id = int(self.vocabulary.row[config.image_token_id])
+        config.text_config.pad_token_id = int(self.vocabulary.row[config.text_config.pad_token_id])
+        config.text_config.eos_token_id = None  # nothing is generated with the small table
+        self.model = TuxNanoForConditionalGeneration(config)
+        self.heads = DenseHeads(vision.channels[-2], vision.hidden_size, vision.num_summary_tokens)
+        self.clip = CLIP(self.model.model.vision_model, self.model.model.text_model)
+        for stage in self.tower.stages:
+            stage.requires_grad_(False)
+        self.captions = caption_texts()
+        self.caption_index = {text: index for index, text in enumerate(self.captions)}
+        encoded = tokens.tokenizer(
+            [text + tokens.tokenizer.eos_token for text in self.captions], padding=True, return_tensors="pt"
+        )
+        self.caption_ids, self.caption_mask = self.vocabulary.row[encoded["input_ids"]], encoded["attention_mask"]
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower."""
+        return self.model.model.vision_model
+
+    def train(self, mode: bool = True) -> "TextStage":
+        """As usual, but the convolutions' batch norms stay as the dense stage left them."""
+        super().train(mode)
+        self.tower.stages.eval()
+        return self
+
+    def losses(self, pixels: Tensor, targets: dict[str, Tensor], scenes: list[Scene], rng: np.random.Generator, whole: bool):
+        """Loss by name: questions (on whole views only), captions, and the dense stage's that reach the tokens."""
+        with torch.no_grad():
+            maps = self.tower.feature_maps(pixels)
+        tokens = self.tower.encode(maps[-1])
+        losses = dense_loss(self.heads(maps[-2], tokens), targets)
+        losses = {name: 0.3 * losses[name] for name in ("ego", "total", "track", "count", "relation", "token")}
+        vision = nn.functional.normalize(self.clip.vision_projection(self.clip.vision_pool(tokens)), dim=-1)
+        text = self.clip.encode_text(self.caption_ids, self.caption_mask)
+        losses["captions"] = 0.5 * self.clip.loss(vision, text, self._truth(scenes))
+        if whole:
+            losses["questions"] = self._question_loss(tokens, scenes, rng)
+        return losses
+
+    def _truth(self, scenes: list[Scene]) -> Tensor:
+        """[b, captions], 1 where a caption is true of a scene."""
+        truth = torch.zeros(len(scenes), len(self.captions))
+        for row, scene in enumerate(scenes):
+            known = [self.caption_index[text] for text in captions(scene) if text in self.caption_index]
+            truth[row, known] = 1
+        return truth
+
+    def _question_loss(self, tokens: Tensor, scenes: list[Scene], rng: np.random.Generator) -> Tensor:
+        packed = [pack(self.tokens, sample_pairs(scene, rng)) for scene in scenes]
+        batch = collate(packed, torch.empty(0), pad_id=2)
+        rows = self.vocabulary.row[batch["input_ids"]]
+        embedding = self.model.get_input_embeddings()
+        merged = self.model.model.inputs_merger(rows, embedding(rows), self.model.model.connector(tokens))
+        hidden = self.model.model.text_model(
+            inputs_embeds=merged,
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        ).last_hidden_state
+        asked = batch["labels"] != IGNORE
+        labels = self.vocabulary.row[batch["labels"][asked]]
+        loss = self.vocabulary.cross_entropy(hidden[asked], embedding.weight, labels)
+        weights = batch["weights"]
+        return 5 * (loss * weights[asked]).sum() / weights.sum()
+
+
+def sample_pairs(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
+    """A few of a scene's pairs, the rarer kinds of a view weighing more: (question, answer, weight)."""
+    by_kind = {kind: [] for kind in KINDS}
+    for question, answer in qa_pairs(scene):
+        by_kind[question_kind(question)].append((question, answer, 1.0))
+    chosen = []
+    for kind, pairs in by_kind.items():
+        order = rng.permutation(len(pairs))[: PAIRS_A_KIND[kind]]
+        chosen += [pairs[i] for i in order]
+    return chosen
+
+
+def batch_scenes(frames: Frames, index: np.ndarray, ego_from: Tensor, mirrored: bool) -> list[Scene]:
+    """The scenes of an augmented batch: mirrored, and with the pasted ego karts' names."""
+    scenes = []
+    for i, donor in zip(index, ego_from.tolist(), strict=True):
+        scene = frames.scenes[i]
+        if donor != i:
+            name = frames.scenes[donor].ego.name
+            karts = [replace(kart, name=name) if kart is scene.ego else kart for kart in scene.karts]
+            scene = Scene(scene.track, tuple(karts))
+        scenes.append(mirror(scene) if mirrored else scene)
+    return scenes

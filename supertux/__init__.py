@@ -1,0 +1,1 @@
+"""Where frames come from. `homework` never imports this package."""

@@ -1,0 +1,7 @@
+"""`python -m supertux download`."""
+
+from homework.cli import run
+
+from .download import download
+
+run(download)

@@ -1,0 +1,133 @@
+"""What several test files use: a small data set of made frames, and commands run in this process."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from PIL import Image, ImageDraw
+
+from homework import cli, generate_captions, generate_qa
+from homework.errors import write_json
+from homework.questions import KINDS, captions, qa_pairs, question_kind
+from homework.scene import image_file, info_files, scenes
+
+os.environ["MPLBACKEND"] = "agg"  # as without a screen, here and in the processes that tests start
+settings.register_profile("tux", deadline=None, database=None)  # no deadline: the machine may be busy
+settings.load_profile("tux")
+
+KARTS = ("tux", "gnu", "nolok", "sara_the_racer", "xue")
+COLOURS = ("black", "white", "red", "blue", "green")
+TRACKS = {"lighthouse": "navy", "hacienda": "peru", "abyss": "teal", "zengarden": "olive", "scotland": "gray"}
+
+# Boxes in pixels of the 150x100 view; the first one is the ego kart's. A view for each row.
+VIEWS = (
+    ((60, 40, 90, 70), (20, 30, 40, 45)),
+    ((62, 42, 88, 66),),
+    ((61, 41, 89, 69), (100, 20, 120, 40), (10, 70, 40, 95)),
+)
+
+
+def write_frame(split_dir: Path, frame: str, track: str, shift: int = 0, views=VIEWS) -> Path:
+    """A frame of a race with its images: a rectangle of the kart's colour in each box.
+
+    Args:
+        shift: the ego kart of view v is kart (v + shift) of `KARTS`, and the karts after it are the others.
+    """
+    split_dir.mkdir(parents=True, exist_ok=True)
+    detections = []
+    for view, boxes in enumerate(views):
+        image = Image.new("RGB", (150, 100), TRACKS[track])
+        found = [[2, 0, 0, 200, 599, 399]]  # the track's boundary, which no question asks for
+        for number, box in enumerate(boxes):
+            kart = (view + shift + number) % len(KARTS)
+            ImageDraw.Draw(image).rectangle(box, fill=COLOURS[kart])
+            found.append([1, kart, *(4 * side for side in box)])
+        image.save(split_dir / f"{frame}_{view:02d}_im.jpg", quality=90)
+        detections.append(found)
+    info = {"track": track, "karts": list(KARTS), "detections": detections, "velocity": [1.0] * len(views)}
+    path = split_dir / f"{frame}_info.json"
+    path.write_text(json.dumps(info))
+    return path
+
+
+def rows_of(split_dir: Path, rows: Callable) -> list[dict]:
+    """The rows of a whole split, in order."""
+    views = ((path, view, scene) for path in info_files(split_dir) for view, scene in scenes(path))
+    return [row for path, view, scene in views for row in rows(scene, image_file(path, view))]
+
+
+def _write_pairs(split_dir: Path) -> None:
+    write_json(split_dir / generate_qa.FILE_NAME, rows_of(split_dir, generate_qa.rows))
+    write_json(split_dir / generate_captions.FILE_NAME, rows_of(split_dir, generate_captions.rows))
+
+
+def _question_of_each_kind(scene, image: str) -> list[dict]:
+    pairs = list(qa_pairs(scene))
+    chosen = [next(pair for pair in pairs if question_kind(pair[0]) == kind and pair[1] != "0") for kind in KINDS]
+    return [{"question": question, "answer": answer, "image_file": image} for question, answer in chosen]
+
+
+def _multiple_choice(scene, image: str) -> dict:
+    true = list(captions(scene))
+    wrong = ["There are 9 karts in the scene.", "The track is minigolf.", "kiki is the ego car.", "The track is xr591."]
+    place = len(true) % 5
+    return {"image_file": image, "candidates": wrong[:place] + true[:1] + wrong[place:], "correct_index": place}
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> Path:
+    """A data folder: train (3 frames of 3 views), valid (2 of 3), both with pairs; valid_grader; train_demo.
+
+    The second view of the last train frame holds no kart.
+    """
+    data = tmp_path / "data"
+    for number, track in enumerate(("lighthouse", "hacienda", "abyss")):
+        views = VIEWS if number < 2 else (VIEWS[0], (), VIEWS[2])
+        write_frame(data / "train", f"0000{number}", track, shift=number, views=views)
+    for number, track in enumerate(("zengarden", "scotland")):
+        write_frame(data / "valid", f"000a{number}", track, shift=number + 2)
+    _write_pairs(data / "train")
+    _write_pairs(data / "valid")
+    for split, source, names in (
+        ("valid_grader", "valid", ("balanced_qa_pairs.json", None)),
+        ("train_demo", "train", ("balanced_qa_pairs.json", "example_captions.json")),
+    ):
+        path = info_files(data / source)[0]
+        _, scene = scenes(path)[2]
+        image = image_file(path, 2)
+        write_json(data / split / names[0], _question_of_each_kind(scene, image))
+        if names[1]:
+            write_json(data / split / names[1], list(generate_captions.rows(scene, image)))
+    questions = rows_of(data / "valid", lambda scene, image: [_multiple_choice(scene, image)])
+    write_json(data / "valid_grader" / "all_mc_qas.json", questions)
+    return data
+
+
+@pytest.fixture
+def call(monkeypatch, capsys) -> Callable:
+    """`call(functions, *arguments)` runs a command and gives (exit status, stdout, stderr)."""
+
+    def call(functions, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run(*functions)
+        out, err = capsys.readouterr()
+        code = exit_info.value.code
+        # the interpreter prints a text given to sys.exit and ends with 1
+        return (1, out, f"{err}{code}\n") if isinstance(code, str) else (code or 0, out, err)
+
+    return call
+
+
+def assert_one_line_error(result: tuple[int, str, str], name: str) -> None:
+    """Exit status 1, and on stderr, beside a progress bar, one line that names the file."""
+    status, _, err = result
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 1, err
+    assert len(lines) == 1 and err.rstrip().endswith(lines[0]), err
+    assert name in lines[0] and "Traceback" not in err

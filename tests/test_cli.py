@@ -1,0 +1,90 @@
+"""Functions become commands, and errors become one line."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from conftest import assert_one_line_error
+
+from homework.errors import InputError, read_json, replacing, write_json
+
+
+def greet(name: str, *, times: int, from_: str = "me", loud_voice: bool = False) -> None:
+    """Say hello.
+
+    Args:
+        name: whom to greet
+        times: how often
+        from_: who greets
+    """
+    print(f"hello {name} from {from_}{'!' * loud_voice} " * times)
+
+
+def broken() -> None:
+    """Raise an InputError."""
+    raise InputError("some/file", "is broken", "mend it")
+
+
+def full() -> None:
+    """Raise as a full disk does."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+
+def interrupted() -> None:
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+COMMANDS = (greet, broken, full, interrupted)
+
+
+def test_arguments_and_flags(call):
+    assert call(COMMANDS, "greet", "tux", "--times", 2)[1] == "hello tux from me hello tux from me \n"
+    assert call(COMMANDS, "greet", "tux", "--times", 1, "--from", "gnu")[1] == "hello tux from gnu \n"
+    for flag in ("--loud_voice", "--loud-voice"):
+        assert call(COMMANDS, "greet", "tux", "--times", 1, flag)[1] == "hello tux from me! \n"
+
+
+def test_a_keyword_only_parameter_without_a_default_is_a_required_flag(call):
+    status, _, err = call(COMMANDS, "greet", "tux")
+    assert status == 2 and "--times" in err
+
+
+def test_help_comes_from_the_docstring(call):
+    status, out, _ = call(COMMANDS, "greet", "--help")
+    assert status == 0
+    for text in ("Say hello.", "whom to greet", "how often", "--from", "who greets"):
+        assert text in out
+    assert "Args:" not in out
+
+
+def test_errors_are_one_line(call):
+    assert_one_line_error(call(COMMANDS, "broken"), "some/file: is broken; mend it")
+    assert_one_line_error(call(COMMANDS, "full"), "some/file: No space left on device")
+
+
+def test_ctrl_c_says_how_to_go_on(call):
+    status, _, err = call(COMMANDS, "interrupted")
+    assert status == 130 and err.startswith("interrupted: ") and "Traceback" not in err
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "new" / "file.json"
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+    write_json(path, [1])
+    with pytest.raises(TypeError):
+        write_json(path, [object()])
+    assert read_json(path) == [1] and list(path.parent.iterdir()) == [path]
+
+
+def test_a_json_file_that_is_none_names_itself(tmp_path: Path):
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name in ("bytes.json", "deep.json", "missing.json"):
+        with pytest.raises(InputError) as error:
+            read_json(tmp_path / name)
+        assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)

@@ -1,0 +1,306 @@
+"""The grader on small bundles of fake models that answer by rule."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grader import run as grader_run
+from grader.child import clip_pixels
+from grader.score import Part, extra_points, match, points, score
+from grader.unpack import unpacked
+from homework.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+TRACKS = [f"track_{number}" for number in range(10)]
+
+# A package as anyone may write it: its own data.py, no base class of ours. Grey level 20 * n means track_n.
+INIT = """
+from . import data, models
+from .models import load_clip, load_vlm
+print("printed on import")
+"""
+DATA = """
+import json
+from pathlib import Path
+DATA_DIR = Path(__file__).parent.parent / "data"
+
+def read(split, name):
+    rows = json.loads((DATA_DIR / split / name).read_text())
+    return [{**row, "image_path": str(DATA_DIR / row["image_file"])} for row in rows]
+
+def VQADataset(split):
+    return read(split, "balanced_qa_pairs.json")
+
+def MultiChoiceQADataset(split):
+    return read(split, "all_mc_qas.json")
+
+def benchmark(vlm, dataset, max_samples):
+    for row in reversed(dataset[:max_samples]):  # in its own order, one at a time
+        vlm.answer([row["image_path"]], [row["question"]])
+"""
+MODELS = """
+import os
+class Model:
+    def eval(self): return self
+    def parameters(self): return iter([Weight()])
+class Weight:
+    device = "cpu"
+    def numel(self): return 1_000_000
+class VLM:
+    model = Model()
+    def answer(self, image_paths, questions):
+        assert all(os.path.exists(path) for path in image_paths)
+        os.write(1, b"printed while answering")
+        return ["Tux, I think" for _ in questions]
+class CLIP:
+    model = Model()
+    def __call__(self, pixel_values, input_ids, attention_mask):
+        import torch
+        assert pixel_values.dtype == torch.bfloat16 and pixel_values.shape == (1, 3, 192, 192)
+        assert (input_ids[:, -1] == 2).all() and attention_mask.shape == input_ids.shape
+        grey = (pixel_values.float().mean() * 0.5 + 0.5) * 255 / 20
+        vision = torch.eye(16)[grey.round().long() + 3][None]  # token 3 is track_0
+        return vision, torch.eye(16)[input_ids[:, 0]], torch.tensor(1.0)
+def load_vlm(): return VLM()
+def load_clip(): return CLIP()
+"""
+
+
+def write_package(folder, models="", init=INIT):
+    folder.mkdir(parents=True)
+    for name, text in {"__init__": init, "data": DATA, "models": MODELS + models}.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def write_zip(path, package, names=()):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(package.glob("*.py")):
+            archive.write(file, f"homework/{file.name}")
+        for name in names:
+            archive.writestr(name, "")
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Data with 10 questions (7 right for who says tux) and 10 choices (8 right), a tokenizer, a bundle."""
+    root = tmp_path_factory.mktemp("grader")
+    split = root / "data" / "valid_grader"
+    split.mkdir(parents=True)
+    (root / "data" / "valid").mkdir()
+    for number in range(10):
+        image = Image.new("RGB", (150, 100), (20 * number,) * 3)
+        image.save(root / "data" / "valid" / f"0000{number}_00_im.jpg", quality=95)
+    images = [f"valid/0000{number}_00_im.jpg" for number in range(10)]
+    questions = [("What kart is the ego car?", "tux")] * 7 + [("What track is this?", "abyss")] * 3
+    pairs = [{"image_file": i, "question": q, "answer": a} for i, (q, a) in zip(images, questions, strict=True)]
+    (split / "balanced_qa_pairs.json").write_text(json.dumps(pairs))
+    choices = []
+    for number, image in enumerate(images):
+        candidates = [TRACKS[(number + step) % 10] for step in range(5)]
+        choices.append({"image_file": image, "candidates": candidates, "correct_index": int(number >= 8)})
+    (split / "all_mc_qas.json").write_text(json.dumps(choices))
+    write_tokenizer(root / "tokenizer")
+    write_zip(root / "good.zip", write_package(root / "good"))
+    return root
+
+
+def write_tokenizer(folder):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "<pad>", "<eos>", *TRACKS]
+    model = models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")
+    special = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "<eos>"}
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), **special).save_pretrained(folder)
+
+
+def grade(place, bundle, *flags):
+    command = [sys.executable, "-m", "grader", bundle, "--data", place / "data", "--tokenizer", place / "tokenizer"]
+    return subprocess.run([*map(str, command), *map(str, flags)], cwd=ROOT, capture_output=True, text=True)
+
+
+def run_vlm(place, tmp_path, models, timeout=60.0):
+    """The VLM part alone, in its child process: the reason why it has no answers, else its answers."""
+    with unpacked(write_package(tmp_path / "bad", models), place / "data") as root:
+        return grader_run.run_part("vlm", root, timeout, place / "tokenizer")
+
+
+def test_grades_a_zip(place):
+    """The bundle's own prints are dropped, and run from the repository it is still the bundle that is graded."""
+    done = grade(place, place / "good.zip", "--json", place / "report.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "printed" not in done.stdout
+    assert "VLM   50.0 of 50 points, extra credit 0.0 of 5" in done.stdout
+    assert "accuracy     70.0% (7 of 10), strict 0.0%" in done.stdout
+    assert "CLIP  50.0 of 50 points, extra credit 0.0 of 5" in done.stdout
+    assert "accuracy     80.0% (8 of 10), strict 80.0%" in done.stdout
+    assert done.stdout.endswith("total 100.0 of 100 points (extra credit counted)\n")
+    report = json.loads((place / "report.json").read_text())
+    assert report["total"] == 100 and report["parts"]["vlm"]["by_kind"] == {"ego": 1.0, "track": 0.0}
+    assert report["parts"]["clip"]["parameters"] == 1_000_000
+    assert report["parts"]["vlm"]["samples"][9]["model_answer"] == "Tux, I think"
+
+
+def test_one_part_that_fails_leaves_the_other_its_points(place, tmp_path):
+    """The package's folder instead of a zip; a part without a score is exit status 1."""
+    package = write_package(tmp_path / "mine", "def load_clip(): raise OSError('no weights\\nanywhere')")
+    done = grade(place, package)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "CLIP  0.0 of 50 points: homework.load_clip(): OSError: no weights anywhere" in done.stdout
+    assert done.stdout.endswith("total 50.0 of 100 points (extra credit counted)\n")
+    assert sorted(path.name for path in package.iterdir()) == ["__init__.py", "data.py", "models.py"]
+
+
+@pytest.mark.parametrize(
+    ("models", "reason"),
+    [
+        ("def load_vlm(): raise ValueError('broken')", "homework.load_vlm(): ValueError: broken"),
+        ("def load_vlm(): raise SystemExit(0)", "homework.load_vlm(): SystemExit: 0"),
+        ("raise ImportError('no such thing')", "import homework: ImportError: no such thing"),
+        ("def load_vlm(): os._exit(3)", "exit status 3"),
+        ("def load_vlm(): os._exit(0)", "ended before it had answered"),
+        ("def load_vlm(): os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("Weight.numel = lambda self: 300_000_001", "300,000,001 parameters, more than 300,000,000"),
+        ("VLM.answer = lambda self, paths, questions: []", "0 answers to 1 questions"),
+        ("VLM.answer = lambda self, paths, questions: [1]", "an answer that is no string"),
+        ("VLM.answer = lambda self, paths, questions: 1 / 0", "homework.data.benchmark: ZeroDivisionError"),
+    ],
+)
+def test_failures_give_one_line(place, tmp_path, models, reason):
+    with pytest.raises(grader_run.PartError) as error:
+        run_vlm(place, tmp_path, models)
+    assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_timeout_kills_the_child_and_what_it_started(place, tmp_path):
+    models = """
+def load_vlm():
+    import subprocess, time
+    other = subprocess.Popen(["sleep", "1000"])
+    open(__file__ + ".pid", "w").write(str(other.pid))
+    time.sleep(1000)
+"""
+    with pytest.raises(grader_run.PartError, match="stopped: over the limit of 1 s"):
+        run_vlm(place, tmp_path, models, timeout=1)
+    process = Path("/proc") / (tmp_path / "bad" / "models.py.pid").read_text()
+    # a killed orphan may wait as a zombie for whoever adopted it
+    assert not process.exists() or (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_thread_left_running_does_not_hold_the_grader(place, tmp_path):
+    threads = "import threading, time; threading.Thread(target=time.sleep, args=(1000,)).start()"
+    assert len(run_vlm(place, tmp_path, threads, timeout=20)["records"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["other/a.py"], "expected one top-level folder, homework, found homework, other"),
+        (["README.md"], "expected one top-level folder"),
+        (["homework/../../a.py"], "leads out of the bundle"),
+        (["/etc/a.py"], "leads out of the bundle"),
+        (["homework\\..\\a.py"], "leads out of the bundle"),
+        (["./a.py"], "expected one top-level folder"),
+    ],
+)
+def test_refuses_names(place, tmp_path, names, reason):
+    bundle = write_zip(tmp_path / "a.zip", place / "good", names)
+    with pytest.raises(InputError, match=reason.replace("\\", ".")), unpacked(bundle, place / "data"):
+        pass
+
+
+def test_refuses_links(place, tmp_path):
+    with zipfile.ZipFile(write_zip(tmp_path / "a.zip", place / "good"), "a") as archive:
+        link = zipfile.ZipInfo("homework/link")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(InputError, match="link or a device"), unpacked(tmp_path / "a.zip", place / "data"):
+        pass
+
+
+def test_refuses_what_is_no_bundle(place, tmp_path):
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes((place / "good.zip").read_bytes()[:-30])
+    broken = bytearray((place / "good.zip").read_bytes())
+    broken[60] ^= 0xFF  # in the first file's bytes: its checksum fails
+    (tmp_path / "broken.zip").write_bytes(broken)
+    (tmp_path / "large.zip").write_bytes(bytes(50_000_001))
+    write_zip(tmp_path / "bare.zip", tmp_path, ["homework/"])
+    (tmp_path / "folder").mkdir()
+    for name, reason in {
+        **{"cut.zip": "not a readable zip", "broken.zip": "not a readable zip", "large.zip": "more than 50 MB"},
+        **{"bare.zip": "no __init__.py", "folder": "no __init__.py", "nowhere.zip": "no such file"},
+    }.items():
+        with pytest.raises(InputError, match=reason), unpacked(tmp_path / name, place / "data"):
+            pass
+
+
+def test_refusal_on_the_command_line(place, tmp_path):
+    bundle = write_zip(tmp_path / "a.zip", place / "good", ["other/a.py"])
+    done = grade(place, bundle)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"error: {bundle}: expected one top-level folder")
+
+
+@pytest.mark.parametrize("flags", [[], ["--timeout", "0"], ["--timeout", "soon"], ["--nope"]])
+def test_usage_errors(place, flags):
+    command = [sys.executable, "-m", "grader", *([place / "good.zip"] if flags else []), *flags]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 2
+
+
+def test_the_place_is_gone_afterwards(place):
+    with unpacked(place / "good.zip", place / "data") as root:
+        assert (root / "data" / "valid_grader").is_dir()
+    assert not root.exists() and (place / "data" / "valid_grader").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("part", "accuracy", "expected"),
+    [
+        *(("vlm", 0.0, 0), ("vlm", 0.35, 25), ("vlm", 0.7, 50), ("vlm", 1.0, 50)),
+        *(("clip", 0.0, 0), ("clip", 0.2, 0), ("clip", 0.45, 25), ("clip", 0.7, 50), ("clip", 1.0, 50)),
+    ],
+)
+def test_points(part, accuracy, expected):
+    assert points(part, accuracy) == pytest.approx(expected)
+
+
+def test_extra_points():
+    values = {0.0: 0, 0.7999: 0, 0.8: 0, 0.825: 2.5, 0.85: 5, 1.0: 5}
+    assert [extra_points(accuracy) for accuracy in values] == pytest.approx(list(values.values()))
+
+
+def test_answers_are_matched_by_image_and_question():
+    rows = [
+        {"image_path": "data/valid/a.jpg", "question": "What track is this?", "answer": "abyss"},
+        {"image_path": "data/valid/b.jpg", "question": "What track is this?", "answer": ""},
+    ]
+    records = [{"image": "valid/a.jpg", "asked": "What track is this?", "answer": "Abyss!"}]
+    assert match(rows, "question", records) == ["Abyss!", None]
+    result, unanswered = score("vlm", rows, records)
+    assert (result.accuracy, result.strict_accuracy, unanswered) == (0.5, 0.0, 1)
+
+
+def test_the_course_asks_the_first_128():
+    rows = [{"image_path": f"v/{n}.jpg", "candidates": ["a", "b"], "correct_index": 0} for n in range(200)]
+    records = [{"image": f"v/{n}.jpg", "asked": ["a", "b"], "answer": "ab"[n >= 64]} for n in range(200)]
+    part = Part("clip", score("clip", rows, records)[0])
+    assert (part.result.accuracy, part.course.accuracy) == (0.32, 0.5)
+    assert part.points == pytest.approx(12)
+
+
+@pytest.mark.parametrize("size", [(150, 100), (192, 192), (100, 151), (601, 400), (37, 91)])
+def test_the_grader_sees_what_training_saw(size):
+    preprocess = pytest.importorskip("homework.preprocess")
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    assert clip_pixels(image).shape == (1, 3, 192, 192)
+    np.testing.assert_allclose(clip_pixels(image), preprocess.clip_pixels([image]), atol=1e-6)
