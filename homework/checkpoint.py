@@ -4,6 +4,9 @@ A checkpoint is a PEFT folder: `adapter_config.json`, which names its base, and 
 No code from a checkpoint ever runs.
 """
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -47,22 +50,44 @@ def load_base(base: str = EMBEDDED_BASE) -> tuple[nn.Module, "AutoProcessor"]:
     Raises:
         InputError: neither a readable folder nor a hub name that can be reached.
     """
-    device, name = pick_device(), resolve_base(base)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        # no splitting and no blow-up: an image is resized once, to what the vision tower takes
-        processor = AutoProcessor.from_pretrained(name, do_image_splitting=False, do_resize=False)
+    processor, device = load_processor(base), pick_device()
+    with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
         model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=pick_dtype(device), attn_implementation="sdpa", use_safetensors=True
+            resolve_base(base), dtype=pick_dtype(device), attn_implementation="sdpa", use_safetensors=True
         )
-    except Exception as error:  # transformers raises all sorts; whatever it is, the base is at fault
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(base, f"not a loadable base ({reason})", "name a folder or a hub model that is there") from None
+    return model.to(device).eval(), processor
+
+
+def load_processor(base: str = EMBEDDED_BASE) -> "AutoProcessor":
+    """Tokenizer, chat template and image processor of a base, padding on the left as generation needs it.
+
+    Raises:
+        InputError: neither a readable folder nor a hub name that can be reached.
+    """
+    with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
+        # no splitting and no blow-up: an image is resized once, to what the vision tower takes
+        processor = AutoProcessor.from_pretrained(resolve_base(base), do_image_splitting=False, do_resize=False)
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+@contextlib.contextmanager
+def _blaming(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
+    """Quiet libraries, and whatever they raise (each has errors of its own) as one line about `path`."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(path, f"{problem} ({reason})", remedy) from None
     finally:
         logging.set_verbosity(verbosity)
-    processor.tokenizer.padding_side = "left"
-    return model.to(device).eval(), processor
+        if bars:
+            logging.enable_progress_bar()
 
 
 def adapter_base(checkpoint: str | Path) -> str:
@@ -79,7 +104,7 @@ def adapter_base(checkpoint: str | Path) -> str:
     return base
 
 
-def load_adapter(model: nn.Module, checkpoint: str | Path, is_trainable: bool = False) -> nn.Module:
+def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     """`model` with a PEFT folder's LoRA weights.
 
     Raises:
@@ -87,12 +112,8 @@ def load_adapter(model: nn.Module, checkpoint: str | Path, is_trainable: bool = 
     """
     from peft import PeftModel
 
-    try:
-        return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=is_trainable)
-    except Exception as error:  # peft, safetensors and torch each raise their own
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        remedy = "train again on this base, or pass the checkpoint's own"
-        raise InputError(checkpoint, f"not an adapter for this base ({reason})", remedy) from None
+    with _blaming(checkpoint, "not an adapter for this base", "train again on this base, or use the adapter's own"):
+        return PeftModel.from_pretrained(model, str(checkpoint))
 
 
 def add_lora(model: nn.Module, rank: int, base: str) -> nn.Module:
@@ -101,7 +122,9 @@ def add_lora(model: nn.Module, rank: int, base: str) -> nn.Module:
 
     names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(names - WITHOUT_LORA))
-    peft_model = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of peft and transformers about each other
+        peft_model = get_peft_model(model, config)
     config.base_model_name_or_path = portable_base(base)
     return peft_model
 

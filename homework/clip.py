@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .checkpoint import EMBEDDED_BASE, Adapted, adapter_base, add_lora, load_adapter, load_base
+from .checkpoint import EMBEDDED_BASE, Adapted, adapter_base, add_lora, load_adapter, load_base, load_processor
 from .clip_model import CLIP
 from .data import DATA_DIR, CaptionDataset, MultiChoiceQADataset, guard_training_split
-from .errors import InputError, write_json
+from .errors import write_json
 from .preprocess import clip_pixels, load_views, open_image
 from .questions import caption_kind, captions
 from .scene import frame_of, read_info, scene
@@ -85,11 +85,10 @@ class ContrastiveCLIP(Adapted):
         self.base.load_pretrained(folder)
 
 
-def _build(base: str) -> tuple[CLIP, "object"]:
-    """(CLIP with new projections, tokenizer) on a base's encoders."""
-    vlm, processor = load_base(base)
-    clip = CLIP(vlm.model.vision_model, vlm.model.text_model)
-    return clip.to(vlm.device, vlm.dtype), processor.tokenizer
+def _build(base: str) -> CLIP:
+    """CLIP with new projections on a base's encoders."""
+    vlm, _ = load_base(base)
+    return CLIP(vlm.model.vision_model, vlm.model.text_model).to(vlm.device, vlm.dtype)
 
 
 def _progress(clip: nn.Module, tokenizer, data_dir: Path, questions: int) -> dict[str, float]:
@@ -141,7 +140,7 @@ def train(
     data_dir = Path(data)
     dataset = CaptionedViews(CaptionDataset(split, data_dir), data_dir, data_dir / ".cache")
     torch.manual_seed(seed)
-    clip, tokenizer = _build(base)
+    clip, tokenizer = _build(base), load_processor(base).tokenizer
     peft_clip = add_lora(clip, rank, base)
     for name, parameter in clip.named_parameters():
         # the projections are new, so they are trained whole
@@ -168,7 +167,7 @@ def load(name: str | Path = SHIPPED) -> nn.Module:
     """
     folder = Path(__file__).parent / name
     folder = folder if folder.exists() else Path(name)
-    clip, _ = _build(adapter_base(folder))
+    clip = _build(adapter_base(folder))
     peft_clip = load_adapter(clip, folder)
     clip.load_pretrained(folder)
     return peft_clip.eval()
@@ -235,10 +234,8 @@ def test(
             row["image_path"] = str(data_dir / row["image_file"])
     else:
         rows = MultiChoiceQADataset(split, data_dir).rows
-    if not (Path(checkpoint) / "adapter_config.json").exists():
-        raise InputError(checkpoint, "no CLIP checkpoint", "train one: `python -m homework.clip train`")
     clip = load(Path(checkpoint).resolve())
-    tokenizer = load_base(adapter_base(checkpoint))[1].tokenizer
+    tokenizer = load_processor(adapter_base(checkpoint)).tokenizer
     predictions = predict(clip, tokenizer, rows, progress=True)
     right, asked = score(rows, predictions)
     print(f"{checkpoint} on {f'{whole} questions from ' if whole else ''}{split}: {len(rows)} questions, chance 20.0")

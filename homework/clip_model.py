@@ -11,25 +11,25 @@ from .errors import InputError, replacing
 
 ADDITIONAL_WEIGHTS = "additional_weights.pt"
 DIM = 128
-POOL_HEADS = 6
+POOL_HEAD_DIM = 32
 ENCODERS = ("vision_encoder.", "text_encoder.")
 
 
 class AttentionPool(nn.Module):
     """One learned query a head picks what it needs of the tokens. [b, s, d] -> [b, d]."""
 
-    def __init__(self, dim: int, heads: int = POOL_HEADS):
+    def __init__(self, dim: int):
         super().__init__()
-        self.heads = heads
+        self.heads = dim // POOL_HEAD_DIM
         self.norm = nn.LayerNorm(dim)
-        self.query = nn.Parameter(torch.randn(heads, dim // heads) * dim**-0.5)
+        self.query = nn.Parameter(torch.randn(self.heads, POOL_HEAD_DIM) * dim**-0.5)
         self.key_value = nn.Linear(dim, 2 * dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         b, s, d = tokens.shape
-        # [b, s, 2d] -> 2 x [b, heads, s, d / heads]
-        key, value = self.key_value(self.norm(tokens)).view(b, s, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query = self.query[None, :, None].expand(b, -1, -1, -1).to(tokens.dtype)  # [b, heads, 1, d / heads]
+        # [b, s, 2d] -> 2 x [b, heads, s, 32]
+        key, value = self.key_value(self.norm(tokens)).view(b, s, 2, self.heads, POOL_HEAD_DIM).permute(2, 0, 3, 1, 4)
+        query = self.query[None, :, None].expand(b, -1, -1, -1).to(tokens.dtype)  # [b, heads, 1, 32]
         return F.scaled_dot_product_attention(query, key, value).reshape(b, d)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from .errors import InputError, read_json
 from .questions import question_kind
@@ -24,44 +25,42 @@ def guard_training_split(split: str) -> None:
         raise InputError(split, "a split to measure on, not to train on", "train on a split not named valid...")
 
 
-def _read_rows(split: str, pattern: str, fields: dict[str, type], data_dir: str | Path | None) -> list[dict]:
-    """All rows of a split's files that match `pattern`, each with `image_path` added.
-
-    Raises:
-        InputError: no such split or file, or a row without one of `fields`.
-    """
-    data_dir = Path(data_dir or DATA_DIR)
-    folder = data_dir / split
-    if not folder.is_dir():
-        raise InputError(folder, "no such split", "run `python -m supertux download`")
-    files = sorted(folder.glob(pattern))
-    if not files:
-        maker = next((m for name, m in _MAKERS.items() if name in pattern), None)
-        remedy = f"run `python -m homework.{maker} generate --split {split}`" if maker else "take another split"
-        raise InputError(folder, f"no {pattern} in it", remedy)
-    rows = []
-    for file in files:
-        content = read_json(file)
-        if not isinstance(content, list):
-            raise InputError(file, "expected a list", "make the file again")
-        for number, row in enumerate(content):
-            if not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in fields.items()):
-                raise InputError(file, f"row {number} has no {', '.join(fields)}", "make the file again")
-            rows.append({**row, "image_path": str(data_dir / row["image_file"])})
-    if not rows:
-        raise InputError(folder, f"{pattern}: no rows", "make the file again")
-    return rows
-
-
 class _Rows(Sequence):
-    """A list of rows that looks like a dataset."""
+    """All rows of a split's files that match `pattern`, each with `image_path` added."""
 
     pattern: str
-    fields: dict[str, type]
+    fields: ClassVar[dict[str, type]]
 
     def __init__(self, split: str, data_dir: str | Path | None = None):
-        self.split = split
-        self.rows = _read_rows(split, self.pattern, self.fields, data_dir)
+        """Read the files.
+
+        Raises:
+            InputError: no such split or file, or a row that lacks something; it names the file.
+        """
+        data_dir = Path(data_dir or DATA_DIR)
+        folder = data_dir / split
+        if not folder.is_dir():
+            raise InputError(folder, "no such split", "run `python -m supertux download`")
+        files = sorted(folder.glob(self.pattern))
+        if not files:
+            maker = next((m for name, m in _MAKERS.items() if name in self.pattern), None)
+            remedy = f"run `python -m homework.{maker} generate --split {split}`" if maker else "take another split"
+            raise InputError(folder, f"no {self.pattern} in it", remedy)
+        self.split, self.rows = split, []
+        for file in files:
+            content = read_json(file)
+            if not isinstance(content, list) or not content:
+                raise InputError(file, "expected a list of rows", "make the file again")
+            for number, row in enumerate(content):
+                problem = self._problem(row)
+                if problem:
+                    raise InputError(file, f"row {number} {problem}", "make the file again")
+                self.rows.append({**row, "image_path": str(data_dir / row["image_file"])})
+
+    def _problem(self, row) -> str | None:
+        if not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in self.fields.items()):
+            return f"lacks one of {', '.join(self.fields)}"
+        return None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,31 +73,29 @@ class VQADataset(_Rows):
     """Rows of every `*_qa_pairs.json`: image_path, image_file, question, answer."""
 
     pattern = "*_qa_pairs.json"
-    fields = {"image_file": str, "question": str, "answer": str}
+    fields: ClassVar = {"image_file": str, "question": str, "answer": str}
 
 
 class CaptionDataset(_Rows):
     """Rows of every `*_captions.json`: image_path, image_file, caption."""
 
     pattern = "*_captions.json"
-    fields = {"image_file": str, "caption": str}
+    fields: ClassVar = {"image_file": str, "caption": str}
 
 
 class MultiChoiceQADataset(_Rows):
     """Rows of every `*_mc_qas.json`: image_path, image_file, candidates, correct_index."""
 
     pattern = "*_mc_qas.json"
-    fields = {"image_file": str, "candidates": list, "correct_index": int}
+    fields: ClassVar = {"image_file": str, "candidates": list, "correct_index": int}
 
-    def __init__(self, split: str, data_dir: str | Path | None = None):
-        super().__init__(split, data_dir)
-        for row in self.rows:
-            texts = all(isinstance(candidate, str) for candidate in row["candidates"])
-            if not texts or not 0 <= row["correct_index"] < len(row["candidates"]):
-                folder = Path(data_dir or DATA_DIR) / split
-                raise InputError(
-                    folder, f"a question on {row['image_file']} has no true candidate", "make the file again"
-                )
+    def _problem(self, row) -> str | None:
+        problem = super()._problem(row)
+        if problem is None and not all(isinstance(candidate, str) for candidate in row["candidates"]):
+            return "has a candidate that is not a text"
+        if problem is None and not 0 <= row["correct_index"] < len(row["candidates"]):
+            return f"on {row['image_file']} has no true candidate"
+        return problem
 
 
 def is_correct(answer: str, truth: str) -> bool:

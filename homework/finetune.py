@@ -20,7 +20,11 @@ SHIPPED = Path(__file__).parent / "vlm"
 
 
 class PackedViews(Dataset):
-    """The views that a split asks about, each with all its pairs; the kinds weigh the same in the sum."""
+    """The views that a split asks about, each with all its pairs.
+
+    Over the split the kinds weigh the same, and an average view's weights sum to 1. `lengths` is how many
+    pairs a view has.
+    """
 
     def __init__(self, rows: VQADataset, cache_dir: Path | None = None):
         by_image: dict[str, list[dict]] = {}
@@ -28,7 +32,8 @@ class PackedViews(Dataset):
             by_image.setdefault(row["image_path"], []).append(row)
         self.pairs = list(by_image.values())
         counts = Counter(question_kind(row["question"]) for row in rows)
-        self.kind_weight = {kind: len(rows) / (len(counts) * count) for kind, count in counts.items()}
+        self.kind_weight = {kind: len(self.pairs) / (len(counts) * count) for kind, count in counts.items()}
+        self.lengths = [len(pairs) for pairs in self.pairs]
         self.views = load_views(list(by_image), cache_dir)
 
     def __len__(self) -> int:

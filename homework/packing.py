@@ -133,7 +133,7 @@ class PackedLM(Adapted):
         labels: Tensor,
         weights: Tensor,
     ) -> dict[str, Tensor]:
-        """See `collate`. Returns `loss`: the weighted mean of the answer tokens' cross entropies."""
+        """See `collate`. Returns `loss`: the weighted sum of the answer tokens' cross entropies, a view."""
         hidden = self.base.model(
             input_ids=input_ids,
             position_ids=position_ids,
@@ -144,4 +144,4 @@ class PackedLM(Adapted):
         asked = labels != IGNORE
         logits = self.base.lm_head(hidden[asked]).float()  # [answer tokens, vocabulary]
         loss = F.cross_entropy(logits, labels[asked], reduction="none")
-        return {"loss": (loss * weights[asked]).sum() / weights.sum()}
+        return {"loss": (loss * weights[asked]).sum() / len(labels)}

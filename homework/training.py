@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .checkpoint import Adapted
 from .errors import InputError, write_json
@@ -39,6 +40,25 @@ def use_all_cores() -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 
 
+class LengthGroupedBatches(LengthGroupedSampler):
+    """transformers' sampler that puts views with about as many questions together, so little is padded.
+
+    Its order follows from seed and epoch alone, so a resumed run goes on where it was.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each pass."""
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self.seed + 7919 * self.epoch)
+        return super().__iter__()
+
+
 class AdapterTrainer(Trainer):
     """A Trainer whose checkpoints are adapters and whose evaluation is a benchmark.
 
@@ -48,6 +68,12 @@ class AdapterTrainer(Trainer):
     def __init__(self, *args, score: Callable[[], dict[str, float]], **kwargs):
         super().__init__(*args, **kwargs)
         self.score = score
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None):
+        lengths = getattr(self.train_dataset, "lengths", None)
+        if lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        return LengthGroupedBatches(self.args.train_batch_size, lengths, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.accelerator.unwrap_model(self.model).save_adapter(output_dir or self.args.output_dir)

@@ -83,7 +83,7 @@ def test_the_seed_decides(make):
 
 @pytest.mark.parametrize("make", [balanced_pairs, multiple_choice])
 def test_too_few_views_are_one_line(make):
-    with pytest.raises(InputError, match="^valid: .* views left for .*; ask for fewer questions"):
+    with pytest.raises(InputError, match=r"^valid: .* views left for .*; ask for fewer questions"):
         make(VIEWS, 5000, 0)
 
 
@@ -131,6 +131,14 @@ def test_verify_of_a_question_on_a_view_that_is_not_there(tiny_data: Path, call)
     for image, name in (("valid/000a0_09_im.jpg", "000a0_info.json"), ("valid/0dead_00_im.jpg", "0dead_info.json")):
         path.write_text(json.dumps([{"question": "What track is this?", "answer": "abyss", "image_file": image}]))
         assert_one_line_error(call(COMMANDS, "verify", "--data", tiny_data), name)
+
+
+def test_verify_of_candidates_without_a_true_one(tiny_data: Path, call):
+    path = tiny_data / "valid_grader" / "all_mc_qas.json"
+    rows = json.loads(path.read_text())
+    rows[2]["correct_index"] = 5
+    path.write_text(json.dumps(rows))
+    assert_one_line_error(call(COMMANDS, "verify", "--data", tiny_data), rows[2]["image_file"])
 
 
 @pytest.mark.skipif(

@@ -107,6 +107,17 @@ def test_check_prints_the_pairs_and_saves_the_picture(tiny_data: Path, tmp_path:
         assert image.format == "PNG" and image.width > 1000
 
 
+def test_check_shows_the_picture_where_there_is_a_screen(tiny_data: Path, call, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    shown = []
+    monkeypatch.setattr(plt, "get_backend", lambda: "TkAgg")
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
+    arguments = ("--info_file", tiny_data / "valid" / "000a0_info.json", "--view_index", 0)
+    status, out, _ = call((generate_qa.check, generate_qa.generate), "check", *arguments)
+    assert status == 0 and len(shown) == 1 and "saved" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [

@@ -1,0 +1,77 @@
+# Needs: make, git, Python 3.11 or newer with venv (Debian, Ubuntu: apt install make git python3-venv).
+#
+#   make demo DATA_ZIP=FILE   takes the course's data from a zip that is already here
+#   make test PYTHON=python3.12   takes another Python
+
+PYTHON ?= python3
+DATA_ZIP ?= $(wildcard ../shared/supertux/supertux_data.zip)
+ID ?= demo
+
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+RUFF := ruff==0.17.6
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv demo data pairs train evaluate grade test test-slow lint bench clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+
+demo: data pairs train evaluate grade  ## everything: install, data, pairs, both models, scores
+
+test: venv  ## install, then the fast test suite
+	$(PY) -m pytest
+
+test-slow: venv  ## the tests that take minutes or gigabytes
+	$(PY) -m pytest -m slow
+
+bench: venv  ## how fast it trains and answers on this machine
+	$(PY) -m benchmarks.speed
+
+lint: venv  ## ruff
+	$(PY) -m pip install --quiet $(RUFF)
+	$(PY) -m ruff check
+
+venv: $(INSTALLED)  ## the virtual environment .venv with everything of requirements.txt
+
+$(INSTALLED): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'error: $(PYTHON) is not Python 3.11 or newer; apt install python3, or name another: make PYTHON=...'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo 'error: $(PYTHON) has no venv module; apt install python3-venv'; exit 1; }
+	$(PY) -m pip --version 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install -r requirements.txt
+	@touch $@
+
+# .unfinished marks a data folder that a stopped download left behind: the next one goes on there.
+data: venv  ## the course's frames, unless data/train has some: from DATA_ZIP, else from the net
+	@if [ ! -e data/.unfinished ] && find -L data/train -name '*_info.json' 2>/dev/null | grep -q .; then \
+	    echo 'data/train has frames: nothing to download'; \
+	else \
+	    set -ex; mkdir -p data; touch data/.unfinished; \
+	    $(PY) -m supertux download $(if $(DATA_ZIP),--from '$(DATA_ZIP)'); \
+	    rm data/.unfinished; \
+	fi
+
+pairs: venv  ## question-answer pairs and captions of train and valid
+	$(PY) -m homework.generate_qa generate --split train
+	$(PY) -m homework.generate_captions generate --split train
+	$(PY) -m homework.generate_qa generate --split valid
+	$(PY) -m homework.generate_captions generate --split valid
+
+train: venv  ## the VLM and CLIP, into homework/vlm and homework/clip
+	$(PY) -m homework.finetune train
+	$(PY) -m homework.clip train
+
+evaluate: venv  ## both on the whole valid split
+	$(PY) -m homework.finetune test homework/vlm --split valid --whole
+	$(PY) -m homework.clip test homework/clip --split valid --whole 2000
+
+grade: venv  ## bundle the submission as ID.zip and grade it
+	$(PY) bundle.py homework $(ID)
+	$(PY) -m grader $(ID).zip
+
+clean:  ## remove what minutes make again: .venv, caches, finished runs, demo.zip; not data, not runs/nano
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis data/.cache runs/vlm runs/clip runs/demo $(ID).zip
+	find . -name __pycache__ -prune -exec rm -rf {} +
