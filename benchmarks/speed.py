@@ -1,7 +1,7 @@
 """How much is generated, trained and answered a second on this machine: `python -m benchmarks.speed`.
 
-Each measure is the homework's own code on the embedded base, run a few times to warm up and then several
-times with the clock on; the median is printed. Nothing is trained to the end, nothing in `data/` is written.
+Each measure is the homework's own code on the embedded base, run once to warm up and then several times
+with the clock on; the median is printed. Nothing is trained to the end, nothing in `data/` is written.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from torch import nn
 
 from homework import clip, generate_captions, generate_qa
 from homework.base_vlm import BaseVLM
-from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base
+from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base, load_processor
 from homework.cli import run
 from homework.data import DATA_DIR
 from homework.errors import write_json
@@ -34,9 +35,11 @@ from homework.finetune import SHIPPED, PackedViews, collate_views
 from homework.packing import PackedLM
 from homework.pairs import write_split
 from homework.scene import Scene, image_file, info_files, scenes
-from homework.training import use_all_cores
+from homework.training import LengthGroupedBatches, use_all_cores
 
-WARM_UP = 2
+WARM_UP = 1  # repetitions without the clock
+STEPS = 4  # training steps a repetition: batches differ in how many questions they hold
+ANSWERED = 120  # views a repetition of answering, as many as the official set has
 KARTS = "adiumy amanda beastie emule gavroche gnu hexley kiki konqi nolok".split()
 TRACKS = "abyss black_forest candela_city cocoa_temple cornfield_crossing".split()
 MADE_FRAMES, VIEWS_A_FRAME = 100, 10
@@ -79,17 +82,24 @@ def make_frames(split_dir: Path, seed: int = 0) -> None:
             Image.fromarray(noise).save(split_dir / f"{frame:05x}_{view:02d}_im.jpg")
             karts = rng.choice(len(KARTS), size=rng.integers(1, 5), replace=False)
             corners = rng.integers((0, 0), (500, 300), size=(len(karts), 2))
-            detections.append([[1, int(k), int(x), int(y), int(x) + 100, int(y) + 100] for k, (x, y) in zip(karts, corners, strict=True)])
+            detections.append(
+                [
+                    [1, int(k), int(x), int(y), int(x) + 100, int(y) + 100]
+                    for k, (x, y) in zip(karts, corners, strict=True)
+                ]
+            )
         info = {"track": TRACKS[frame % len(TRACKS)], "karts": KARTS, "detections": detections}
         (split_dir / f"{frame:05x}_info.json").write_text(json.dumps(info))
 
 
 def some_views(split_dir: Path, count: int) -> list[View]:
-    """(image file, scene) of `count` views, evenly spread over the split; all where there are fewer."""
+    """(image file, scene) of `count` views, evenly spread over the split and shuffled; all where there are fewer."""
     files = info_files(split_dir)
     step = max(1, len(files) * VIEWS_A_FRAME // count)
     views = ((image_file(file, view), scene) for file in files for view, scene in scenes(file))
-    return list(itertools.islice(views, 0, None, step))[:count]
+    chosen = list(itertools.islice(views, 0, None, step))
+    random.Random(0).shuffle(chosen)
+    return chosen[:count]
 
 
 def rows_of(views: list[View], rows: Callable) -> list[dict]:
@@ -134,23 +144,29 @@ def training_rates(
     module.train()
 
     def work() -> int:
-        batch = {name: value.to(device) for name, value in collate(next(batches)).items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = module(**batch)["loss"]
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return units(batch)
+        done = 0
+        for items in itertools.islice(batches, STEPS):
+            batch = {name: value.to(device) for name, value in collate(items).items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = module(**batch)["loss"]
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            done += units(batch)
+        return done
 
     return rates(work, repetitions, device)
 
 
 def _batches(dataset, size: int) -> Iterator[list]:
-    """Batches of a dataset in order, from the start again where it ends."""
-    order = itertools.cycle(range(len(dataset)))
-    while True:
-        yield [dataset[i] for i in itertools.islice(order, size)]
+    """Batches as the training makes them, for ever; shuffled, so that every few are like the whole."""
+    lengths = getattr(dataset, "lengths", None)
+    order = list(LengthGroupedBatches(size, lengths, seed=0)) if lengths else list(range(len(dataset)))
+    batches = [order[i : i + size] for i in range(0, len(order) - size + 1, size)] or [order]
+    random.Random(0).shuffle(batches)
+    for batch in itertools.cycle(batches):
+        yield [dataset[i] for i in batch]
 
 
 def vlm_training(views: list[View], data: Path, batch_size: int, rank: int, repetitions: int) -> list[float]:
@@ -168,22 +184,20 @@ def clip_training(views: list[View], data: Path, batch_size: int, rank: int, rep
     """Images of CLIP's training a second, each against all captions of the views."""
     dataset = clip.CaptionedViews(rows_of(views, generate_captions.rows), data)
     torch.manual_seed(0)
-    model, tokenizer = clip._build(EMBEDDED_BASE)
-    module = clip.ContrastiveCLIP(add_lora(model, rank, EMBEDDED_BASE))
-    for name, parameter in model.named_parameters():  # the projections are trained whole, as in `clip.train`
-        parameter.requires_grad_(parameter.requires_grad or not name.startswith(("vision_encoder.", "text_encoder.")))
+    module = clip.build_trainable(EMBEDDED_BASE, rank)
+    tokenizer = load_processor(EMBEDDED_BASE).tokenizer
     collate = partial(clip.collate_captioned, texts=clip.tokenize(dataset.captions, tokenizer))
     return training_rates(module, dataset, collate, batch_size, lambda batch: len(batch["truth"]), repetitions)
 
 
-def answer_rates(checkpoint: Path, views: list[View], data: Path, size: int, alone: bool, repetitions: int) -> list[float]:
+def answer_rates(checkpoint: Path, views: list[View], data: Path, alone: bool, repetitions: int) -> list[float]:
     """Questions answered a second, from the image files to the texts.
 
     Args:
-        size: views a repetition.
         alone: ask one question a view, as the official set does, not all of them.
     """
     vlm = BaseVLM(checkpoint)
+    size = min(ANSWERED, len(views))
     chunks = itertools.cycle(views[i : i + size] for i in range(0, len(views) - size + 1, size))
 
     def work() -> int:
@@ -199,62 +213,65 @@ def answer_rates(checkpoint: Path, views: list[View], data: Path, size: int, alo
 
 def speed(
     data: Path = DATA_DIR,
-    repetitions: int = 8,
+    repetitions: int = 5,
     batch_size: int = 32,
     clip_batch_size: int = 64,
     rank: int = 16,
-    json: Path | None = None,
+    json_: Path | None = None,
 ) -> None:
     """Print what this machine generates, trains and answers a second with the embedded base.
 
     Args:
         data: the data folder; without frames in its train split, frames of noise are made.
-        repetitions: how many are timed, after two that aren't.
-        batch_size: views a batch of the VLM's training, and views asked about at once.
+        repetitions: how often each is timed; the median is printed.
+        batch_size: views a batch of the VLM's training.
         clip_batch_size: views a batch of CLIP's training.
         rank: of LoRA.
-        json: write everything into this file too.
+        json_: write everything into this file too.
     """
     use_all_cores()
     state = machine()
+    checkpoint = SHIPPED if (SHIPPED / "adapter_config.json").exists() else Path(EMBEDDED_BASE)
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
         real = any((data / "train").glob("*_info.json"))
         if not real:
-            data = folder / "data"
+            data = Path(folder) / "data"
             make_frames(data / "train")
-        checkpoint = SHIPPED if (SHIPPED / "adapter_config.json").exists() else Path(EMBEDDED_BASE)
-        views = some_views(data / "train", (WARM_UP + repetitions) * max(batch_size, clip_batch_size))
-        frames = f"{'the course' if real else 'made'} frames: {len(info_files(data / 'train')):,}"
-        state |= {"frames": frames, "repetitions": repetitions, "lora_rank": rank, "answers_of": checkpoint.name}
+        train = data / "train"
+        views = some_views(train, (WARM_UP + repetitions) * STEPS * max(batch_size, clip_batch_size))
+        state |= {
+            "frames": f"{len(info_files(train)):,}, {'found' if real else 'of noise'}",
+            "repetitions": repetitions,
+            "lora_rank": rank,
+            "answering": checkpoint.name,
+        }
         for name, value in state.items():
             print(f"{name.replace('_', ' '):14}{value}")
-        per_view = f"{batch_size} views a batch"
         measures = {
-            "pairs generated": ("whole split", lambda: pair_rates(data / "train", folder, min(3, repetitions))),
-            "questions trained": (per_view, lambda: vlm_training(views, data, batch_size, rank, repetitions)),
+            "pairs generated": ("the whole split", partial(pair_rates, train, Path(folder))),
+            "questions trained": (f"{batch_size} views a batch", partial(vlm_training, views, data, batch_size, rank)),
             "questions answered": (
-                f"{batch_size} views at once, all questions",
-                lambda: answer_rates(checkpoint, views, data, batch_size, False, repetitions),
+                f"{ANSWERED} views, all of each",
+                partial(answer_rates, checkpoint, views, data, False),
             ),
-            "questions answered, one a view": (
-                f"{batch_size} views at once",
-                lambda: answer_rates(checkpoint, views, data, batch_size, True, repetitions),
+            "questions answered alone": (
+                f"{ANSWERED} views, one of each",
+                partial(answer_rates, checkpoint, views, data, True),
             ),
             "CLIP images trained": (
                 f"{clip_batch_size} views a batch",
-                lambda: clip_training(views, data, clip_batch_size, rank, repetitions),
+                partial(clip_training, views, data, clip_batch_size, rank),
             ),
         }
-        print(f"\n{'a second':32}{'median':>10}{'lowest':>10}{'highest':>10}")
         results = {}
+        print(f"\n{'a second':26}{'median':>10}{'lowest':>10}{'highest':>10}")
         for name, (setting, measure) in measures.items():
-            measured = measure()
+            measured = measure(repetitions)
             results[name] = {"setting": setting, "median": statistics.median(measured), "all": measured}
-            numbers = "".join(f"{value:10,.0f}" for value in (statistics.median(measured), min(measured), max(measured)))
-            print(f"{name:32}{numbers}   {setting}", flush=True)
-    if json:
-        write_json(json, {"machine": state, "a_second": results})
+            numbers = (statistics.median(measured), min(measured), max(measured))
+            print(f"{name:26}{''.join(f'{number:10,.0f}' for number in numbers)}   {setting}", flush=True)
+    if json_:
+        write_json(json_, {"machine": state, "a_second": results})
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ class BaseVLM:
         for row, path in enumerate(image_paths):
             rows_of.setdefault(str(path), []).append(row)
         paths, answers = list(rows_of), [""] * len(questions)
-        bar = tqdm(total=len(questions), desc="answering", unit="question", disable=None if self.show_progress else True)
+        bar = tqdm(
+            total=len(questions), desc="answering", unit="question", disable=None if self.show_progress else True
+        )
         for start in range(0, len(paths), IMAGES_AT_ONCE):
             chunk = paths[start : start + IMAGES_AT_ONCE]
             cache = self._image_cache(self.pixel_values(chunk))

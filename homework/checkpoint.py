@@ -110,10 +110,17 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     Raises:
         InputError: the weights are missing, broken, or of another base.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
 
     with _blaming(checkpoint, "not an adapter for this base", "train again on this base, or use the adapter's own"):
-        return PeftModel.from_pretrained(model, str(checkpoint))
+        peft_model = PeftModel.from_pretrained(model, str(checkpoint))
+        # peft only warns of layers without a weight, and passes over weights without a layer
+        there = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+        differ = {name for name in there.keys() ^ load_peft_weights(str(checkpoint), device="cpu") if "lora_" in name}
+        if differ:
+            raise ValueError(f"{len(differ)} weights of one are not in the other, e.g. {min(differ)}")
+        return peft_model
 
 
 def add_lora(model: nn.Module, rank: int, base: str) -> nn.Module:

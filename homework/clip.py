@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .checkpoint import EMBEDDED_BASE, Adapted, adapter_base, add_lora, load_adapter, load_base, load_processor
-from .clip_model import CLIP
+from .clip_model import CLIP, ENCODERS
 from .data import DATA_DIR, CaptionDataset, MultiChoiceQADataset, guard_training_split
 from .errors import write_json
 from .preprocess import clip_pixels, load_views, open_image
@@ -91,17 +91,21 @@ def _build(base: str) -> CLIP:
     return CLIP(vlm.model.vision_model, vlm.model.text_model).to(vlm.device, vlm.dtype)
 
 
-def _progress(clip: nn.Module, tokenizer, data_dir: Path, questions: int) -> dict[str, float]:
-    """Accuracy on a part of valid, asked while training; nothing without a valid split."""
-    from .evalsets import multiple_choice, split_scenes
+def build_trainable(base: str, rank: int) -> ContrastiveCLIP:
+    """A new CLIP with LoRA on its encoders; its projections are new, so they are trained whole."""
+    clip = _build(base)
+    peft_clip = add_lora(clip, rank, base)
+    for name, parameter in clip.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or not name.startswith(ENCODERS))
+    return ContrastiveCLIP(peft_clip)
 
-    if not any((data_dir / "valid").glob("*_info.json")):
+
+def _progress(clip: nn.Module, tokenizer, rows: list[dict]) -> dict[str, float]:
+    """Accuracy in percent; nothing without rows."""
+    if not rows:
         return {}
-    rows = multiple_choice(split_scenes(data_dir, "valid"), questions, seed=1)
-    for row in rows:
-        row["image_path"] = str(data_dir / row["image_file"])
     right, asked = score(rows, predict(clip, tokenizer, rows))
-    return {"accuracy": 100 * sum(right.values()) / sum(asked.values())}
+    return {"accuracy": 100 * right.total() / asked.total()}
 
 
 def train(
@@ -134,25 +138,23 @@ def train(
         seed: of the new weights and the order of views.
         progress_questions: how many questions of valid are asked now and then, to watch the training.
     """
-    from .training import Recipe, fit
+    from .evalsets import multiple_choice
+    from .training import Recipe, fit, questions_on_valid
 
     guard_training_split(split)
     data_dir = Path(data)
     dataset = CaptionedViews(CaptionDataset(split, data_dir), data_dir, data_dir / ".cache")
     torch.manual_seed(seed)
-    clip, tokenizer = _build(base), load_processor(base).tokenizer
-    peft_clip = add_lora(clip, rank, base)
-    for name, parameter in clip.named_parameters():
-        # the projections are new, so they are trained whole
-        parameter.requires_grad_(parameter.requires_grad or not name.startswith(("vision_encoder.", "text_encoder.")))
+    module, tokenizer = build_trainable(base, rank), load_processor(base).tokenizer
+    rows = questions_on_valid(multiple_choice, progress_questions, data_dir)
     fit(
-        ContrastiveCLIP(peft_clip),
+        module,
         dataset,
         partial(collate_captioned, texts=tokenize(dataset.captions, tokenizer)),
         Recipe(base, steps, batch_size, learning_rate, rank, seed, len(dataset)),
         Path(work),
         Path(output),
-        partial(_progress, clip, tokenizer, data_dir, progress_questions),
+        partial(_progress, module.base, tokenizer, rows),
     )
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from .base_vlm import BaseVLM
 from .checkpoint import EMBEDDED_BASE, add_lora, load_base
-from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_training_split, score_answers
+from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_training_split
 from .errors import write_json
 from .packing import PackedLM, PromptTokens, collate, pack
 from .preprocess import load_views
@@ -56,24 +56,12 @@ def collate_views(items: list, processor, tokens: PromptTokens) -> dict[str, Ten
     return collate(packed, pixels, processor.tokenizer.pad_token_id)
 
 
-class Progress:
-    """Accuracy on a part of valid, asked while training; nothing without a valid split."""
-
-    def __init__(self, vlm: BaseVLM, data_dir: Path, questions: int):
-        from .evalsets import balanced_pairs, split_scenes
-
-        self.vlm, self.rows = vlm, []
-        if any((data_dir / "valid").glob("*_info.json")):
-            pairs = balanced_pairs(split_scenes(data_dir, "valid"), questions, seed=1)
-            self.rows = [{**pair, "image_path": str(data_dir / pair["image_file"])} for pair in pairs]
-
-    def __call__(self) -> dict[str, float]:
-        """Name -> accuracy in percent."""
-        if not self.rows:
-            return {}
-        answers = self.vlm.answer([r["image_path"] for r in self.rows], [r["question"] for r in self.rows])
-        result = score_answers(self.rows, answers)
-        return {"accuracy": 100 * result.accuracy} | {f"accuracy_{k}": 100 * v for k, v in result.by_kind.items()}
+def _progress(vlm: BaseVLM, rows: list[dict]) -> dict[str, float]:
+    """Accuracy in percent, in total and by kind; nothing without rows."""
+    if not rows:
+        return {}
+    result = benchmark(vlm, rows)
+    return {"accuracy": 100 * result.accuracy} | {f"accuracy_{k}": 100 * v for k, v in result.by_kind.items()}
 
 
 def train(
@@ -106,7 +94,8 @@ def train(
         seed: of LoRA's weights and the order of views.
         progress_questions: how many questions of valid are asked now and then, to watch the training.
     """
-    from .training import Recipe, fit
+    from .evalsets import balanced_pairs
+    from .training import Recipe, fit, questions_on_valid
 
     guard_training_split(split)
     data_dir = Path(data)
@@ -122,7 +111,7 @@ def train(
         recipe,
         Path(work),
         Path(output),
-        Progress(vlm, data_dir, progress_questions),
+        partial(_progress, vlm, questions_on_valid(balanced_pairs, progress_questions, data_dir)),
     )
 
 

@@ -164,7 +164,9 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
             x = layer(x)
         return self.norm(x)
 
-    def forward(self, pixel_values: Tensor, patch_attention_mask: Tensor | None = None, **_) -> BaseModelOutputWithPooling:
+    def forward(
+        self, pixel_values: Tensor, patch_attention_mask: Tensor | None = None, **_
+    ) -> BaseModelOutputWithPooling:
         """[b, 3, h, w] -> last_hidden_state [b, s, d]. The mask is Idefics3's; views have no padding."""
         return BaseModelOutputWithPooling(last_hidden_state=self.encode(self.feature_maps(pixel_values)[-1]))
 

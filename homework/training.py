@@ -40,6 +40,23 @@ def use_all_cores() -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
 
 
+def questions_on_valid(make: Callable[[dict, int, int], list[dict]], count: int, data_dir: Path) -> list[dict]:
+    """Rows about a part of valid, to ask while training; none, and a word of it, where valid can't give them.
+
+    Args:
+        make: `balanced_pairs` or `multiple_choice` of `evalsets`.
+        count: how many.
+    """
+    from .evalsets import split_scenes
+
+    try:
+        rows = make(split_scenes(data_dir, "valid"), count, 1)
+    except InputError as error:
+        print(f"training goes on without questions on valid: {error}")
+        return []
+    return [{**row, "image_path": str(data_dir / row["image_file"])} for row in rows]
+
+
 class LengthGroupedBatches(LengthGroupedSampler):
     """transformers' sampler that puts views with about as many questions together, so little is padded.
 
@@ -84,7 +101,9 @@ class AdapterTrainer(Trainer):
     def evaluate(self, *_, **__) -> dict[str, float]:
         """The benchmark's numbers, under names that TensorBoard groups."""
         self.model.eval()
-        metrics = {f"eval_{name}": value for name, value in self.score().items()} if self.is_world_process_zero() else {}
+        metrics = (
+            {f"eval_{name}": value for name, value in self.score().items()} if self.is_world_process_zero() else {}
+        )
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -109,7 +128,9 @@ def _resume_point(work: Path, recipe: Recipe) -> Path | None:
     if checkpoint and file.exists() and json.loads(file.read_text()) == asdict(recipe):
         return checkpoint
     if checkpoint:
-        raise InputError(work, "holds an unfinished run with other settings", "delete it, or give --work another folder")
+        raise InputError(
+            work, "holds an unfinished run with other settings", "delete it, or give --work another folder"
+        )
     for part in work.glob("checkpoint-*"):
         shutil.rmtree(part)
     write_json(file, asdict(recipe))

@@ -45,7 +45,9 @@ class Frames:
         x1, y1, x2, y2 = scene.ego.box
         return x2 - x1 >= 10 and y2 - y1 >= 10 and scene.ego.name in KART_ID
 
-    def batch(self, index: np.ndarray, mirrored: bool = False, cropped: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    def batch(
+        self, index: np.ndarray, mirrored: bool = False, cropped: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Pixels [b, 3, 100, 150 or 100] and targets, as they are."""
         views = self.views[index]
         if mirrored:
@@ -82,8 +84,9 @@ class Frames:
             targets["ego"][row] = new
             kart, token = targets["kart"][row], targets["token"][row]
             kart[kart == old] = new
-            token[:, new] |= token[:, old]
+            moved = token[:, old].clone()  # old and new may be the same kart
             token[:, old] = False
+            token[:, new] |= moved
         targets["ego_from"] = torch.from_numpy(donors)
         return jitter(normalise(views), rng), targets, index, mirrored
 

@@ -55,7 +55,9 @@ class TextStage(nn.Module):
         self.tower.stages.eval()
         return self
 
-    def losses(self, pixels: Tensor, targets: dict[str, Tensor], scenes: list[Scene], rng: np.random.Generator, whole: bool):
+    def losses(
+        self, pixels: Tensor, targets: dict[str, Tensor], scenes: list[Scene], rng: np.random.Generator, whole: bool
+    ):
         """Loss by name: questions (on whole views only), captions, and the dense stage's that reach the tokens."""
         with torch.no_grad():
             maps = self.tower.feature_maps(pixels)

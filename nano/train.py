@@ -1,9 +1,9 @@
 """Build the embedded base from nothing, in resumable stages:
 
-    python -m nano.train processor --gguf FILE   # tokenizer, chat template, image processor
-    python -m nano.train dense                   # the tower, on boxes and scenes
-    python -m nano.train text                    # captions and questions through the text model
-    python -m nano.train export                  # -> homework/tux_nano
+python -m nano.train processor --gguf FILE   # tokenizer, chat template, image processor
+python -m nano.train dense                   # the tower, on boxes and scenes
+python -m nano.train text                    # captions and questions through the text model
+python -m nano.train export                  # -> homework/tux_nano
 """
 
 from pathlib import Path
@@ -23,12 +23,13 @@ from homework.nano_model import (
     fold_batch_norm,
 )
 from homework.packing import PromptTokens
+from homework.training import use_all_cores
 
 from .base import make_config, make_processor, make_tokenizer
 from .dense import DenseHeads, accuracy, dense_loss, forward
 from .frames import Frames
 from .text import TextStage, batch_scenes
-from .trainer import train_stage, use_all_cores
+from .trainer import train_stage
 
 HELD_OUT = 20  # every 20th frame of train is kept for choosing; valid is only for measuring
 VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), batch_norm=True)

@@ -1,7 +1,6 @@
 """One training loop for every stage: trapezoid schedule, checkpoints to resume from, a curve in JSON lines."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +52,7 @@ def train_stage(
     path, step = folder / f"{stage}.pt", 0
     if path.exists():
         step = _resume(path, module, optimizer)
+        _drop_rows_after(step, folder / f"{stage}.jsonl")
     started, seen = time.monotonic(), {}
     bar = tqdm(total=steps, initial=step, desc=stage, unit="step", disable=None)
     while step < steps:
@@ -97,6 +97,9 @@ def _resume(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> 
     return state["step"]
 
 
-def use_all_cores() -> None:
-    """As many threads as there are cores for this process."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+def _drop_rows_after(step: int, curve: Path) -> None:
+    """Forget what the curve says of steps that are done again."""
+    if curve.exists():
+        rows = [row for row in curve.read_text().splitlines(keepends=True) if json.loads(row)["step"] <= step]
+        with replacing(curve) as temporary:
+            temporary.write_text("".join(rows))

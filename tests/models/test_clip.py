@@ -1,0 +1,307 @@
+"""CLIP: what is true of what, features, checkpoints, and the grader's crop."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from homework import clip, training
+from homework.clip_model import ADDITIONAL_WEIGHTS, CLIP
+from homework.data import CaptionDataset, MultiChoiceQADataset
+from homework.errors import InputError, write_json
+from homework.preprocess import clip_pixels, open_image
+from homework.questions import captions
+from homework.scene import frame_of, read_info, scene
+from homework.training import last_checkpoint
+
+TEXTS = ["tux is the ego car.", "The track is gran_paradiso_island.", "There are 10 karts in the scene."]
+WEIGHTS = "adapter_model.safetensors"
+
+
+def build(loaded, seed: int = 0) -> CLIP:
+    """A new CLIP on the encoders of a tiny base, which are not to be changed."""
+    torch.manual_seed(seed)
+    return CLIP(loaded[0].model.vision_model, loaded[0].model.text_model).eval()
+
+
+def train(base: Path, data: Path, folder: Path, steps: int = 4, **settings) -> Path:
+    """Train for a moment; the checkpoint's folder."""
+    settings = {"batch_size": 3, "learning_rate": 0.02, "rank": 4} | settings
+    clip.train(
+        str(base), data=str(data), output=str(folder / "clip"), work=str(folder / "work"), steps=steps, **settings
+    )
+    return folder / "clip"
+
+
+@torch.no_grad()
+def features(model: nn.Module, tokenizer, images) -> tuple[torch.Tensor, torch.Tensor]:
+    model.eval()
+    return model(clip_pixels([open_image(path) for path in images]), **clip.tokenize(TEXTS, tokenizer))[:2]
+
+
+def true_captions(data: Path, image: str) -> set[str]:
+    frame, view = frame_of(image)
+    return set(captions(scene(read_info(data / f"{frame}_info.json"), view)))
+
+
+def test_a_caption_is_true_wherever_it_is_true(tiny_data):
+    """A caption that the file gives for one view counts as true of every view that it is true of."""
+    one, other = "train/00000_00_im.jpg", "train/00000_01_im.jpg"
+    for file in (tiny_data / "train").glob("*_captions.json"):
+        file.unlink()
+    rows = [("The track is lighthouse.", one), ("gnu is the ego car.", other)]
+    assert all("The track is lighthouse." in true_captions(tiny_data, image) for image in (one, other))
+    write_json(
+        tiny_data / "train" / "some_captions.json", [{"image_file": image, "caption": text} for text, image in rows]
+    )
+    dataset = clip.CaptionedViews(CaptionDataset("train", tiny_data), tiny_data)
+    assert len(dataset) == 2 and sorted(set(dataset.captions)) == dataset.captions
+    for row, image in enumerate((one, other)):
+        marked = {text for text, true in zip(dataset.captions, dataset[row][1], strict=True) if true}
+        assert marked == true_captions(tiny_data, image)
+
+
+def test_truth_of_a_whole_split(tiny_data):
+    """For every view and caption of a split, what is marked true is what the scene says."""
+    rows = CaptionDataset("train", tiny_data)
+    dataset = clip.CaptionedViews(rows, tiny_data)
+    images = list(dict.fromkeys(row["image_file"] for row in rows))
+    expected = [[float(text in true_captions(tiny_data, image)) for text in dataset.captions] for image in images]
+    assert dataset.truth.tolist() == expected and dataset.truth.sum() > len(images)
+
+
+def test_captions_without_frames(no_progress):
+    """Without the frames' files, the rows are what is known."""
+    for info in (no_progress / "train").glob("*_info.json"):
+        info.unlink()
+    rows = CaptionDataset("train", no_progress)
+    dataset = clip.CaptionedViews(rows, no_progress)
+    assert dataset.truth.sum() == len({(row["image_file"], row["caption"]) for row in rows})
+
+
+def test_loss_of_perfect_features_is_nothing(loaded_nano, tiny_data):
+    """However many captions are true of an image, and images of a caption: the loss can reach 0."""
+    truth = clip.CaptionedViews(CaptionDataset("train", tiny_data), tiny_data).truth
+    model = build(loaded_nano)
+    text = torch.eye(truth.shape[1])
+    vision = nn.functional.normalize(truth, dim=-1)
+    least = vision[truth == 1].min().item()  # a true pair's cosine; a false one's is 0
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(60 / least))
+        model.logit_bias.fill_(-30.0)
+    assert model.loss(vision, text, truth).item() < 1e-6
+    # a single true pair called wrong would cost much
+    wrong = truth.clone()
+    wrong[0, truth[0].argmax()] = 0
+    assert model.loss(vision, text, wrong).item() > 1
+
+
+def test_no_true_caption_is_pushed_away(loaded_nano, tiny_data):
+    """The gradient draws an image to each caption that is true of it, and away from all others."""
+    truth = clip.CaptionedViews(CaptionDataset("train", tiny_data), tiny_data).truth
+    model = build(loaded_nano)
+    text = torch.eye(truth.shape[1])
+    vision = torch.zeros(truth.shape, requires_grad=True)
+    model.loss(vision, text, truth).backward()
+    assert torch.equal(vision.grad < 0, truth == 1)
+
+
+def test_padding_side_does_not_matter(loaded):
+    """Texts padded on the left, on the right, or alone have the same features."""
+    model, tokenizer = build(loaded), loaded[1].tokenizer
+    found = []
+    with torch.no_grad():
+        for side in ("right", "left"):
+            tokenizer.padding_side = side
+            encoded = clip.tokenize(TEXTS, tokenizer)
+            assert (encoded["attention_mask"] == 0).any()
+            found.append(model.encode_text(**encoded))
+        alone = torch.cat([model.encode_text(**clip.tokenize([text], tokenizer)) for text in TEXTS])
+    assert torch.allclose(found[0], found[1], atol=1e-5) and torch.allclose(found[0], alone, atol=1e-5)
+    assert (found[0] @ found[0].T - torch.eye(3)).abs().max() > 0.01
+    assert not torch.allclose(found[0][0], found[0][1], atol=1e-3)
+
+
+def test_texts_end_in_the_end_token(loaded):
+    """As the grader does it: caption, then the tokenizer's end token."""
+    tokenizer = loaded[1].tokenizer
+    encoded = clip.tokenize(TEXTS, tokenizer)
+    for ids, mask, text in zip(encoded["input_ids"], encoded["attention_mask"], TEXTS, strict=True):
+        assert ids[mask == 1].tolist() == [*tokenizer(text)["input_ids"], 49279]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_pixels_of_any_float_type(loaded, views, dtype):
+    """Pixels of any float type give unit vectors, about the same ones."""
+    model, tokenizer = build(loaded), loaded[1].tokenizer
+    pixels = clip_pixels([open_image(path) for path in views])
+    with torch.no_grad():
+        vision, text, scale = model(pixels.to(dtype), **clip.tokenize(TEXTS, tokenizer))
+        expected = model.encode_image(pixels)
+    assert vision.shape == (4, 128) and text.shape == (3, 128) and scale.item() == pytest.approx(10)
+    for feature in (vision, text):
+        assert torch.allclose(feature.norm(dim=-1), torch.ones(len(feature)), atol=1e-5)
+    assert (vision * expected).sum(-1).min() > 0.99
+    assert not torch.allclose(vision[0], vision[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(150, 100), (600, 400), (100, 150), (301, 201), (192, 192), (193, 195), (40, 31)])
+def test_clip_pixels_are_the_graders(size):
+    """Short side to 192, centre crop, mean and deviation 0.5: as torchvision's Resize and CenterCrop do it."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    width, height = size
+    # torchvision: int(size * long / short), then int(round(rest / 2))
+    new = (192, int(192 * height / width)) if width <= height else (int(192 * width / height), 192)
+    left, top = (int(round((side - 192) / 2.0)) for side in new)
+    reference = image.resize(new, Image.Resampling.BILINEAR).crop((left, top, left + 192, top + 192))
+    reference = (torch.tensor(np.array(reference)).permute(2, 0, 1) / 255 - 0.5) / 0.5
+    pixels = clip_pixels([image, np.asarray(image)])
+    assert pixels.shape == (2, 3, 192, 192) and pixels.dtype == torch.float32
+    assert torch.allclose(pixels[0], reference, atol=1e-6) and torch.equal(pixels[0], pixels[1])
+
+
+def test_trained_checkpoint_is_what_was_trained(base_folder, loaded, no_progress, tmp_path, views, monkeypatch):
+    """Loading gives the trained features again, as a PEFT model whose `.model` is the CLIP."""
+    tokenizer, before, publish = loaded[1].tokenizer, [], training.publish
+
+    def recording(module, output) -> None:
+        before.extend(features(module.base, tokenizer, views))
+        publish(module, output)
+
+    monkeypatch.setattr(training, "publish", recording)
+    folder = train(base_folder, no_progress, tmp_path)
+    assert {"adapter_config.json", WEIGHTS, ADDITIONAL_WEIGHTS} <= {file.name for file in folder.iterdir()}
+    again = clip.load(folder)
+    assert type(again.model) is CLIP and not again.model.training and isinstance(again, nn.Module)
+    for feature, expected in zip(features(again, tokenizer, views), before, strict=True):
+        assert torch.allclose(feature, expected, atol=1e-6)
+    assert not torch.allclose(features(build(loaded), tokenizer, views)[0], before[0], atol=1e-2)
+    names = {k for k, p in build(loaded).named_parameters() if not k.startswith(("vision_enc", "text_enc"))}
+    saved = torch.load(folder / ADDITIONAL_WEIGHTS, weights_only=True)
+    assert saved.keys() == names and "logit_scale" in names
+    # the projections and the temperature are trained, not only LoRA
+    fresh = build(loaded).additional_weights()
+    assert all(not torch.equal(saved[name], fresh[name]) for name in ("logit_scale", "vision_projection.weight"))
+
+
+def test_resumed_run_is_the_undisturbed_one(nano_folder, no_progress, tmp_path, monkeypatch):
+    """Stopped and run again: the same LoRA weights and the same projections; half a checkpoint is passed over."""
+    expected, asked = train(nano_folder, no_progress, tmp_path / "whole"), []
+
+    def dying(*_) -> dict[str, float]:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return {}
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(clip, "_progress", dying)
+        train(nano_folder, no_progress, tmp_path / "cut")
+    saved = last_checkpoint(tmp_path / "cut" / "work")
+    assert saved.name == "checkpoint-2"
+    shutil.copytree(saved, saved.with_name("checkpoint-3"))
+    (saved.with_name("checkpoint-3") / "trainer_state.json").unlink()
+    resumed = train(nano_folder, no_progress, tmp_path / "cut")
+    pairs = [[load_file(folder / WEIGHTS) for folder in (expected, resumed)]]
+    pairs += [[torch.load(folder / ADDITIONAL_WEIGHTS, weights_only=True) for folder in (expected, resumed)]]
+    for first, second in pairs:
+        assert first.keys() == second.keys()
+        for name, weight in first.items():
+            assert torch.allclose(weight, second[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_additional_weights_round_trip(loaded, tmp_path):
+    """All that is outside of the two encoders is written and read again."""
+    first, second = build(loaded, seed=1), build(loaded)
+    assert not torch.equal(first.text_projection.weight, second.text_projection.weight)
+    first.save_pretrained(tmp_path)
+    second.load_pretrained(tmp_path)
+    for name, weight in first.additional_weights().items():
+        assert torch.equal(weight, second.additional_weights()[name]), name
+    assert not any("encoder" in name for name in first.additional_weights())
+
+
+class Code:
+    """A pickle of this writes a file when it is read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken", "other shapes", "other names", "no dict", "code"])
+def test_broken_additional_weights(loaded_nano, tmp_path, damage):
+    """Weights that are broken or of another base: one line that names the file; code in it is not run."""
+    model, file, ran = build(loaded_nano), tmp_path / ADDITIONAL_WEIGHTS, tmp_path / "ran"
+    weights = model.additional_weights()
+    contents = {
+        "other shapes": weights | {"text_projection.weight": torch.zeros(128, 576)},
+        "other names": {f"x.{name}": weight for name, weight in weights.items()},
+        "no dict": [1],
+        "code": weights | {"logit_bias": Code(ran)},
+    }
+    if damage == "broken":
+        file.write_bytes(b"broken")
+    elif damage != "missing":
+        torch.save(contents[damage], file)
+    with pytest.raises(InputError) as info:
+        model.load_pretrained(tmp_path)
+    assert str(info.value).startswith(f"{file}: ") and "\n" not in str(info.value)
+    assert not ran.exists()
+    for name, weight in model.additional_weights().items():
+        assert torch.equal(weight, weights[name])
+
+
+def test_checkpoint_of_another_base(nano_folder, smol_folder, no_progress, tmp_path):
+    """A checkpoint whose base is another, though all widths agree: one line that names its folder."""
+    folder = train(nano_folder, no_progress, tmp_path, steps=1)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(smol_folder)}))
+    with pytest.raises(InputError) as info:
+        clip.load(folder)
+    assert str(info.value).startswith(f"{folder}: ") and "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("split", ["valid", "valid_grader"])
+def test_valid_splits_are_refused(nano_folder, tmp_path, split):
+    """What is measured on is not trained on."""
+    with pytest.raises(InputError, match=f"^{split}: "):
+        train(nano_folder, tmp_path, tmp_path, split=split)
+
+
+def test_predictions_do_not_depend_on_company(loaded, tiny_data, monkeypatch):
+    """Questions answered together or alone get the same candidate, in the rows' order."""
+    model, tokenizer = build(loaded), loaded[1].tokenizer
+    rows = list(MultiChoiceQADataset("valid_grader", tiny_data))
+    together = clip.predict(model, tokenizer, rows)
+    assert together == [clip.predict(model, tokenizer, [row])[0] for row in rows]
+    monkeypatch.setattr(clip, "IMAGES_AT_ONCE", 2)
+    assert clip.predict(model, tokenizer, rows) == together
+    reverse = [{**row, "candidates": row["candidates"][::-1]} for row in rows]
+    assert [4 - i for i in clip.predict(model, tokenizer, reverse)] == together
+
+
+def test_test_prints_kinds(nano_folder, no_progress, tmp_path, monkeypatch, capsys):
+    """`test` prints accuracy in total and by the true caption's kind, and writes every prediction."""
+    folder = train(nano_folder, no_progress, tmp_path, steps=1)
+    rows = MultiChoiceQADataset("valid_grader", no_progress).rows
+    right = [row["correct_index"] for row in rows]
+    monkeypatch.setattr(clip, "predict", lambda *_, **__: [*right[:-1], (right[-1] + 1) % 5])
+    capsys.readouterr()
+    clip.test(str(folder), data=str(no_progress), output=str(tmp_path / "out.json"))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    share = f"{100 * (len(rows) - 1) / len(rows):.1f}"
+    assert lines[-1] == ["all", "questions", share, str(len(rows))] and lines[1] == ["ego", share, str(len(rows))]
+    assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows)
+    with pytest.raises(InputError):
+        clip.test(str(tmp_path / "nothing"), data=str(no_progress))
