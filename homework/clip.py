@@ -86,9 +86,9 @@ class ContrastiveCLIP(Adapted):
 
 
 def _build(base: str) -> CLIP:
-    """CLIP with new projections on a base's encoders."""
+    """CLIP with new projections on a base's encoders; they stay in float32 where the encoders are in bfloat16."""
     vlm, _ = load_base(base)
-    return CLIP(vlm.model.vision_model, vlm.model.text_model).to(vlm.device, vlm.dtype)
+    return CLIP(vlm.model.vision_model, vlm.model.text_model).to(vlm.device)
 
 
 def build_trainable(base: str, rank: int) -> ContrastiveCLIP:

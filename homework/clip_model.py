@@ -54,8 +54,8 @@ class CLIP(nn.Module):
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """[b, 3, h, w] of any float type -> unit vectors [b, dim]."""
-        pixel_values = pixel_values.to(self.vision_projection.weight.dtype)
-        tokens = self.vision_encoder(pixel_values).last_hidden_state
+        pixel_values = pixel_values.to(next(self.vision_encoder.parameters()).dtype)
+        tokens = self.vision_encoder(pixel_values).last_hidden_state.to(self.vision_projection.weight.dtype)
         return F.normalize(self.vision_projection(self.vision_pool(tokens)), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class CLIP(nn.Module):
         ).last_hidden_state
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
         last = (attention_mask * place).argmax(1)  # [n]
-        hidden = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        hidden = hidden[torch.arange(len(hidden), device=hidden.device), last].to(self.text_projection.weight.dtype)
         return F.normalize(self.text_projection(hidden), dim=-1)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_traini
 from .errors import write_json
 from .packing import PackedLM, PromptTokens, collate, pack
 from .preprocess import load_views
-from .questions import question_kind
+from .questions import question_kind, training_weight
 
 SHIPPED = Path(__file__).parent / "vlm"
 
@@ -31,8 +31,11 @@ class PackedViews(Dataset):
         for row in rows:
             by_image.setdefault(row["image_path"], []).append(row)
         self.pairs = list(by_image.values())
-        counts = Counter(question_kind(row["question"]) for row in rows)
-        self.kind_weight = {kind: len(self.pairs) / (len(counts) * count) for kind, count in counts.items()}
+        totals = Counter()
+        for row in rows:
+            kind = question_kind(row["question"])
+            totals[kind] += training_weight(kind, row["answer"])
+        self.kind_scale = {kind: len(self.pairs) / (len(totals) * total) for kind, total in totals.items()}
         self.lengths = [len(pairs) for pairs in self.pairs]
         self.views = load_views(list(by_image), cache_dir)
 
@@ -41,11 +44,12 @@ class PackedViews(Dataset):
 
     def __getitem__(self, index: int) -> tuple["torch.Tensor", list[tuple[str, str, float]]]:
         """(view [100, 150, 3] of uint8, its (question, answer, weight))."""
-        pairs = [
-            (row["question"], row["answer"], self.kind_weight[question_kind(row["question"])])
-            for row in self.pairs[index]
-        ]
+        pairs = [(row["question"], row["answer"], self._weight(row)) for row in self.pairs[index]]
         return self.views[index], pairs
+
+    def _weight(self, row: dict) -> float:
+        kind = question_kind(row["question"])
+        return self.kind_scale[kind] * training_weight(kind, row["answer"])
 
 
 def collate_views(items: list, processor, tokens: PromptTokens) -> dict[str, Tensor]:

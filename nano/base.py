@@ -75,7 +75,7 @@ def make_config(vision: TuxNanoVisionConfig, vocabulary: int = VOCABULARY) -> Tu
         "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
         "bos_token_id": 1,
-        "eos_token_id": 49279,
+        "eos_token_id": 49279 if vocabulary == VOCABULARY else None,  # nothing is generated with a small one
         "pad_token_id": 2,
     }
     return TuxNanoConfig(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from homework.clip_model import CLIP
 from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
 from homework.packing import IGNORE, PromptTokens, collate, pack
-from homework.questions import KINDS, captions, qa_pairs, question_kind
+from homework.questions import KINDS, captions, qa_pairs, question_kind, training_weight
 from homework.scene import Scene
 
 from .base import make_config
@@ -31,7 +31,6 @@ class TextStage(nn.Module):
         # ids become rows of the small table, for the image token too
         config.image_token_id = int(self.vocabulary.row[config.image_token_id])
         config.text_config.pad_token_id = int(self.vocabulary.row[config.text_config.pad_token_id])
-        config.text_config.eos_token_id = None  # nothing is generated with the small table
         self.model = TuxNanoForConditionalGeneration(config)
         self.heads = DenseHeads(vision.channels[-2], vision.hidden_size, vision.num_summary_tokens)
         self.clip = CLIP(self.model.model.vision_model, self.model.model.text_model)
@@ -102,7 +101,8 @@ def sample_pairs(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str,
     """A few of a scene's pairs, the rarer kinds of a view weighing more: (question, answer, weight)."""
     by_kind = {kind: [] for kind in KINDS}
     for question, answer in qa_pairs(scene):
-        by_kind[question_kind(question)].append((question, answer, 1.0))
+        kind = question_kind(question)
+        by_kind[kind].append((question, answer, training_weight(kind, answer)))
     chosen = []
     for kind, pairs in by_kind.items():
         order = rng.permutation(len(pairs))[: PAIRS_A_KIND[kind]]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homework.questions import KINDS, caption_kind, captions, qa_pairs, question_kind
+from homework.questions import KINDS, caption_kind, captions, qa_pairs, question_kind, training_weight
 from homework.scene import Kart, Scene
 
 EGO = Kart(0, "tux", (65, 40, 85, 60))
@@ -100,3 +100,9 @@ def test_all_that_is_asked_or_said_of_a_scene_is_said_once(scene: Scene):
     questions, texts = [question for question, _ in qa_pairs(scene)], list(captions(scene))
     assert len(questions) == len(set(questions)) and len(texts) == len(set(texts))
     assert "other" not in {*map(question_kind, questions), *map(caption_kind, texts)}
+
+
+def test_counts_of_zero_weigh_less():
+    """They are most of all counts, and not asked officially; every other pair weighs the same."""
+    assert training_weight("count", "0") < training_weight("count", "1")
+    assert training_weight("count", "1") == training_weight("ego", "tux") == training_weight("total", "10")

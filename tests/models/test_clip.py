@@ -305,3 +305,13 @@ def test_test_prints_kinds(nano_folder, no_progress, tmp_path, monkeypatch, caps
     assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows)
     with pytest.raises(InputError):
         clip.test(str(tmp_path / "nothing"), data=str(no_progress))
+
+
+def test_projections_keep_their_precision(loaded, views):
+    """With the encoders in bfloat16, as on a GPU, features are still computed and given in float32."""
+    model = build(loaded)
+    model.vision_encoder.bfloat16()
+    model.text_encoder.bfloat16()
+    vision, text = features(model, loaded[1].tokenizer, views)
+    assert vision.dtype == text.dtype == torch.float32
+    assert torch.allclose(vision.norm(dim=-1), torch.ones(len(vision)), atol=1e-5)
