@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .checkpoint import EMBEDDED_BASE, Adapted, adapter_base, add_lora, load_adapter, load_base, load_processor
+from .checkpoint import (
+    EMBEDDED_BASE,
+    Adapted,
+    adapter_base,
+    add_lora,
+    load_adapter,
+    load_base,
+    load_processor,
+    portable_base,
+)
 from .clip_model import CLIP, ENCODERS
 from .data import DATA_DIR, CaptionDataset, MultiChoiceQADataset, guard_training_split
 from .errors import write_json
@@ -151,7 +160,7 @@ def train(
         module,
         dataset,
         partial(collate_captioned, texts=tokenize(dataset.captions, tokenizer)),
-        Recipe(base, steps, batch_size, learning_rate, rank, seed, len(dataset)),
+        Recipe(portable_base(base), steps, batch_size, learning_rate, rank, seed, len(dataset)),
         Path(work),
         Path(output),
         partial(_progress, module.base, tokenizer, rows),

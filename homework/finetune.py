@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .base_vlm import BaseVLM
-from .checkpoint import EMBEDDED_BASE, add_lora, load_base
+from .checkpoint import EMBEDDED_BASE, add_lora, load_base, portable_base
 from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_training_split
 from .errors import write_json
 from .packing import PackedLM, PromptTokens, collate, pack
@@ -107,7 +107,7 @@ def train(
     torch.manual_seed(seed)
     model, processor = load_base(base)
     vlm = BaseVLM.from_parts(add_lora(model, rank, base), processor)
-    recipe = Recipe(base, steps, batch_size, learning_rate, rank, seed, len(dataset))
+    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, rank, seed, len(dataset))
     fit(
         PackedLM(vlm.model),
         dataset,

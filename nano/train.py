@@ -3,19 +3,22 @@
 python -m nano.train processor --gguf FILE   # tokenizer, chat template, image processor
 python -m nano.train dense                   # the tower, on boxes and scenes
 python -m nano.train text                    # captions and questions through the text model
-python -m nano.train export                  # -> homework/tux_nano
+python -m nano.train export                  # -> homework/tux_nano, and nano/stage.safetensors to go on from
+python -m nano.train measure --split valid   # what the tower itself sees, without the text model
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
-from homework.errors import InputError
+from homework.errors import InputError, replacing
 from homework.nano_model import (
     TuxNanoForConditionalGeneration,
     TuxNanoVisionConfig,
@@ -32,6 +35,7 @@ from .text import TextStage, batch_scenes
 from .trainer import train_stage
 
 HELD_OUT = 20  # every 20th frame of train is kept for choosing; valid is only for measuring
+SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
 VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), batch_norm=True)
 
 
@@ -71,7 +75,14 @@ def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
     make_processor(make_tokenizer(Path(gguf)), VISION).save_pretrained(out)
 
 
-def dense(data: str = "data", out: str = "runs/nano", steps: int = 6000, batch: int = 64, seed: int = 0) -> None:
+def dense(
+    data: str = "data",
+    out: str = "runs/nano",
+    steps: int = 3700,
+    batch: int = 64,
+    seed: int = 0,
+    start: str | None = None,
+) -> None:
     """Train the tower on what the boxes say of each cell and each image.
 
     Args:
@@ -80,11 +91,12 @@ def dense(data: str = "data", out: str = "runs/nano", steps: int = 6000, batch: 
         steps: how many batches.
         batch: views a batch.
         seed: of weights, batches and augmentation.
+        start: weights to begin with instead of random ones, e.g. nano/stage.safetensors.
     """
     use_all_cores()
     torch.manual_seed(seed)
+    stage = _saved_vision(Path(start)) if start else VisionStage()
     frames, held_out = _train_frames(data)
-    stage = VisionStage()
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         pixels, targets, *_ = frames.augmented(rng, batch)
@@ -100,7 +112,32 @@ def _load_stage(module: nn.Module, file: Path) -> None:
     module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["model"])
 
 
-def text(data: str = "data", out: str = "runs/nano", steps: int = 2000, batch: int = 64, seed: int = 0) -> None:
+def _saved_vision(file: Path) -> VisionStage:
+    """The tower and its heads, as `export` saves them."""
+    stage = VisionStage()
+    try:
+        stage.load_state_dict(load_file(file))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(file, f"not a saved stage ({reason})", "git checkout nano/stage.safetensors") from None
+    return stage
+
+
+def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -> None:
+    """Print what the tower's heads know of a split, in percent: counts above 0, both halves of a relation.
+
+    Args:
+        split: folder of the data.
+        data: the data folder.
+        start: the saved stage.
+    """
+    use_all_cores()
+    stage = _saved_vision(Path(start)).eval()
+    for name, value in evaluate_dense(stage, Frames(Path(data), split)).items():
+        print(f"{name.removeprefix('accuracy_'):10}{value:6.1f}")
+
+
+def text(data: str = "data", out: str = "runs/nano", steps: int = 800, batch: int = 64, seed: int = 0) -> None:
     """Train the text model, connector and attention layers on captions and questions.
 
     Args:
@@ -130,7 +167,7 @@ def text(data: str = "data", out: str = "runs/nano", steps: int = 2000, batch: i
 
 
 def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
-    """Fold the batch norms, expand the vocabulary, and write the base in float16.
+    """Fold the batch norms, expand the vocabulary, and write the base in float16; save tower and heads too.
 
     Args:
         out: where the text stage's checkpoint is.
@@ -146,7 +183,12 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
     weights |= {f"model.vision_model.{k}": v for k, v in tower.state_dict().items()}
     model.load_state_dict(weights)
     model.half().save_pretrained(base)
+    # norms and biases stay in float32: they are small, and a variance may be below float16's range
+    parts = {"tower": stage.tower.state_dict(), "heads": stage.heads.state_dict()}
+    saved = {f"{part}.{k}": v.half() if v.ndim > 1 else v for part, state in parts.items() for k, v in state.items()}
+    with replacing(SAVED) as temporary:
+        save_file({k: v.contiguous() for k, v in saved.items()}, temporary)
 
 
 if __name__ == "__main__":
-    run(processor, dense, text, export)
+    run(processor, dense, text, export, measure)
