@@ -21,7 +21,7 @@ from .checkpoint import (
     portable_base,
 )
 from .clip_model import CLIP, ENCODERS
-from .data import DATA_DIR, CaptionDataset, MultiChoiceQADataset, guard_training_split
+from .data import DATA_DIR, CaptionDataset, MultiChoiceQADataset, guard_training_split, with_image
 from .errors import write_json
 from .preprocess import clip_pixels, load_views, open_image
 from .questions import caption_kind, captions
@@ -44,7 +44,7 @@ class CaptionedViews(Dataset):
     file's rows: another view's caption is no negative where it is true here too.
     """
 
-    def __init__(self, rows: CaptionDataset, data_dir: Path, cache_dir: Path | None = None):
+    def __init__(self, rows: Sequence[dict], data_dir: Path, cache_dir: Path | None = None):
         true: dict[str, set[str]] = {}
         for row in rows:
             true.setdefault(row["image_file"], set()).add(row["caption"])
@@ -152,7 +152,7 @@ def train(
 
     guard_training_split(split)
     data_dir = Path(data)
-    dataset = CaptionedViews(CaptionDataset(split, data_dir), data_dir, data_dir / ".cache")
+    dataset = CaptionedViews(with_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
     torch.manual_seed(seed)
     module, tokenizer = build_trainable(base, rank), load_processor(base).tokenizer
     rows = questions_on_valid(multiple_choice, progress_questions, data_dir)

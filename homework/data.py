@@ -98,6 +98,22 @@ class MultiChoiceQADataset(_Rows):
         return problem
 
 
+def with_image(rows: Sequence[dict]) -> list[dict]:
+    """The rows whose image is there, and a line about the others: a part of a data set has pair files of the whole.
+
+    Raises:
+        InputError: no row's image is there.
+    """
+    there = {path for path in {row["image_path"] for row in rows} if Path(path).exists()}
+    kept = [row for row in rows if row["image_path"] in there]
+    if not kept:
+        raise InputError(rows[0]["image_path"], "no such image, nor that of any other pair", "restore the images")
+    if len(kept) < len(rows):
+        missing = next(row["image_path"] for row in rows if row["image_path"] not in there)
+        print(f"{len(rows) - len(kept)} of {len(rows)} pairs left out: no such image, e.g. {missing}")
+    return kept
+
+
 def is_correct(answer: str, truth: str) -> bool:
     """The course's rule: the answer begins with the truth, ignoring case and outer white space."""
     return answer.strip().lower().startswith(truth.strip().lower())

@@ -1,6 +1,7 @@
 """LoRA fine-tuning of the VLM on question-answer pairs: `demo_train`, `train`, `test`."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch.utils.data import Dataset
 
 from .base_vlm import BaseVLM
 from .checkpoint import EMBEDDED_BASE, add_lora, load_base, portable_base
-from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_training_split
+from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_training_split, with_image
 from .errors import write_json
 from .packing import PackedLM, PromptTokens, collate, pack
 from .preprocess import load_views
@@ -26,7 +27,7 @@ class PackedViews(Dataset):
     pairs a view has.
     """
 
-    def __init__(self, rows: VQADataset, cache_dir: Path | None = None):
+    def __init__(self, rows: Sequence[dict], cache_dir: Path | None = None):
         by_image: dict[str, list[dict]] = {}
         for row in rows:
             by_image.setdefault(row["image_path"], []).append(row)
@@ -103,7 +104,7 @@ def train(
 
     guard_training_split(split)
     data_dir = Path(data)
-    dataset = PackedViews(VQADataset(split, data_dir), data_dir / ".cache")
+    dataset = PackedViews(with_image(VQADataset(split, data_dir)), data_dir / ".cache")
     torch.manual_seed(seed)
     model, processor = load_base(base)
     vlm = BaseVLM.from_parts(add_lora(model, rank, base), processor)

@@ -147,7 +147,9 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if height != self.config.image_size:
             size = (self.config.image_size, round(width * self.config.image_size / height))
-            pixel_values = F.interpolate(pixel_values, size, mode="bilinear", antialias=True)
+            # in float32: torch's antialiasing knows no bfloat16 on CPUs
+            resized = F.interpolate(pixel_values.float(), size, mode="bilinear", antialias=True)
+            pixel_values = resized.to(pixel_values.dtype)
         x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
         for stage in self.stages:
             x = stage(x)

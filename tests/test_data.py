@@ -14,6 +14,7 @@ from homework.data import (
     is_correct,
     is_strictly_correct,
     pick,
+    with_image,
 )
 from homework.errors import InputError, write_json
 from homework.preprocess import open_image
@@ -112,3 +113,17 @@ def test_what_is_measured_on_is_not_trained_on():
             guard_training_split(split)
     for split in ("train", "train_demo", "my_valid"):
         guard_training_split(split)
+
+
+def test_a_part_of_the_data_can_be_trained_on(tiny_data, capsys):
+    """Pairs whose image is not there are left out, and counted; without any image it is an error."""
+    rows = VQADataset("train", tiny_data)
+    gone = rows[0]["image_path"]
+    kept = [row for row in rows if row["image_path"] != gone]
+    Path(gone).unlink()
+    assert with_image(rows) == kept and kept
+    assert f"{len(rows) - len(kept)} of {len(rows)} pairs left out" in capsys.readouterr().out
+    for row in kept:
+        Path(row["image_path"]).unlink(missing_ok=True)
+    with pytest.raises(InputError, match="no such image"):
+        with_image(rows)

@@ -1,5 +1,6 @@
 """CLIP: what is true of what, features, checkpoints, and the grader's crop."""
 
+import copy
 import json
 import math
 import shutil
@@ -309,7 +310,7 @@ def test_test_prints_kinds(nano_folder, no_progress, tmp_path, monkeypatch, caps
 
 def test_projections_keep_their_precision(loaded, views):
     """With the encoders in bfloat16, as on a GPU, features are still computed and given in float32."""
-    model = build(loaded)
+    model = copy.deepcopy(build(loaded))
     model.vision_encoder.bfloat16()
     model.text_encoder.bfloat16()
     vision, text = features(model, loaded[1].tokenizer, views)
