@@ -199,7 +199,13 @@ def publish(module: Adapted, output: Path) -> None:
     """Write the adapter beside `output`, then swap the folders: a full disk leaves the old one whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        module.save_adapter(Path(temporary) / "new")
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        module.save_adapter(new)
         if output.exists():
-            output.rename(Path(temporary) / "old")
-        (Path(temporary) / "new").rename(output)
+            output.rename(old)
+        try:
+            new.rename(output)
+        except OSError:
+            if old.exists():
+                old.rename(output)
+            raise

@@ -4,13 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import bundle
 import homework
-from homework.checkpoint import EMBEDDED_BASE, load_processor
+from homework.checkpoint import EMBEDDED_BASE, load_base, load_processor
 from homework.clip import predict
+from homework.preprocess import load_views, normalise
 from homework.questions import KINDS, QUESTIONS, question_kind
+from nano import train as nano_train
 from nano.targets import KARTS, TRACKS
 
 FORMS = {
@@ -55,3 +58,13 @@ def test_shipped_submission_can_be_handed_in(tmp_path):
     """The whole submission fits into a bundle."""
     bundle.bundle(Path(homework.__path__[0]), tmp_path / "mine.zip")
     assert (tmp_path / "mine.zip").stat().st_size < 50_000_000
+
+
+@torch.no_grad()
+def test_saved_stage_is_the_shipped_tower(view):
+    """Training can go on from the saved stage: its tower sees what the shipped base's sees."""
+    saved = nano_train._saved_vision(nano_train.SAVED).tower.eval()
+    shipped = load_base()[0].model.vision_model
+    pixels = normalise(load_views([view]))
+    first, second = (tower(pixels).last_hidden_state for tower in (saved, shipped))
+    assert torch.allclose(first, second, atol=0.05) and first.std() > 0.5
