@@ -18,8 +18,6 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from .checkpoint import Adapted
 from .errors import InputError, write_json
 
-RUNS = Path("runs")
-
 
 @dataclass(frozen=True)
 class Recipe:
