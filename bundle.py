@@ -1,7 +1,7 @@
 """Pack the submission: `python3 bundle.py homework ID` writes ID.zip.
 
-Needs nothing but Python's standard library, so it runs outside of the virtual environment too. That is
-why it does not take its helpers from `homework`, whose import brings torch.
+Needs nothing but this file and Python's standard library, so it packs any package, outside of the virtual
+environment too: `replacing` stands here again because the `homework` that it packs may import torch, or fail to.
 """
 
 import argparse

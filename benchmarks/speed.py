@@ -27,7 +27,7 @@ from torch import nn
 
 from homework import clip, generate_captions, generate_qa
 from homework.base_vlm import BaseVLM
-from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base, load_processor
+from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base, load_processor, pick_dtype
 from homework.cli import run
 from homework.data import DATA_DIR
 from homework.errors import write_json
@@ -35,7 +35,7 @@ from homework.finetune import SHIPPED, PackedViews, collate_views
 from homework.packing import PackedLM
 from homework.pairs import write_split
 from homework.scene import Scene, image_file, info_files, scenes
-from homework.training import LengthGroupedBatches, use_all_cores
+from homework.training import LengthGroupedBatches, available_cores, use_all_cores
 
 WARM_UP = 1  # repetitions without the clock
 STEPS = 4  # training steps a repetition: batches differ in how many questions they hold
@@ -49,11 +49,10 @@ View = tuple[str, Scene]
 
 def machine() -> dict:
     """What the numbers depend on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cuda = torch.cuda.is_available()
     return {
         "cpu": _cpu_model(),
-        "cores": cores,
+        "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "gpu": torch.cuda.get_device_name() if cuda else None,
@@ -139,7 +138,7 @@ def training_rates(
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
     device = parameters[0].device
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = pick_dtype(device) == torch.bfloat16
     batches = _batches(dataset, batch_size)
     module.train()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import EMBEDDED_BASE, adapter_base, load_adapter, load_base
+from .checkpoint import EMBEDDED_BASE, adapter_base, load_adapter, load_base, unwrap
 from .packing import PromptTokens
 from .preprocess import open_image
 
@@ -124,8 +124,7 @@ class BaseVLM:
 
     def _inner(self) -> nn.Module:
         """The model below the language head, and below a possible PEFT wrapper."""
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return base.model
+        return unwrap(self.model).model
 
     def _decode_greedily(self, cache, image_rows: Sequence[int], questions: Sequence[str]) -> list[str]:
         """Answer `questions[i]` on the cached image `image_rows[i]`, all at once."""

@@ -50,12 +50,22 @@ def load_base(base: str = EMBEDDED_BASE) -> tuple[nn.Module, "AutoProcessor"]:
     Raises:
         InputError: neither a readable folder nor a hub name that can be reached.
     """
-    processor, device = load_processor(base), pick_device()
+    processor = load_processor(base)
+    return load_model(base), processor
+
+
+def load_model(base: str = EMBEDDED_BASE) -> nn.Module:
+    """The model alone, in eval mode.
+
+    Raises:
+        InputError: see `load_base`.
+    """
+    device = pick_device()
     with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
         model = AutoModelForImageTextToText.from_pretrained(
             resolve_base(base), dtype=pick_dtype(device), attn_implementation="sdpa", use_safetensors=True
         )
-    return model.to(device).eval(), processor
+    return model.to(device).eval()
 
 
 def load_processor(base: str = EMBEDDED_BASE) -> "AutoProcessor":
@@ -136,6 +146,17 @@ def add_lora(model: nn.Module, rank: int, base: str) -> nn.Module:
     return peft_model
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside of a possible PEFT wrapper; its layers hold the LoRA weights."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def checkpoint_folder(name: str | Path) -> Path:
+    """A checkpoint's folder: one of the package's, else a path."""
+    inside = Path(__file__).parent / name
+    return inside if inside.exists() else Path(name)
+
+
 class Adapted(nn.Module):
     """What is trained: a PeftModel, in a subclass whose `forward` gives a loss."""
 
@@ -145,8 +166,8 @@ class Adapted(nn.Module):
 
     @property
     def base(self) -> nn.Module:
-        """The model inside the PEFT wrapper; its layers hold the LoRA weights."""
-        return self.peft.get_base_model()
+        """The model inside the PEFT wrapper."""
+        return unwrap(self.peft)
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the PEFT folder."""

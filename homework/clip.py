@@ -15,13 +15,15 @@ from .checkpoint import (
     Adapted,
     adapter_base,
     add_lora,
+    checkpoint_folder,
     load_adapter,
-    load_base,
+    load_model,
     load_processor,
     portable_base,
+    unwrap,
 )
 from .clip_model import CLIP, ENCODERS
-from .data import DATA_DIR, CaptionDataset, MultiChoiceQADataset, guard_training_split, with_image
+from .data import DATA_DIR, CaptionDataset, MultiChoiceQADataset, guard_training_split, with_image, with_path
 from .errors import write_json
 from .preprocess import clip_pixels, load_views, open_image
 from .questions import caption_kind, captions
@@ -96,7 +98,7 @@ class ContrastiveCLIP(Adapted):
 
 def _build(base: str) -> CLIP:
     """CLIP with new projections on a base's encoders; they stay in float32 where the encoders are in bfloat16."""
-    vlm, _ = load_base(base)
+    vlm = load_model(base)
     return CLIP(vlm.model.vision_model, vlm.model.text_model).to(vlm.device)
 
 
@@ -176,8 +178,7 @@ def load(name: str | Path = SHIPPED) -> nn.Module:
     Raises:
         InputError: no checkpoint, or one of another base.
     """
-    folder = Path(__file__).parent / name
-    folder = folder if folder.exists() else Path(name)
+    folder = checkpoint_folder(name)
     clip = _build(adapter_base(folder))
     peft_clip = load_adapter(clip, folder)
     clip.load_pretrained(folder)
@@ -188,8 +189,7 @@ def load(name: str | Path = SHIPPED) -> nn.Module:
 def predict(clip: nn.Module, tokenizer, rows: Sequence[dict], progress: bool = False) -> list[int]:
     """For each row, the index of the candidate that is nearest to the image; a text is encoded once."""
     device = next(clip.parameters()).device
-    base = clip.get_base_model() if hasattr(clip, "get_base_model") else clip
-    base.eval()
+    base = unwrap(clip).eval()
     texts = sorted({candidate for row in rows for candidate in row["candidates"]})
     index = {text: i for i, text in enumerate(texts)}
     features = [
@@ -240,9 +240,7 @@ def test(
     if whole:
         from .evalsets import multiple_choice, split_scenes
 
-        rows = multiple_choice(split_scenes(data_dir, split), whole, seed=0)
-        for row in rows:
-            row["image_path"] = str(data_dir / row["image_file"])
+        rows = with_path(multiple_choice(split_scenes(data_dir, split), whole, seed=0), data_dir)
     else:
         rows = MultiChoiceQADataset(split, data_dir).rows
     clip = load(Path(checkpoint).resolve())

@@ -55,7 +55,11 @@ class CLIP(nn.Module):
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """[b, 3, h, w] of any float type -> unit vectors [b, dim]."""
         pixel_values = pixel_values.to(next(self.vision_encoder.parameters()).dtype)
-        tokens = self.vision_encoder(pixel_values).last_hidden_state.to(self.vision_projection.weight.dtype)
+        return self.project_image(self.vision_encoder(pixel_values).last_hidden_state)
+
+    def project_image(self, tokens: Tensor) -> Tensor:
+        """The vision encoder's tokens [b, s, d] -> unit vectors [b, dim]."""
+        tokens = tokens.to(self.vision_projection.weight.dtype)
         return F.normalize(self.vision_projection(self.vision_pool(tokens)), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -25,6 +25,11 @@ def guard_training_split(split: str) -> None:
         raise InputError(split, "a split to measure on, not to train on", "train on a split not named valid...")
 
 
+def with_path(rows: Sequence[dict], data_dir: Path) -> list[dict]:
+    """The rows with `image_path` added: where their `image_file` lies."""
+    return [{**row, "image_path": str(data_dir / row["image_file"])} for row in rows]
+
+
 class _Rows(Sequence):
     """All rows of a split's files that match `pattern`, each with `image_path` added."""
 
@@ -55,7 +60,7 @@ class _Rows(Sequence):
                 problem = self._problem(row)
                 if problem:
                     raise InputError(file, f"row {number} {problem}", "make the file again")
-                self.rows.append({**row, "image_path": str(data_dir / row["image_file"])})
+            self.rows += with_path(content, data_dir)
 
     def _problem(self, row) -> str | None:
         if not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in self.fields.items()):

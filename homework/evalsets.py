@@ -8,7 +8,7 @@ from pathlib import Path
 from .cli import run
 from .data import DATA_DIR, MultiChoiceQADataset, VQADataset
 from .errors import InputError, write_json
-from .questions import CAPTIONS, KINDS, caption_kind, captions, qa_pairs, question_kind
+from .questions import CAPTIONS, KINDS, caption_kind, captions, is_asked_officially, qa_pairs, question_kind
 from .scene import Scene, frame_of, image_file, info_files, read_info, scene, scenes
 
 QA_FILE, MC_FILE = "balanced_qa_pairs.json", "all_mc_qas.json"
@@ -78,9 +78,9 @@ def _draw(
 
 
 def _askable(view: Scene, kind: str) -> list[tuple[str, str]]:
-    """The pairs of a kind that the official set would ask: not the counts of 0."""
+    """The pairs of a kind that the official set would ask."""
     pairs = [(question, answer) for question, answer in qa_pairs(view) if question_kind(question) == kind]
-    return [(question, answer) for question, answer in pairs if kind != "count" or answer != "0"]
+    return [(question, answer) for question, answer in pairs if is_asked_officially(kind, answer)]
 
 
 def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:

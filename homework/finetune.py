@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .base_vlm import BaseVLM
-from .checkpoint import EMBEDDED_BASE, add_lora, load_base, portable_base
-from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_training_split, with_image
+from .checkpoint import EMBEDDED_BASE, add_lora, checkpoint_folder, load_base, portable_base
+from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_training_split, with_image, with_path
 from .errors import write_json
 from .packing import PackedLM, PromptTokens, collate, pack
 from .preprocess import load_views
-from .questions import question_kind, training_weight
+from .questions import is_asked_officially, qa_pairs, question_kind, training_weight
 
 SHIPPED = Path(__file__).parent / "vlm"
 
@@ -136,21 +136,20 @@ def load(name: str | Path = SHIPPED) -> BaseVLM:
     Args:
         name: a checkpoint's folder, by default the one beside this file.
     """
-    folder = Path(__file__).parent / name
-    return BaseVLM(folder if folder.exists() else name)
+    return BaseVLM(checkpoint_folder(name))
 
 
 def whole_split_rows(split: str, data_dir: Path) -> list[dict]:
     """Every pair of a split but the counts of 0, which the official set doesn't ask either."""
     from .evalsets import split_scenes
-    from .questions import qa_pairs
 
-    return [
-        {"image_path": str(data_dir / image), "question": question, "answer": answer}
+    rows = [
+        {"image_file": image, "question": question, "answer": answer}
         for image, scene in split_scenes(data_dir, split).items()
         for question, answer in qa_pairs(scene)
-        if answer != "0"
+        if is_asked_officially(question_kind(question), answer)
     ]
+    return with_path(rows, data_dir)
 
 
 def print_result(result: BenchmarkResult, title: str) -> None:

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from .checkpoint import Adapted
+from .checkpoint import Adapted, pick_device, pick_dtype
+from .data import with_path
 from .errors import InputError, write_json
 
 
@@ -32,10 +33,15 @@ class Recipe:
     samples: int  # of the training set, so that another set is another run
 
 
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def use_all_cores() -> None:
-    """As many threads as this process may use, unless a launcher or the user has said otherwise."""
+    """As many threads as cores, unless a launcher or the user has said otherwise."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        torch.set_num_threads(available_cores())
 
 
 def questions_on_valid(make: Callable[[dict, int, int], list[dict]], count: int, data_dir: Path) -> list[dict]:
@@ -48,11 +54,10 @@ def questions_on_valid(make: Callable[[dict, int, int], list[dict]], count: int,
     from .evalsets import split_scenes
 
     try:
-        rows = make(split_scenes(data_dir, "valid"), count, 1)
+        return with_path(make(split_scenes(data_dir, "valid"), count, 1), data_dir)
     except InputError as error:
         print(f"training goes on without questions on valid: {error}")
         return []
-    return [{**row, "image_path": str(data_dir / row["image_file"])} for row in rows]
 
 
 class LengthGroupedBatches(LengthGroupedSampler):
@@ -156,7 +161,6 @@ def fit(
     if resume:
         print(f"going on from {resume}")
     every = max(1, recipe.steps // evaluations)
-    cuda_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=recipe.steps,
@@ -166,7 +170,7 @@ def fit(
         warmup_steps=min(50, recipe.steps // 10),
         weight_decay=0.0,
         optim="adamw_torch_fused",
-        bf16=cuda_bf16,
+        bf16=pick_dtype(pick_device()) == torch.bfloat16,
         logging_steps=max(1, min(20, recipe.steps // 5)),
         eval_strategy="steps",
         eval_steps=every,

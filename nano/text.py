@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from homework.clip import tokenize
 from homework.clip_model import CLIP
 from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
 from homework.packing import IGNORE, PromptTokens, collate, pack
@@ -38,9 +39,7 @@ class TextStage(nn.Module):
             stage.requires_grad_(False)
         self.captions = caption_texts()
         self.caption_index = {text: index for index, text in enumerate(self.captions)}
-        encoded = tokens.tokenizer(
-            [text + tokens.tokenizer.eos_token for text in self.captions], padding=True, return_tensors="pt"
-        )
+        encoded = tokenize(self.captions, tokens.tokenizer)
         self.caption_ids, self.caption_mask = self.vocabulary.row[encoded["input_ids"]], encoded["attention_mask"]
 
     @property
@@ -63,7 +62,7 @@ class TextStage(nn.Module):
         tokens = self.tower.encode(maps[-1])
         losses = dense_loss(self.heads(maps[-2], tokens), targets)
         losses = {name: 0.3 * losses[name] for name in ("ego", "total", "track", "count", "relation", "token")}
-        vision = nn.functional.normalize(self.clip.vision_projection(self.clip.vision_pool(tokens)), dim=-1)
+        vision = self.clip.project_image(tokens)
         text = self.clip.encode_text(self.caption_ids, self.caption_mask)
         losses["captions"] = 0.5 * self.clip.loss(vision, text, self._truth(scenes))
         if whole:

@@ -32,7 +32,7 @@ from .base import make_config, make_processor, make_tokenizer
 from .dense import DenseHeads, accuracy, dense_loss, forward
 from .frames import Frames
 from .text import TextStage, batch_scenes
-from .trainer import train_stage
+from .trainer import load_checkpoint, train_stage
 
 HELD_OUT = 20  # every 20th frame of train is kept for choosing; valid is only for measuring
 SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
@@ -106,12 +106,6 @@ def dense(
     train_stage(stage, loss_of, Path(out), "dense", steps, 2e-3, seed=seed, evaluate=evaluate)
 
 
-def _load_stage(module: nn.Module, file: Path) -> None:
-    if not file.exists():
-        raise InputError(file, "no such checkpoint", "run the stage before this one")
-    module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["model"])
-
-
 def _saved_vision(file: Path) -> VisionStage:
     """The tower and its heads, as `export` saves them."""
     stage = VisionStage()
@@ -150,7 +144,7 @@ def text(data: str = "data", out: str = "runs/nano", steps: int = 800, batch: in
     use_all_cores()
     torch.manual_seed(seed)
     vision = VisionStage()
-    _load_stage(vision, Path(out) / "dense.pt")
+    load_checkpoint(Path(out) / "dense.pt", vision)
     frames, held_out = _train_frames(data)
     stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
     stage.tower.load_state_dict(vision.tower.state_dict())
@@ -174,7 +168,7 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
         base: folder of the base; its processor must be there.
     """
     stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(base)))
-    _load_stage(stage, Path(out) / "text.pt")
+    load_checkpoint(Path(out) / "text.pt", stage)
     tower = fold_batch_norm(stage.tower)
     model = TuxNanoForConditionalGeneration(make_config(tower.config)).eval()
     weights = {k: v for k, v in stage.model.state_dict().items() if ".vision_model." not in k}

@@ -51,7 +51,7 @@ def train_stage(
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
     path, step = folder / f"{stage}.pt", 0
     if path.exists():
-        step = _resume(path, module, optimizer)
+        step = load_checkpoint(path, module, optimizer)
         _drop_rows_after(step, folder / f"{stage}.jsonl")
     started, seen = time.monotonic(), {}
     bar = tqdm(total=steps, initial=step, desc=stage, unit="step", disable=None)
@@ -86,11 +86,19 @@ def train_stage(
     bar.close()
 
 
-def _resume(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
+    """Read what `train_stage` wrote; how many steps were done by then.
+
+    Raises:
+        InputError: no such checkpoint, a broken one, or one of another geometry.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         module.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        if optimizer:
+            optimizer.load_state_dict(state["optimizer"])
+    except FileNotFoundError:
+        raise InputError(path, "no such checkpoint", "run the stage before this one") from None
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(path, f"not a checkpoint of this stage ({reason})", "move it away to start anew") from None
