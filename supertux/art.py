@@ -1,0 +1,197 @@
+"""The game's art: where it is, and the overlay that makes it fit the engine.
+
+The engine (pystk2) expects the folder layout of release 1.5; Debian's package and the last archive of the art alone
+have 1.4's. The overlay is a folder of links to the art, with the version's marker, a skin's name, the changed shaders
+of `shaders.py`, and without the scripts that open dialogs.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from homework.errors import InputError
+
+from . import shaders
+from .plans import RacePlan
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tux-vlm"
+OVERLAY = CACHE / "art"
+# Where packages of the game put its art.
+PLACES = tuple(
+    Path(place) / "supertuxkart/data"
+    for place in ("/usr/share/games", "/usr/share", "/usr/local/share/games", "/usr/local/share", "/opt")
+)
+LANDMARKS = ("stk_config.xml", "karts", "tracks", "shaders", "skins")
+# Tracks whose scripts open a dialog as soon as a kart passes by, which ends an engine without a screen.
+SCRIPTED_TRACKS = ("overworld", "tutorial")
+REMEDY = (
+    "install the game's art (Debian, Ubuntu: apt install supertuxkart-data libegl1 libgl1-mesa-dri), or give a folder "
+    "or an archive of release 1.4 with `python -m supertux install-art --from PATH`"
+)
+
+
+def install_art(*, from_: Path | None = None) -> None:
+    """Find the game's art, or take it from a folder or an archive, make it fit the engine, and draw a frame with it.
+
+    Example: python -m supertux install-art
+
+    Args:
+        from_: a folder or an archive (tar, zip) of the game's release 1.4; without it, the usual places are searched
+    """
+    require_engine()
+    art = find(from_)
+    build(art, OVERLAY)
+    check(OVERLAY)
+    print(f"{art}: ready in {OVERLAY}; now run `python -m supertux render --out data/mine`")
+
+
+def require_engine() -> None:
+    """Raises InputError when the engine is not installed."""
+    try:
+        import pystk2  # noqa: F401
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        remedy = f"{sys.executable} -m pip install -r supertux/requirements.txt; a missing lib*.so: apt install libegl1"
+        raise InputError("pystk2", f"the game's engine does not load ({reason})", remedy) from None
+
+
+def installed() -> Path:
+    """The overlay that `install_art` made.
+
+    Raises:
+        InputError: there is none, or the art that it points to has gone.
+    """
+    if not (OVERLAY / "data/stk_config.xml").exists():
+        raise InputError(OVERLAY, "the game's art is not installed", "run `python -m supertux install-art`")
+    return OVERLAY
+
+
+def find(given: Path | None) -> Path:
+    """The folder with the art's `stk_config.xml`: the given one, one unpacked from the given archive, or a usual place.
+
+    Raises:
+        InputError: there is none.
+    """
+    if given is None:
+        for place in PLACES:
+            if _is_art(place):
+                return place
+        raise InputError("supertuxkart-data", "the game's art is not in a usual place", REMEDY)
+    if given.is_file():
+        given = _unpack(given)
+    for folder in (given, given / "data", *sorted(given.glob("*/data"))):
+        if _is_art(folder):
+            return folder.resolve()
+    raise InputError(given, f"no game's art there (a folder with {', '.join(LANDMARKS)})", REMEDY)
+
+
+def _is_art(folder: Path) -> bool:
+    return all((folder / name).exists() for name in LANDMARKS)
+
+
+def _unpack(archive: Path) -> Path:
+    """The archive's content, unpacked once into the cache."""
+    target = CACHE / "unpacked"
+    temporary = CACHE / f".unpacked.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as file:
+                file.extractall(temporary)  # drops absolute paths and `..` by itself
+        else:
+            with tarfile.open(archive) as file:
+                file.extractall(temporary, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        shutil.rmtree(temporary)
+        raise InputError(archive, f"not a whole tar or zip ({str(error).splitlines()[0]})", REMEDY) from None
+    except OSError:
+        shutil.rmtree(temporary)
+        raise
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.replace(target)
+    return target
+
+
+def build(art: Path, overlay: Path) -> None:
+    """Make the overlay of `art`, whole or not at all; an older one gives way.
+
+    Raises:
+        InputError: the art's shaders are of another release.
+    """
+    texts = shaders.patched(art)
+    texts |= {f"tracks/{track}/scripting.as": "void onStart() {}\n" for track in SCRIPTED_TRACKS}
+    overlay.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=overlay.parent, prefix=f".{overlay.name}."))
+    try:
+        data = temporary / "data"
+        real = {Path(name).parent for name in texts} | {Path("skins")}  # folders that hold a file of our own
+        _link(art, data, real | {parent for path in real for parent in path.parents})
+        for name, text in texts.items():
+            (data / name).unlink(missing_ok=True)
+            (data / name).write_text(text)
+        if not (data / "skins/classic").exists():
+            (data / "skins/classic").symlink_to(art / "skins/peach")
+        (data / "supertuxkart.1.5").touch()
+        shutil.rmtree(overlay, ignore_errors=True)
+        temporary.replace(overlay)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _link(source: Path, target: Path, real: set[Path], path: Path = Path(".")) -> None:
+    """Links in `target` to all that is in `source`; the folders in `real` are made, and filled in the same way."""
+    (target / path).mkdir(parents=True)
+    for entry in sorted((source / path).iterdir()):
+        inner = path / entry.name
+        if inner in real:
+            _link(source, target, real, inner)
+        else:
+            (target / inner).symlink_to(entry.resolve())
+
+
+def environment(overlay: Path) -> dict[str, str]:
+    """What a process that draws needs: the art, no screen, one thread, and a driver setting.
+
+    Mesa's anisotropic filter takes seconds a frame in software, so it is switched off.
+    """
+    home = overlay.parent / "home"  # the engine writes its settings there
+    home.mkdir(parents=True, exist_ok=True)
+    return dict(
+        os.environ,
+        SUPERTUXKART_DATADIR=f"{overlay}/",
+        HOME=str(home),
+        XDG_RUNTIME_DIR=str(home),
+        SDL_VIDEODRIVER="offscreen",
+        LP_NUM_THREADS="0",  # llvmpipe draws in the calling thread
+        OMP_NUM_THREADS="1",
+        OPENBLAS_NUM_THREADS="1",
+        PYSTK_LOG_LEVEL="fatal",
+        MESA_EXTENSION_OVERRIDE="-GL_EXT_texture_filter_anisotropic -GL_ARB_texture_filter_anisotropic",
+    )
+
+
+def check(overlay: Path) -> None:
+    """Draw one labelled frame in a process of its own.
+
+    Raises:
+        InputError: it does not come to an end, or has no labels; with the engine's last words.
+    """
+    plan = RacePlan.for_check()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "supertux.race", folder]
+        try:
+            done = subprocess.run(
+                command, input=plan.to_json(), env=environment(overlay), capture_output=True, text=True, timeout=300
+            )
+        except subprocess.TimeoutExpired:
+            raise InputError(overlay, "drawing a frame took over 300 s", "try a machine that is less busy") from None
+        if done.returncode or not list(Path(folder).glob("*_info.json")):
+            words = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
+            raise InputError(overlay, f"no frame could be drawn ({words})", "apt install libegl1 libgl1-mesa-dri")

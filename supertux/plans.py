@@ -1,0 +1,123 @@
+"""What will be drawn: the races of a run, a function of its seed alone.
+
+Any race can be drawn by any process at any time, so a run can be spread over workers and taken up again.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from homework.errors import InputError
+
+# The game's, by their names in the course's data; the karts beastie and hexley left it before release 1.0.
+TRACKS = (
+    "abyss black_forest candela_city cocoa_temple cornfield_crossing fortmagma gran_paradiso_island hacienda lighthouse "
+    "minigolf olivermath overworld ravenbridge_mansion sandtrack scotland snowmountain snowtuxpeak tutorial "
+    "volcano_island xr591 zengarden"
+).split()
+KARTS = (
+    "adiumy amanda emule gavroche gnu kiki konqi nolok pidgin puffy sara_the_racer sara_the_wizard suzanne tux wilber "
+    "xue"
+).split()
+PRESETS = ("ld", "sd", "hd")
+FRAMES_PER_RACE = 32
+MAX_KARTS = 10
+MAX_FRAMES = 16**5  # a frame's name has five hexadecimal digits
+# How often a race has 1, 2, ... 10 karts: mostly full, as in the course's data, where every race has 10.
+NUM_KARTS_WEIGHTS = (1, 1, 1, 1, 1, 2, 2, 4, 4, 6)
+# Views with 1, 2, ... 7 karts among those of the course's train split, by the label rule, in percent.
+OFFICIAL_MIX = (60.6, 26.0, 8.4, 3.6, 0.8, 0.4, 0.2)
+
+
+@dataclass(frozen=True)
+class RacePlan:
+    """One race. `mix` is the wanted share of views with 1, 2, ... karts, in any unit.
+
+    `placed` says how its karts come to where they are: by driving, or put there at rest. Two thirds of the course's
+    frames were taken after the race's end: all karts stand still in the first 200 metres behind the finish, and the
+    camera, whose distance grows with speed, is close.
+    """
+
+    number: int
+    track: str
+    karts: tuple[str, ...]
+    seed: int
+    placed: bool
+    difficulty: int
+    first_frame: int
+    frames: int
+    preset: str
+    mix: tuple[float, ...]
+
+    def to_json(self) -> str:
+        """For the process that draws it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "RacePlan":
+        """The reverse of `to_json`."""
+        fields = json.loads(text)
+        return cls(**fields | {"karts": tuple(fields["karts"]), "mix": tuple(fields["mix"])})
+
+    @classmethod
+    def for_check(cls) -> "RacePlan":
+        """The smallest race: one frame of two karts on a track that loads fast."""
+        return cls(0, "xr591", ("tux", "gnu"), 1, True, 0, 0, 1, "sd", (1, 1))
+
+
+def race_plans(
+    seed: int, frames: int, tracks: list[str], karts: list[str], preset: str, mix: tuple[float, ...] = OFFICIAL_MIX
+) -> Iterator[RacePlan]:
+    """The races that give `frames` frames. More frames of the same seed begin with the same races.
+
+    The tracks take turns, in another order each time, and on each of them driven and placed races do. On each track the karts are dealt from a shuffled deck, which
+    is shuffled again when it is used up: each track sees each kart as often as any other, give or take one.
+
+    Raises:
+        InputError: a track, a kart or a preset that isn't there, or a number of frames that no name can hold.
+    """
+    _require_known("--tracks", tracks, TRACKS)
+    _require_known("--karts", karts, KARTS)
+    _require_known("--preset", [preset], PRESETS)
+    if not 1 <= frames <= MAX_FRAMES:
+        raise InputError("--frames", f"{frames} frames", f"ask for 1 to {MAX_FRAMES:,}")
+    rng = random.Random(f"races {seed}")
+    decks = {track: [] for track in tracks}
+    placed = {track: rng.random() < 0.5 for track in tracks}
+    order, number = [], 0
+    while number * FRAMES_PER_RACE < frames:
+        if not order:
+            order = rng.sample(tracks, len(tracks))
+        track = order.pop()
+        wanted = rng.choices(range(1, MAX_KARTS + 1), NUM_KARTS_WEIGHTS)[0]
+        hand = _deal(decks[track], karts, min(wanted, len(karts)), rng)
+        first = number * FRAMES_PER_RACE
+        length = min(FRAMES_PER_RACE, frames - first)
+        race_seed, difficulty = rng.getrandbits(30), rng.randrange(3)
+        yield RacePlan(number, track, hand, race_seed, placed[track], difficulty, first, length, preset, tuple(mix))
+        placed[track] = not placed[track]
+        number += 1
+
+
+def _deal(deck: list[str], karts: list[str], count: int, rng: random.Random) -> tuple[str, ...]:
+    """`count` different karts off the top of `deck`, which is filled again in between if need be."""
+    hand = []
+    while len(hand) < count:
+        if not deck:
+            deck.extend(rng.sample(karts, len(karts)))
+        # after a new shuffle a kart may come that is in the hand already: it waits in the deck
+        place = next((i for i in reversed(range(len(deck))) if deck[i] not in hand), None)
+        if place is None:
+            deck[:0] = rng.sample(karts, len(karts))
+            continue
+        hand.append(deck.pop(place))
+    return tuple(hand)
+
+
+def _require_known(flag: str, names: list[str], known) -> None:
+    for name in names:
+        if name not in known:
+            raise InputError(flag, f"unknown name {name}", f"choose from {', '.join(known)}")
+    if len(set(names)) < len(names) or not names:
+        raise InputError(flag, "a name twice, or none", "name each once")

@@ -1,0 +1,185 @@
+"""Labelled frames from the game: the parent of the processes that draw the races."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from homework.errors import InputError, read_json, write_json
+from homework.training import available_cores
+
+from . import art
+from .plans import KARTS, OFFICIAL_MIX, TRACKS, RacePlan, race_plans
+
+SETTINGS = "render.json"
+MAX_CAMERAS = 8  # the most that the engine draws
+RACE_LIMIT = 900  # seconds after which a race is given up
+
+
+def render(
+    *,
+    out: Path,
+    frames: int = 2000,
+    seed: int = 1,
+    tracks: str = "",
+    karts: str = "",
+    preset: str = "hd",
+    mix: str = "",
+    workers: int = 0,
+    ray: str = "",
+) -> None:
+    """Draw labelled frames of races of the game, in the course's format. Run again, it goes on where it stopped.
+
+    Example: python -m supertux render --out data/mine --frames 2000 --seed 1
+
+    Args:
+        out: the split's folder, for instance data/mine
+        frames: how many frames; each has a view for up to 8 karts
+        seed: the same seed gives the same labels, with any number of workers
+        tracks: names with commas between them; without it, all 21
+        karts: names with commas between them; without it, all 16
+        preset: ld (fastest), sd, or hd, which looks like the course's frames
+        mix: wanted shares of views with 1, 2, ... visible karts, as 60,26,8; without it, the course's
+        workers: processes at a time; without it, one a core
+        ray: address of a Ray cluster that draws the races instead (auto: the one that runs here, local: a new one)
+    """
+    art.require_engine()
+    art.installed()
+    settings = {
+        "seed": seed,
+        "preset": preset,
+        "tracks": _names(tracks) or list(TRACKS),
+        "karts": _names(karts) or list(KARTS),
+        "mix": _shares(mix),
+    }
+    plans = list(race_plans(frames=frames, **settings))
+    _require_same(out, settings)
+    todo = [plan for plan in plans if not is_done(plan, out)]
+    print(f"{out}: {len(plans)} races, {len(plans) - len(todo)} of them drawn already")
+    run = _with_ray(todo, out, ray) if ray else _with_processes(todo, out, workers or available_cores())
+    failed, missing = [], 0
+    with tqdm(total=sum(views_of(plan) for plan in todo), unit="view", unit_scale=True) as bar:
+        for plan, result in run:
+            bar.update(views_of(plan))
+            missing += result.get("missing", 0)
+            if "error" in result:
+                failed.append(plan)
+                bar.write(f"race {plan.number} on {plan.track} is lost: {result['error']}")
+    count = sum(1 for _ in out.glob("*_info.json"))
+    print(f"{out}: {count:,} frames; {len(failed)} races lost, {missing} frames left out for unreadable labels")
+    if failed:
+        print("run the same command again to try the lost races once more")
+
+
+def views_of(plan: RacePlan) -> int:
+    """How many views a race is to give."""
+    return plan.frames * min(len(plan.karts), MAX_CAMERAS)
+
+
+def record_of(plan: RacePlan, out: Path) -> Path:
+    """Where a race says what it has drawn, when it has."""
+    return out / f".races/{plan.number:05d}.json"
+
+
+def is_done(plan: RacePlan, out: Path) -> bool:
+    """Whether the race has been drawn, with as many frames as it should now have."""
+    path = record_of(plan, out)
+    if not path.exists():
+        return False
+    record = read_json(path)
+    return record["frames"] + record["missing"] >= plan.frames
+
+
+def draw_race(plan: RacePlan, out: Path) -> dict:
+    """Draw one race in a process of its own, whatever becomes of it.
+
+    Returns:
+        The race's record, or `{"error": why there is none}`.
+    """
+    command = [sys.executable, "-m", "supertux.race", str(out)]
+    try:
+        done = subprocess.run(
+            command,
+            input=plan.to_json(),
+            env=art.environment(art.installed()) | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=RACE_LIMIT,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"it took more than {RACE_LIMIT} s"}
+    if done.returncode == 0 and is_done(plan, out):
+        return read_json(record_of(plan, out))
+    if done.returncode < 0:
+        return {"error": f"the engine died of signal {-done.returncode}"}
+    return {"error": (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]}
+
+
+def _with_processes(plans: list[RacePlan], out: Path, workers: int) -> Iterator[tuple[RacePlan, dict]]:
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(draw_race, plan, out): plan for plan in plans}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _with_ray(plans: list[RacePlan], out: Path, address: str) -> Iterator[tuple[RacePlan, dict]]:
+    """The same races as tasks of a Ray cluster whose machines share `out`, this repository and the installed art."""
+    try:
+        import ray
+    except ImportError:
+        raise InputError("ray", "not installed", f"{sys.executable} -m pip install 'ray>=2.40'") from None
+    root = str(Path(__file__).parents[1])
+    environment = {"env_vars": {"PYTHONPATH": root}}
+    ray.init(address=None if address == "local" else address, runtime_env=environment, log_to_driver=False)
+    task = ray.remote(num_cpus=1, max_retries=0)(draw_race)
+    waiting = {task.remote(plan, out.resolve()): plan for plan in plans}
+    while waiting:
+        done, _ = ray.wait(list(waiting))
+        plan = waiting.pop(done[0])
+        try:
+            yield plan, ray.get(done[0])
+        except ray.exceptions.RayError as error:
+            yield plan, {"error": str(error).splitlines()[0]}
+    ray.shutdown()
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    if not text:
+        return OFFICIAL_MIX
+    try:
+        shares = tuple(float(share) for share in text.split(","))
+        valid = all(share >= 0 for share in shares) and 0 < sum(shares) < float("inf")
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InputError("--mix", f"`{text}` is not a list of shares", "give numbers like 60,26,8 for 1, 2, 3 karts")
+    return shares
+
+
+def _require_same(out: Path, settings: dict) -> None:
+    """Remember what the folder was drawn with; a folder holds frames of one setting."""
+    path = out / SETTINGS
+    settings = settings | {"mix": list(settings["mix"])}
+    if path.exists():
+        for key, value in read_json(path).items():
+            if settings.get(key) != value:
+                problem = f"its frames were drawn with {key} {value}, not {settings.get(key)}"
+                raise InputError(path, problem, "give the same settings or another --out")
+        return
+    if any(out.glob("*_info.json")):
+        raise InputError(out, "it holds frames of another source", "give another --out")
+    os.makedirs(out / ".races", exist_ok=True)
+    write_json(path, settings)

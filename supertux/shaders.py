@@ -1,0 +1,107 @@
+"""What the game's shaders are changed to, as text: labels in the depth image, and light as the game meant it.
+
+The changes are made to the installed files, so that none of the game's code is part of this repository.
+
+Labels. Every opaque pixel writes a depth of 24 bits: the upper 20 are the depth, the lower 4 a label. Bit 3 says
+that the mesh was placed at an origin of its own (karts, items, objects) instead of being part of the track. Bits 0
+to 2 carry three bits of the view's projection-view matrix; which three depends on the pixel's position, so that
+16 x 11 neighbouring pixels hold it whole. `labels.decode` reads both back.
+
+Light. The engine (1.5) and the art (1.4) are one release apart. 1.4 multiplies all light by a texture `ssao_tex`
+that the 1.5 engine no longer binds; an unbound sampler reads texture unit 0, here the diffuse light itself, so that
+all light was squared and nights came out black. And the blurred copies of the sky for reflections are made of 1,024
+samples a texel, 10 seconds of work for a CPU at each track; every 16th sample looks the same.
+"""
+
+from pathlib import Path
+
+from homework.errors import InputError
+
+MATRIX_COLUMNS, MATRIX_ROWS = 16, 11  # pixels that carry one matrix: 16 floats of 32 bits, three bits a pixel
+DEPTH_LEVELS = 1 << 20
+LABEL_LEVELS = 16
+OWN_ORIGIN = 8  # the label bit of meshes that are not part of the track
+
+VERTEX_SHADERS = ("sp_pass", "sp_skinning", "sp_grass_pass")
+FRAGMENT_SHADERS = (
+    "sp_solid",
+    "sp_normal_map",
+    "sp_alpha_test",
+    "sp_decal",
+    "sp_grass",
+    "sp_unlit",
+    "sp_dynamic_night_bloom",
+    "sp_tilling_mitigation",
+    "sp_vertical_mapping",
+    "sp_road_blending",
+)
+# Shaders of the ground that a track brings along, by their path under the art's folder. Their meshes are pieces with an
+# origin of their own, but track none the less.
+GROUND_SHADERS = ("tracks/overworld/splatting.frag",)
+
+_VERTEX_LABEL = f"""    label_origin = dot(i_origin, i_origin) > 1.0e-6 ? {OWN_ORIGIN} : 0;
+}}
+"""
+_FRAGMENT_LABEL = f"""    ivec2 label_pixel = ivec2(gl_FragCoord.xy);
+    int label_cell = label_pixel.x % {MATRIX_COLUMNS};
+    uint label_float = floatBitsToUint(u_projection_view_matrix[label_cell >> 2][label_cell & 3]);
+    int label_bits = int((label_float >> uint(3 * (label_pixel.y % {MATRIX_ROWS}))) & 7u);
+    gl_FragDepth = (floor(gl_FragCoord.z * {DEPTH_LEVELS}.0) * {LABEL_LEVELS}.0 + float(label_origin + label_bits))
+        / {DEPTH_LEVELS * LABEL_LEVELS - 1}.0;
+}}
+"""
+
+
+def patched(art: Path) -> dict[str, str]:
+    """The changed shaders: path under the art's folder -> text.
+
+    Raises:
+        InputError: a shader is missing, or not the one that the change was written for.
+    """
+    changes = {f"shaders/{name}.vert": _label_vertices for name in VERTEX_SHADERS}
+    changes |= {f"shaders/{name}.frag": _label_fragments for name in FRAGMENT_SHADERS}
+    changes |= {name: _label_ground for name in GROUND_SHADERS}
+    changes["shaders/combine_diffuse_color.frag"] = _without_unbound_occlusion
+    changes["shaders/importance_sampling_specular.frag"] = _with_fewer_samples
+    texts = {}
+    for name, change in changes.items():
+        try:
+            texts[name] = change((art / name).read_text())
+        except (OSError, ValueError) as error:
+            problem = f"not the shader of SuperTuxKart 1.4 ({error})"
+            raise InputError(art / name, problem, "give the art of release 1.4 with --from") from None
+    return texts
+
+
+def _replace(text: str, old: str, new: str) -> str:
+    if old not in text:
+        raise ValueError(f"`{old}` is not in it")
+    return text.replace(old, new, 1)
+
+
+def _replace_end(text: str, new: str) -> str:
+    """`text` with `new` instead of its last closing brace."""
+    body, brace, _ = text.rpartition("}")
+    if not brace:
+        raise ValueError("it has no body")
+    return body + new
+
+
+def _label_vertices(text: str) -> str:
+    return _replace_end(_replace(text, "void main()", "flat out int label_origin;\nvoid main()"), _VERTEX_LABEL)
+
+
+def _label_fragments(text: str) -> str:
+    return _replace_end(_replace(text, "void main(", "flat in int label_origin;\nvoid main("), _FRAGMENT_LABEL)
+
+
+def _label_ground(text: str) -> str:
+    return _replace(_label_fragments(text), "float(label_origin + label_bits)", "float(label_bits)")
+
+
+def _without_unbound_occlusion(text: str) -> str:
+    return _replace(text, "texture(ssao_tex, tc).x", "1.0")
+
+
+def _with_fewer_samples(text: str) -> str:
+    return _replace(text, "i < 1024; i++", "i < 1024; i += 16")
