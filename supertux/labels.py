@@ -22,8 +22,9 @@ MIN_AGREEMENT = 0.98  # of the pixels, on the matrix that they carry
 class Depth:
     """A decoded depth image of h x w pixels.
 
-    opaque [h, w] bool: not the sky; placed [h, w] bool: of a mesh with an origin of its own; z [h, w]: normalised device depth, -1 to 1;
-    matrix [4, 4]: world -> clip space, on column vectors; agreement: share of the pixels that carry that matrix.
+    opaque [h, w] bool: not the sky; placed [h, w] bool: of a mesh with an origin of its own; z [h, w]: normalised
+    device depth, -1 to 1; matrix [4, 4]: world -> clip space, on column vectors; agreement: share of the pixels that
+    carry that matrix.
     """
 
     opaque: np.ndarray

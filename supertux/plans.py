@@ -12,8 +12,8 @@ from homework.errors import InputError
 
 # The game's, by their names in the course's data; the karts beastie and hexley left it before release 1.0.
 TRACKS = (
-    "abyss black_forest candela_city cocoa_temple cornfield_crossing fortmagma gran_paradiso_island hacienda lighthouse "
-    "minigolf olivermath overworld ravenbridge_mansion sandtrack scotland snowmountain snowtuxpeak tutorial "
+    "abyss black_forest candela_city cocoa_temple cornfield_crossing fortmagma gran_paradiso_island hacienda "
+    "lighthouse minigolf olivermath overworld ravenbridge_mansion sandtrack scotland snowmountain snowtuxpeak tutorial "
     "volcano_island xr591 zengarden"
 ).split()
 KARTS = (
@@ -71,8 +71,9 @@ def race_plans(
 ) -> Iterator[RacePlan]:
     """The races that give `frames` frames. More frames of the same seed begin with the same races.
 
-    The tracks take turns, in another order each time, and on each of them driven and placed races do. On each track the karts are dealt from a shuffled deck, which
-    is shuffled again when it is used up: each track sees each kart as often as any other, give or take one.
+    The tracks take turns, in another order each time, and on each of them driven and placed races do. On each track
+    the karts are dealt from a shuffled deck, which is shuffled again when it is used up: each track sees each kart as
+    often as any other, give or take one.
 
     Raises:
         InputError: a track, a kart or a preset that isn't there, or a number of frames that no name can hold.

@@ -79,10 +79,10 @@ class Race:
 
     def step(self, steps: int) -> bool:
         """Drive `steps` times STEP seconds, and read the state; False when the race is over."""
-        going = all([self.race.step() for _ in range(steps)])
+        going = [self.race.step() for _ in range(steps)]
         self.state.update()
         self.karts = sorted(self.state.karts, key=lambda kart: kart.id)
-        return going
+        return all(going)
 
     def moments(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Moments that might be drawn, as guesses of the karts that each camera sees: [cameras].

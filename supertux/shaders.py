@@ -60,7 +60,7 @@ def patched(art: Path) -> dict[str, str]:
     """
     changes = {f"shaders/{name}.vert": _label_vertices for name in VERTEX_SHADERS}
     changes |= {f"shaders/{name}.frag": _label_fragments for name in FRAGMENT_SHADERS}
-    changes |= {name: _label_ground for name in GROUND_SHADERS}
+    changes |= dict.fromkeys(GROUND_SHADERS, _label_ground)
     changes["shaders/combine_diffuse_color.frag"] = _without_unbound_occlusion
     changes["shaders/importance_sampling_specular.frag"] = _with_fewer_samples
     texts = {}
