@@ -13,12 +13,12 @@ RUFF := ruff==0.17.6
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo data pairs train evaluate grade test test-slow lint bench clean
+.PHONY: help venv demo data course frames pairs train evaluate grade test test-slow lint bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
-demo: data pairs train evaluate grade  ## everything: install, data, pairs, both models, scores
+demo: data pairs train evaluate grade  ## everything: install, frames, pairs, both models, scores
 
 test: venv  ## install, then the fast test suite
 	$(PY) -m pytest
@@ -45,14 +45,27 @@ $(INSTALLED): requirements.txt
 	@touch $@
 
 # .unfinished marks a data folder that a stopped download left behind: the next one goes on there.
-data: venv  ## the course's frames, unless data/train has some: from DATA_ZIP, else from the net
-	@if [ ! -e data/.unfinished ] && find -L data/train -name '*_info.json' 2>/dev/null | grep -q .; then \
-	    echo 'data/train has frames: nothing to download'; \
-	else \
+data: venv  ## frames in data/: the course's from DATA_ZIP or that are there; else those of sample/
+	@if [ ! -e data/.unfinished ] && [ ! -e data/.sample ] && \
+	    find -L data/train -name '*_info.json' 2>/dev/null | grep -q .; then \
+	    echo 'data/train has frames: they are taken'; \
+	elif [ -n '$(DATA_ZIP)' ]; then \
 	    set -ex; mkdir -p data; touch data/.unfinished; \
-	    $(PY) -m supertux download $(if $(DATA_ZIP),--from '$(DATA_ZIP)'); \
+	    $(PY) -m supertux download --from '$(DATA_ZIP)'; \
 	    rm data/.unfinished; \
+	else \
+	    $(PY) -m supertux use-sample; \
 	fi
+
+course: venv  ## the course's own data set (464 MB) from the net, into data/
+	mkdir -p data && touch data/.unfinished
+	$(PY) -m supertux download
+	rm data/.unfinished
+
+frames: venv  ## draw 2,000 frames of our own into data/own, with the game's art
+	$(PY) -m pip install --quiet -r supertux/requirements.txt
+	$(PY) -m supertux install-art
+	$(PY) -m supertux render --out data/own
 
 pairs: venv  ## question-answer pairs and captions of train and valid
 	$(PY) -m homework.generate_qa generate --split train

@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from .checkpoint import Adapted, pick_device, pick_dtype
 from .data import with_path
 from .errors import InputError, write_json
+from .machine import available_cores
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,6 @@ class Recipe:
     rank: int
     seed: int
     samples: int  # of the training set, so that another set is another run
-
-
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def use_all_cores() -> None:

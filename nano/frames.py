@@ -15,20 +15,23 @@ from .targets import KART_ID, cell_targets, image_targets, mirror
 # The columns that the grader's CLIP crop shows (the middle square of a 150x100 view).
 CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
 
+PASTE = 0.4  # share of the views whose ego kart is replaced by another view's
+
 
 class Frames:
-    """The views of a split (or of some of its frames) with everything the stages learn from.
+    """The views of splits (or of some of their frames) with everything the stages learn from.
 
     views [n, 100, 150, 3] uint8; scenes, files: n long; `targets[mirrored][cropped]` as in `targets.py`.
     """
 
-    def __init__(self, data_dir: Path, split: str, keep=lambda index: True):
+    def __init__(self, data_dir: Path, splits: list[str], keep=lambda index: True):
         self.files, self.scenes = [], []
-        for index, path in enumerate(info_files(data_dir / split)):
-            if keep(index):
-                for view, scene in scenes(path):
-                    self.files.append(image_file(path, view))
-                    self.scenes.append(scene)
+        for split in splits:
+            for index, path in enumerate(info_files(data_dir / split)):
+                if keep(index):
+                    for view, scene in scenes(path):
+                        self.files.append(image_file(path, view))
+                        self.scenes.append(scene)
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.targets = []
         for flipped in (False, True):
@@ -58,7 +61,7 @@ class Frames:
         return normalise(views), targets
 
     def augmented(
-        self, rng: np.random.Generator, size: int, paste: float = 0.4, crop: float = 0.2
+        self, rng: np.random.Generator, size: int, paste: float = PASTE, crop: float = 0.2
     ) -> tuple[Tensor, dict[str, Tensor], np.ndarray, bool]:
         """A random batch: mirrored half of the time, some ego karts replaced, light and colour varied.
 

@@ -18,6 +18,7 @@ from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
+from homework.data import guard_training_split
 from homework.errors import InputError, replacing
 from homework.nano_model import (
     TuxNanoForConditionalGeneration,
@@ -30,7 +31,7 @@ from homework.training import use_all_cores
 
 from .base import make_config, make_processor, make_tokenizer
 from .dense import DenseHeads, accuracy, dense_loss, forward
-from .frames import Frames
+from .frames import PASTE, Frames
 from .text import TextStage, batch_scenes
 from .trainer import load_checkpoint, train_stage
 
@@ -59,10 +60,13 @@ def evaluate_dense(stage: nn.Module, frames: Frames, batch: int = 100) -> dict[s
     return {f"accuracy_{name}": round(100 * float(right) / float(asked), 2) for name, (right, asked) in totals.items()}
 
 
-def _train_frames(data: str) -> tuple[Frames, Frames]:
+def _train_frames(data: str, splits: str) -> tuple[Frames, Frames]:
     """(to train on, held out)."""
-    frames = Frames(Path(data), "train", lambda index: index % HELD_OUT)
-    return frames, Frames(Path(data), "train", lambda index: index % HELD_OUT == 0)
+    names = splits.split(",")
+    for name in names:
+        guard_training_split(name)
+    frames = Frames(Path(data), names, lambda index: index % HELD_OUT)
+    return frames, Frames(Path(data), names, lambda index: index % HELD_OUT == 0)
 
 
 def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
@@ -77,29 +81,33 @@ def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
 
 def dense(
     data: str = "data",
+    splits: str = "train",
     out: str = "runs/nano",
     steps: int = 3700,
     batch: int = 64,
     seed: int = 0,
     start: str | None = None,
+    paste: float = PASTE,
 ) -> None:
     """Train the tower on what the boxes say of each cell and each image.
 
     Args:
         data: the data folder.
+        splits: folders of the data, with commas between them, e.g. train,own.
         out: where the checkpoint and the curve go.
         steps: how many batches.
         batch: views a batch.
         seed: of weights, batches and augmentation.
         start: weights to begin with instead of random ones, e.g. nano/stage.safetensors.
+        paste: share of views whose ego kart is replaced by another view's.
     """
     use_all_cores()
     torch.manual_seed(seed)
     stage = _saved_vision(Path(start)) if start else VisionStage()
-    frames, held_out = _train_frames(data)
+    frames, held_out = _train_frames(data, splits)
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        pixels, targets, *_ = frames.augmented(rng, batch)
+        pixels, targets, *_ = frames.augmented(rng, batch, paste=paste)
         return dense_loss(forward(stage.tower, stage.heads, pixels)[0], targets)
 
     evaluate = lambda: evaluate_dense(stage, held_out)
@@ -123,19 +131,30 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -
     Args:
         split: folder of the data.
         data: the data folder.
-        start: the saved stage.
+        start: the saved stage, or the checkpoint dense.pt of a run.
     """
     use_all_cores()
-    stage = _saved_vision(Path(start)).eval()
-    for name, value in evaluate_dense(stage, Frames(Path(data), split)).items():
+    stage = VisionStage() if start.endswith(".pt") else _saved_vision(Path(start))
+    if start.endswith(".pt"):
+        load_checkpoint(Path(start), stage)
+    stage.eval()
+    for name, value in evaluate_dense(stage, Frames(Path(data), [split])).items():
         print(f"{name.removeprefix('accuracy_'):10}{value:6.1f}")
 
 
-def text(data: str = "data", out: str = "runs/nano", steps: int = 800, batch: int = 64, seed: int = 0) -> None:
+def text(
+    data: str = "data",
+    splits: str = "train",
+    out: str = "runs/nano",
+    steps: int = 800,
+    batch: int = 64,
+    seed: int = 0,
+) -> None:
     """Train the text model, connector and attention layers on captions and questions.
 
     Args:
         data: the data folder.
+        splits: folders of the data, with commas between them.
         out: where the dense stage's checkpoint is and this one's goes.
         steps: how many batches.
         batch: views a batch.
@@ -145,7 +164,7 @@ def text(data: str = "data", out: str = "runs/nano", steps: int = 800, batch: in
     torch.manual_seed(seed)
     vision = VisionStage()
     load_checkpoint(Path(out) / "dense.pt", vision)
-    frames, held_out = _train_frames(data)
+    frames, held_out = _train_frames(data, splits)
     stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
     stage.tower.load_state_dict(vision.tower.state_dict())
     stage.heads.load_state_dict(vision.heads.state_dict())

@@ -1,9 +1,10 @@
-"""`python -m supertux download`, `install-art`, `render`, `stats`."""
+"""`python -m supertux download`, `use-sample`, `install-art`, `render`, `make-sample`."""
 
 from homework.cli import run
 
 from .art import install_art
 from .download import download
 from .render import render
+from .sample import make_sample, use_sample
 
-run(download, install_art, render)
+run(download, use_sample, install_art, render, make_sample)

@@ -14,6 +14,8 @@ from tqdm import tqdm
 from homework.data import DATA_DIR
 from homework.errors import InputError, replacing
 
+from .sample import remove_sample
+
 URL = "https://utexas.box.com/shared/static/qubjm5isldqvyimfj9rsmbnvnbezwcv4.zip"
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
 PIECE = 1 << 16  # bytes; when a transfer breaks off, less than one is lost
@@ -30,6 +32,7 @@ def download(*, from_: Path | None = None, data: Path = DATA_DIR) -> None:
         data: where the splits go
     """
     file = from_ or fetch(URL, data / "data.zip")
+    remove_sample(data)
     counts = unpack(file, data)
     print(f"{data}: {counts['new']:,} files unpacked, {counts['present']:,} were there already", end="")
     print(f", {counts['left out']:,} left out (not a file of data/)" if counts["left out"] else "")

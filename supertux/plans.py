@@ -22,6 +22,7 @@ KARTS = (
 ).split()
 PRESETS = ("ld", "sd", "hd")
 FRAMES_PER_RACE = 32
+JPEG_QUALITY = 90
 MAX_KARTS = 10
 MAX_FRAMES = 16**5  # a frame's name has five hexadecimal digits
 # How often a race has 1, 2, ... 10 karts: mostly full, as in the course's data, where every race has 10.
@@ -49,6 +50,7 @@ class RacePlan:
     frames: int
     preset: str
     mix: tuple[float, ...]
+    quality: int = JPEG_QUALITY
 
     def to_json(self) -> str:
         """For the process that draws it."""
@@ -67,13 +69,31 @@ class RacePlan:
 
 
 def race_plans(
-    seed: int, frames: int, tracks: list[str], karts: list[str], preset: str, mix: tuple[float, ...] = OFFICIAL_MIX
+    seed: int,
+    frames: int,
+    tracks: list[str],
+    karts: list[str],
+    preset: str,
+    mix: tuple[float, ...] = OFFICIAL_MIX,
+    num_karts: int | None = None,
+    frames_per_race: int = FRAMES_PER_RACE,
+    quality: int = JPEG_QUALITY,
 ) -> Iterator[RacePlan]:
     """The races that give `frames` frames. More frames of the same seed begin with the same races.
 
     The tracks take turns, in another order each time, and on each of them driven and placed races do. On each track
     the karts are dealt from a shuffled deck, which is shuffled again when it is used up: each track sees each kart as
     often as any other, give or take one.
+
+    Args:
+        seed: of everything.
+        frames: of all races together.
+        tracks, karts: which of TRACKS and KARTS.
+        preset: one of PRESETS.
+        mix: see RacePlan.
+        num_karts: in every race; without it, by NUM_KARTS_WEIGHTS.
+        frames_per_race: of all but the last.
+        quality: of the JPEG files, 1 to 95.
 
     Raises:
         InputError: a track, a kart or a preset that isn't there, or a number of frames that no name can hold.
@@ -87,16 +107,16 @@ def race_plans(
     decks = {track: [] for track in tracks}
     placed = {track: rng.random() < 0.5 for track in tracks}
     order, number = [], 0
-    while number * FRAMES_PER_RACE < frames:
+    while number * frames_per_race < frames:
         if not order:
             order = rng.sample(tracks, len(tracks))
         track = order.pop()
-        wanted = rng.choices(range(1, MAX_KARTS + 1), NUM_KARTS_WEIGHTS)[0]
+        wanted = num_karts or rng.choices(range(1, MAX_KARTS + 1), NUM_KARTS_WEIGHTS)[0]
         hand = _deal(decks[track], karts, min(wanted, len(karts)), rng)
-        first = number * FRAMES_PER_RACE
-        length = min(FRAMES_PER_RACE, frames - first)
-        race_seed, difficulty = rng.getrandbits(30), rng.randrange(3)
-        yield RacePlan(number, track, hand, race_seed, placed[track], difficulty, first, length, preset, tuple(mix))
+        first = number * frames_per_race
+        length = min(frames_per_race, frames - first)
+        fate = (rng.getrandbits(30), placed[track], rng.randrange(3))
+        yield RacePlan(number, track, hand, *fate, first, length, preset, tuple(mix), quality)
         placed[track] = not placed[track]
         number += 1
 

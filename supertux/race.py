@@ -39,7 +39,6 @@ GAP, ASIDE, ASKEW, ABOVE, SETTLING_STEPS = 14.0, 0.35, 0.12, 0.4, 5
 FINISH_METRES = 200  # half of the placed frames begin here, behind the start
 MAX_DROPPED = 30  # frames whose labels cannot be read, or whose cameras are not where they should be
 MAX_MOMENTS = 4000
-JPEG_QUALITY = 88
 # The classes of the course's data that the engine tells: pickups, nitro, and what one should not drive over.
 ITEM_CLASS = {"BONUS_BOX": 4, "EASTER_EGG": 4, "NITRO_BIG": 5, "NITRO_SMALL": 5, "BANANA": 6, "BUBBLEGUM": 6}
 
@@ -211,7 +210,8 @@ def run(plan: RacePlan, folder: Path) -> dict:
             info, order = describe(plan, race, views)
         with clock.part("store"):
             look = Look.random(np.random.default_rng([plan.seed, saved]))
-            store(folder, plan.first_frame + saved, info, [images[v] for v in order], [views[v] for v in order], look)
+            ordered = [(images[v], views[v]) for v in order]
+            store(folder, plan.first_frame + saved, info, ordered, look, plan.quality)
         mix.add(np.array([len(scene(info, view).karts) for view in range(len(images))]))
         saved += 1
     return {
@@ -273,24 +273,38 @@ def describe(plan: RacePlan, race: Race, views: list[labels.Depth]) -> tuple[dic
         "track": plan.track,
         "karts": [plan.karts[kart] for kart in old],
         "detections": detections,
-        "distance_down_track": [float(kart.distance_down_track) for kart in karts],
-        "velocity": [[float(x) for x in kart.velocity] for kart in karts],
-        "location": [[float(x) for x in kart.location] for kart in karts],
-        "rotation": [[float(x) for x in kart.rotation] for kart in karts],
+        "distance_down_track": [round(float(kart.distance_down_track), 2) for kart in karts],
+        "velocity": [_rounded(kart.velocity) for kart in karts],
+        "location": [_rounded(kart.location) for kart in karts],
+        "rotation": [_rounded(kart.rotation) for kart in karts],
         "race": plan.number,
-        "time": float(race.state.time),
+        "time": round(float(race.state.time), 2),
     }
     return info, order
 
 
-def store(folder: Path, frame: int, info: dict, images: list, views: list[labels.Depth], look: Look) -> None:
-    """Write a frame: its images first, so that an `info.json` never lacks one."""
+def _rounded(vector) -> list[float]:
+    """A vector of the engine, to the millimetre."""
+    return [round(float(x), 3) for x in vector]
+
+
+def store(folder: Path, frame: int, info: dict, views: list[tuple], look: Look, quality: int) -> None:
+    """Write a frame: its images first, so that an `info.json` never lacks one.
+
+    Args:
+        folder: of the split.
+        frame: its number.
+        info: what `describe` says.
+        views: (image [h, w, 3] uint8, its decoded depth) of each view.
+        look: light and air.
+        quality: of the JPEG files.
+    """
     name = f"{frame:05x}"
     half = (slice(None, None, DRAWN_SIZE[1] // VIEW_SIZE[1]), slice(None, None, DRAWN_SIZE[0] // VIEW_SIZE[0]))
-    for number, (image, view) in enumerate(zip(images, views, strict=True)):
+    for number, (image, view) in enumerate(views):
         small = np.asarray(Image.fromarray(image).resize(VIEW_SIZE, Image.Resampling.BOX))
         with replacing(folder / f"{name}_{number:02d}_im.jpg") as temporary:
-            look.apply(small, view.distance[half]).save(temporary, "JPEG", quality=JPEG_QUALITY)
+            look.apply(small, view.distance[half]).save(temporary, "JPEG", quality=quality)
     with replacing(folder / f"{name}_info.json") as temporary:
         temporary.write_text(json.dumps(info))
 

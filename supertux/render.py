@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from homework.errors import InputError, read_json, write_json
-from homework.training import available_cores
+from homework.machine import available_cores
 
 from . import art
 from .plans import KARTS, OFFICIAL_MIX, TRACKS, RacePlan, race_plans
@@ -60,19 +60,29 @@ def render(
     _require_same(out, settings)
     todo = [plan for plan in plans if not is_done(plan, out)]
     print(f"{out}: {len(plans)} races, {len(plans) - len(todo)} of them drawn already")
-    run = _with_ray(todo, out, ray) if ray else _with_processes(todo, out, workers or available_cores())
-    failed, missing = [], 0
-    with tqdm(total=sum(views_of(plan) for plan in todo), unit="view", unit_scale=True) as bar:
+    run = _with_ray(todo, out, ray) if ray else with_processes(todo, out, workers or available_cores())
+    failed, missing = watch(run, sum(views_of(plan) for plan in todo))
+    count = sum(1 for _ in out.glob("*_info.json"))
+    print(f"{out}: {count:,} frames; {failed} races lost, {missing} frames left out for unreadable labels")
+    if failed:
+        print("run the same command again to try the lost races once more")
+
+
+def watch(run: Iterator[tuple[RacePlan, dict]], views: int) -> tuple[int, int]:
+    """Let the races run, under a progress bar of `views`; say which are lost.
+
+    Returns:
+        How many races are lost, and how many frames of the others are missing.
+    """
+    failed = missing = 0
+    with tqdm(total=views, unit="view", unit_scale=True) as bar:
         for plan, result in run:
             bar.update(views_of(plan))
             missing += result.get("missing", 0)
             if "error" in result:
-                failed.append(plan)
+                failed += 1
                 bar.write(f"race {plan.number} on {plan.track} is lost: {result['error']}")
-    count = sum(1 for _ in out.glob("*_info.json"))
-    print(f"{out}: {count:,} frames; {len(failed)} races lost, {missing} frames left out for unreadable labels")
-    if failed:
-        print("run the same command again to try the lost races once more")
+    return failed, missing
 
 
 def views_of(plan: RacePlan) -> int:
@@ -120,7 +130,8 @@ def draw_race(plan: RacePlan, out: Path) -> dict:
     return {"error": (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]}
 
 
-def _with_processes(plans: list[RacePlan], out: Path, workers: int) -> Iterator[tuple[RacePlan, dict]]:
+def with_processes(plans: list[RacePlan], out: Path, workers: int) -> Iterator[tuple[RacePlan, dict]]:
+    """Draw the races, `workers` at a time; yields each with what `draw_race` returned, as they end."""
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(draw_race, plan, out): plan for plan in plans}
         try:
@@ -137,8 +148,8 @@ def _with_ray(plans: list[RacePlan], out: Path, address: str) -> Iterator[tuple[
         import ray
     except ImportError:
         raise InputError("ray", "not installed", f"{sys.executable} -m pip install 'ray>=2.40'") from None
-    root = str(Path(__file__).parents[1])
-    environment = {"env_vars": {"PYTHONPATH": root}}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    environment = {"env_vars": {"PYTHONPATH": path}}
     ray.init(address=None if address == "local" else address, runtime_env=environment, log_to_driver=False)
     task = ray.remote(num_cpus=1, max_retries=0)(draw_race)
     waiting = {task.remote(plan, out.resolve()): plan for plan in plans}

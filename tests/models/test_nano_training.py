@@ -117,7 +117,7 @@ def test_crop_drops_karts_outside():
 @pytest.fixture
 def frames(tiny_data) -> Frames:
     """The tiny train split in memory."""
-    return Frames(tiny_data, "train")
+    return Frames(tiny_data, ["train"])
 
 
 def pasted_batches(frames: Frames, batches: int = 20):
