@@ -5,6 +5,7 @@ have 1.4's. The overlay is a folder of links to the art, with the version's mark
 of `shaders.py`, and without the scripts that open dialogs.
 """
 
+import lzma
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from homework.errors import InputError
@@ -83,10 +85,15 @@ def find(given: Path | None) -> Path:
                 return place
         raise InputError("supertuxkart-data", "the game's art is not in a usual place", REMEDY)
     if given.is_file():
-        given = _unpack(given)
-    for folder in (given, given / "data", *sorted(given.glob("*/data"))):
-        if _is_art(folder):
-            return folder.resolve()
+        return _unpack(given)
+    return _inside(given, given)
+
+
+def _inside(folder: Path, given: Path) -> Path:
+    """The art in a folder: itself, its `data`, or the `data` of a folder in it."""
+    for place in (folder, folder / "data", *sorted(folder.glob("*/data"))):
+        if _is_art(place):
+            return place.resolve()
     raise InputError(given, f"no game's art there (a folder with {', '.join(LANDMARKS)})", REMEDY)
 
 
@@ -95,27 +102,24 @@ def _is_art(folder: Path) -> bool:
 
 
 def _unpack(archive: Path) -> Path:
-    """The archive's content, unpacked once into the cache."""
+    """The art of an archive, unpacked into the cache in place of an earlier one, once it is known to be art."""
     target = CACHE / "unpacked"
-    temporary = CACHE / f".unpacked.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(temporary)  # drops absolute paths and `..` by itself
-        else:
-            with tarfile.open(archive) as file:
-                file.extractall(temporary, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        shutil.rmtree(temporary)
-        raise InputError(archive, f"not a whole tar or zip ({str(error).splitlines()[0]})", REMEDY) from None
-    except OSError:
-        shutil.rmtree(temporary)
-        raise
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.replace(target)
-    return target
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix=".unpacked.") as name:
+        whole = Path(name) / "whole"
+        try:
+            if zipfile.is_zipfile(archive):
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(whole)  # drops absolute paths and `..` by itself
+            else:
+                with tarfile.open(archive) as file:
+                    file.extractall(whole, filter="data")
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+            raise InputError(archive, f"not a whole tar or zip ({error})", REMEDY) from None
+        place = _inside(whole, archive).relative_to(whole.resolve())
+        shutil.rmtree(target, ignore_errors=True)
+        whole.rename(target)
+    return target.resolve() / place
 
 
 def build(art: Path, overlay: Path) -> None:
@@ -188,7 +192,13 @@ def check(overlay: Path) -> None:
         command = [sys.executable, "-m", "supertux.race", folder]
         try:
             done = subprocess.run(
-                command, input=plan.to_json(), env=environment(overlay), capture_output=True, text=True, timeout=300
+                command,
+                input=plan.to_json(),
+                env=environment(overlay),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=300,
             )
         except subprocess.TimeoutExpired:
             raise InputError(overlay, "drawing a frame took over 300 s", "try a machine that is less busy") from None

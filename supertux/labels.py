@@ -14,6 +14,9 @@ from .shaders import DEPTH_LEVELS, LABEL_LEVELS, MATRIX_COLUMNS, MATRIX_ROWS, OW
 
 MIN_PIXELS = 3  # a kart of fewer drawn pixels is not there
 ITEM_RADIUS = 0.9  # metres; the engine's `size` is how near a kart must come to take it
+# Metres by which wheels and drivers may stick out of a kart's body, and what it holds.
+OUTWARD, UPWARD, DOWNWARD = 0.15, 0.4, 0.5
+HELD_OUTWARD, HELD_UPWARD = 0.4, 1.6
 REACH = 4.0  # metres; no kart or item is larger
 MIN_AGREEMENT = 0.98  # of the pixels, on the matrix that they carry
 
@@ -109,8 +112,9 @@ def unproject(view: Depth, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def instances(view: Depth, karts: list, items: list) -> np.ndarray:
     """Which pixel is whose: [h, w] int, 0 none, 1 to k the karts, k + 1 on the items.
 
-    A placed pixel belongs to the kart whose box, widened for wheels, driver and what it carries, holds its point most
-    inwardly; where none does, to the first item that is within reach.
+    A placed pixel belongs to the kart whose body its point sticks out of least, if by no more than wheels and drivers
+    do. Where there is none, it belongs to the nearest item within reach; and where there is none of these either, to
+    a kart that holds something, if what it holds may reach there.
 
     Args:
         karts, items: the engine's, of the moment that was drawn.
@@ -121,36 +125,44 @@ def instances(view: Depth, karts: list, items: list) -> np.ndarray:
         return owner
     points = unproject(view, rows, columns)
     low, high = points.min(0) - REACH, points.max(0) + REACH
-    nearest = np.full(len(points), 1.0)  # 1 is the border of a box
+    nearest = np.full(len(points), np.inf)
     whose = np.zeros(len(points), np.int16)
     for number, body in enumerate([*karts, *items], 1):
         place = np.asarray(body.location)
         if np.any(place < low) or np.any(place > high):
             continue
-        is_kart = number <= len(karts)
-        near = np.flatnonzero((np.abs(points - place) < REACH).all(1) & (is_kart | (whose == 0)))
-        distance = (_kart_distance if is_kart else _item_distance)(points[near], body)
-        closer = distance < nearest[near]
-        nearest[near[closer]] = distance[closer]
+        near = np.flatnonzero((np.abs(points - place) < REACH).all(1))
+        cost = (_kart_cost if number <= len(karts) else _item_cost)(points[near], body)
+        closer = cost < nearest[near]
+        nearest[near[closer]] = cost[closer]
         whose[near[closer]] = number
     owner[rows, columns] = whose
     return owner
 
 
-def _kart_distance(points: np.ndarray, kart) -> np.ndarray:
-    """Points [n, 3] -> [n], below 1 within the kart's box. `size` is (width, height, length) of its body alone."""
+def _kart_cost(points: np.ndarray, kart) -> np.ndarray:
+    """Points [n, 3] -> [n]: below 1 on the kart itself, 2 to 3 on what it may hold, else inf.
+
+    `size` is (width, height, length) of the body alone. Two karts' bodies never overlap, but boxes widened by shares of
+    their sizes would, so it counts by how many metres a point sticks out.
+    """
     x, y, z = ((points - np.asarray(kart.location)) @ rotation_matrix(kart.rotation)).T
     width, height, length = kart.size
-    across = np.abs(x) / (width / 2 * 1.25 + 0.2)
-    along = np.abs(z) / (length / 2 * 1.25 + 0.2)
-    upward = np.where(y > 0, y / (height + 1.6), -y / 0.5)  # parachutes, swatters and balloons rise above the driver
-    return np.maximum(np.maximum(across, along), upward)
+    outside = np.maximum(np.abs(x) - width / 2, np.abs(z) - length / 2)
+    upward = np.where(y > 0, (y - height) / UPWARD, -y / DOWNWARD)
+    cost = np.where(upward < 1, outside / OUTWARD, np.inf)
+    cost = np.where(cost < 1, cost, np.inf)
+    if kart.attachment.type.name != "NOTHING":
+        # parachutes, swatters and balloons rise above the driver
+        held = (outside < HELD_OUTWARD) & (y > -DOWNWARD) & (y < height + HELD_UPWARD)
+        cost = np.where(np.isinf(cost) & held, 2 + outside / HELD_OUTWARD, cost)
+    return cost
 
 
-def _item_distance(points: np.ndarray, item) -> np.ndarray:
-    """Points [n, 3] -> [n], below 1 within the sphere around an item."""
-    offset = points - np.asarray(item.location)
-    return np.linalg.norm(offset, axis=1) / ITEM_RADIUS
+def _item_cost(points: np.ndarray, item) -> np.ndarray:
+    """Points [n, 3] -> [n]: 1 to 2 within the sphere around an item, else inf."""
+    distance = np.linalg.norm(points - np.asarray(item.location), axis=1) / ITEM_RADIUS
+    return np.where(distance < 1, 1 + distance, np.inf)
 
 
 def boxes(owner: np.ndarray, numbers) -> dict[int, list[int]]:

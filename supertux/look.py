@@ -1,7 +1,9 @@
-"""Light, haze and blur at random, so that a model does not learn one picture of each track.
+"""Light, haze and sharpness at random, so that a model does not learn one picture of each track.
 
 The course's frames come from an older release of the game, whose light and sharpness differ a little from track to
-track. The ranges below cover those differences (`python -m supertux.compare` prints them).
+track. The ranges below cover those differences: measured on 21 tracks with this module switched off, the course's
+frames have 0.92 to 1.12 of our brightness (5th to 95th percentile), 0.93 to 1.09 of a colour's share in it, and are
+sharper by 5 to 10 %. No haze was found in them; a little keeps the distance from being a cue.
 """
 
 from dataclasses import dataclass
@@ -9,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-EXPOSURE = (0.75, 1.2)  # factor on all light
-CONTRAST = (0.85, 1.1)  # exponent on values of 0 to 1
+EXPOSURE = (0.9, 1.12)  # factor on all light
+CONTRAST = (0.94, 1.1)  # exponent on values of 0 to 1
 TINT = 0.06  # each colour's factor is 1 plus or minus this
-HAZE = 0.25  # most of the haze's share at infinity
+HAZE = 0.08  # most of the haze's share at infinity
 HAZE_DEPTH = (40.0, 160.0)  # metres after which 63 % of it is reached
-BLUR = 0.7  # pixels of 150x100, the most
+BLUR = 0.3  # pixels of 150x100, the most
+SHARPEN = 25  # percent of an unsharp mask of radius 1, the most
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Look:
     haze: float
     haze_depth: float
     blur: float
+    sharpen: float
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Look":
@@ -38,6 +42,7 @@ class Look:
             haze=max(0.0, rng.uniform(-HAZE, HAZE)),
             haze_depth=rng.uniform(*HAZE_DEPTH),
             blur=rng.uniform(0, BLUR),
+            sharpen=rng.uniform(0, SHARPEN),
         )
 
     def apply(self, image: np.ndarray, distance: np.ndarray) -> Image.Image:
@@ -54,4 +59,5 @@ class Look:
         share = self.haze * (1 - np.exp(-distance / self.haze_depth))[..., None]
         light = light * (1 - share) + colour * share
         view = Image.fromarray((np.clip(light, 0, 1) * 255).round().astype(np.uint8))
-        return view.filter(ImageFilter.GaussianBlur(self.blur))
+        mask = ImageFilter.UnsharpMask(1, round(self.sharpen), 0)
+        return view.filter(ImageFilter.GaussianBlur(self.blur)).filter(mask)

@@ -35,7 +35,7 @@ OFFICIAL_MIX = (60.6, 26.0, 8.4, 3.6, 0.8, 0.4, 0.2)
 class RacePlan:
     """One race. `mix` is the wanted share of views with 1, 2, ... karts, in any unit.
 
-    `placed` says how its karts come to where they are: by driving, or put there at rest. Two thirds of the course's
+    `placed` says how its karts come to where they are: by driving, or put there at rest. 59 % of the course's
     frames were taken after the race's end: all karts stand still in the first 200 metres behind the finish, and the
     camera, whose distance grows with speed, is close.
     """
@@ -128,10 +128,7 @@ def _deal(deck: list[str], karts: list[str], count: int, rng: random.Random) -> 
         if not deck:
             deck.extend(rng.sample(karts, len(karts)))
         # after a new shuffle a kart may come that is in the hand already: it waits in the deck
-        place = next((i for i in reversed(range(len(deck))) if deck[i] not in hand), None)
-        if place is None:
-            deck[:0] = rng.sample(karts, len(karts))
-            continue
+        place = next(i for i in reversed(range(len(deck))) if deck[i] not in hand)
         hand.append(deck.pop(place))
     return tuple(hand)
 

@@ -23,6 +23,7 @@ from homework.errors import replacing, write_json
 from homework.scene import KART_CLASS, VIEW_SIZE, scene
 
 from . import labels
+from .determinism import control_engine
 from .look import Look
 from .mix import Mix, visible_karts
 from .plans import RacePlan
@@ -61,6 +62,7 @@ class Race:
     """A race of the engine: drive it, draw it."""
 
     def __init__(self, plan: RacePlan, size: tuple[int, int] = DRAWN_SIZE):
+        self.clock = control_engine(plan.seed)
         pystk2.init(graphics(plan, size))
         self.plan = plan
         self.count = len(plan.karts)
@@ -78,10 +80,13 @@ class Race:
 
     def step(self, steps: int) -> bool:
         """Drive `steps` times STEP seconds, and read the state; False when the race is over."""
-        going = [self.race.step() for _ in range(steps)]
+        going = True
+        for _ in range(steps):
+            self.clock.advance(STEP)
+            going &= self.race.step()
         self.state.update()
         self.karts = sorted(self.state.karts, key=lambda kart: kart.id)
-        return all(going)
+        return going
 
     def moments(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Moments that might be drawn, as guesses of the karts that each camera sees: [cameras].
@@ -154,12 +159,13 @@ def graphics(plan: RacePlan, size: tuple[int, int]):
     """The engine's settings for a preset of `plans.PRESETS`.
 
     Off in all: `display`, which draws every step of the physics as well; texture compression, which only costs time;
-    ambient occlusion and depth of field, whose shaders of release 1.4 the engine doesn't fill. And where karts are
+    ambient occlusion and depth of field, whose shaders of release 1.4 the engine doesn't fill; glow, which paints the
+    items black. And where karts are
     put from one place to another, particles, which would follow them through the air.
     """
     config = getattr(pystk2.GraphicsConfig, plan.preset)()
     config.screen_width, config.screen_height = size
-    config.display = config.texture_compression = config.ssao = config.dof = False
+    config.display = config.texture_compression = config.ssao = config.dof = config.glow = False
     if plan.placed:
         config.particles_effects = 0
     return config

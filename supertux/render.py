@@ -49,6 +49,8 @@ def render(
     """
     art.require_engine()
     art.installed()
+    if workers < 0:
+        raise InputError("--workers", f"{workers} processes", "give 1 or more, or nothing for one a core")
     settings = {
         "seed": seed,
         "preset": preset,
