@@ -15,8 +15,8 @@ from .shaders import DEPTH_LEVELS, LABEL_LEVELS, MATRIX_COLUMNS, MATRIX_ROWS, OW
 MIN_PIXELS = 3  # a kart of fewer drawn pixels is not there
 ITEM_RADIUS = 0.9  # metres; the engine's `size` is how near a kart must come to take it
 # Metres by which wheels and drivers may stick out of a kart's body, and what it holds.
-OUTWARD, UPWARD, DOWNWARD = 0.15, 0.4, 0.5
-HELD_OUTWARD, HELD_UPWARD = 0.4, 1.6
+OUTWARD, UPWARD, DOWNWARD = 0.2, 0.4, 0.5
+HELD_OUTWARD, HELD_BEHIND, HELD_UPWARD = 0.4, 1.2, 1.6
 REACH = 4.0  # metres; no kart or item is larger
 MIN_AGREEMENT = 0.98  # of the pixels, on the matrix that they carry
 
@@ -153,9 +153,11 @@ def _kart_cost(points: np.ndarray, kart) -> np.ndarray:
     cost = np.where(upward < 1, outside / OUTWARD, np.inf)
     cost = np.where(cost < 1, cost, np.inf)
     if kart.attachment.type.name != "NOTHING":
-        # parachutes, swatters and balloons rise above the driver
-        held = (outside < HELD_OUTWARD) & (y > -DOWNWARD) & (y < height + HELD_UPWARD)
-        cost = np.where(np.isinf(cost) & held, 2 + outside / HELD_OUTWARD, cost)
+        # swatters rise above the driver, a parachute is drawn behind
+        outside = np.maximum(np.abs(x) - width / 2, z - length / 2) / HELD_OUTWARD
+        outside = np.maximum(outside, (-z - length / 2) / HELD_BEHIND)
+        held = (outside < 1) & (y > -DOWNWARD) & (y < height + HELD_UPWARD)
+        cost = np.where(np.isinf(cost) & held, 2 + outside, cost)
     return cost
 
 

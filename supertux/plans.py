@@ -24,6 +24,9 @@ PRESETS = ("ld", "sd", "hd")
 FRAMES_PER_RACE = 32
 JPEG_QUALITY = 90
 MAX_KARTS = 10
+# How many cameras the engine gives views of the right shape: it takes their width from a split screen, so that those of
+# 2, 5 or 6 cameras are squeezed; more than 8 are blank.
+CAMERAS = (1, 3, 4, 7, 8)
 MAX_FRAMES = 16**5  # a frame's name has five hexadecimal digits
 # How often a race has 1, 2, ... 10 karts: mostly full, as in the course's data, where every race has 10.
 NUM_KARTS_WEIGHTS = (1, 1, 1, 1, 1, 2, 2, 4, 4, 6)
@@ -51,6 +54,11 @@ class RacePlan:
     preset: str
     mix: tuple[float, ...]
     quality: int = JPEG_QUALITY
+
+    @property
+    def cameras(self) -> int:
+        """How many views a frame has."""
+        return max(count for count in CAMERAS if count <= len(self.karts))
 
     def to_json(self) -> str:
         """For the process that draws it."""

@@ -16,7 +16,6 @@ from . import art
 from .plans import KARTS, OFFICIAL_MIX, TRACKS, RacePlan, race_plans
 
 SETTINGS = "render.json"
-MAX_CAMERAS = 8  # the most that the engine draws
 RACE_LIMIT = 900  # seconds after which a race is given up
 
 
@@ -89,7 +88,7 @@ def watch(run: Iterator[tuple[RacePlan, dict]], views: int) -> tuple[int, int]:
 
 def views_of(plan: RacePlan) -> int:
     """How many views a race is to give."""
-    return plan.frames * min(len(plan.karts), MAX_CAMERAS)
+    return plan.frames * plan.cameras
 
 
 def record_of(plan: RacePlan, out: Path) -> Path:

@@ -39,7 +39,10 @@ FRAGMENT_SHADERS = (
 # origin of their own, but track none the less.
 GROUND_SHADERS = ("tracks/overworld/splatting.frag",)
 
-_VERTEX_LABEL = f"""    label_origin = dot(i_origin, i_origin) > 1.0e-6 ? {OWN_ORIGIN} : 0;
+# Some tracks have their floors at an origin of their own, too; those reach farther from it than a kart does.
+KART_REACH = 3.0  # metres
+_VERTEX_LABEL = f"""    bool label_near = distance(world_position.xyz, i_origin) < {KART_REACH};
+    label_origin = label_near && dot(i_origin, i_origin) > 1.0e-6 ? {OWN_ORIGIN} : 0;
 }}
 """
 _FRAGMENT_LABEL = f"""    ivec2 label_pixel = ivec2(gl_FragCoord.xy);

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import assert_one_line_error
-from test_shaders import write_art
+from test_shaders import CONFIG, write_art
 
 from homework.errors import InputError
 from supertux import art as module
@@ -71,7 +71,10 @@ def test_a_relative_folder_makes_links_that_hold_anywhere(art: Path, tmp_path: P
     monkeypatch.chdir(tmp_path)
     build(find(Path("stk")), cache / "art")
     monkeypatch.chdir("/")
-    assert (cache / "art/data/stk_config.xml").read_text() == "<config/>"
+    assert (cache / "art/data/karts/tux/kart.xml").read_text() == "<kart/>"
+    assert (cache / "art/data/stk_config.xml").read_text() == CONFIG.replace("80", "75").replace("65", "75").replace(
+        "50", "75"
+    )
     assert (cache / "art/data/skins/classic/stkskin.xml").exists()
 
 
@@ -81,7 +84,7 @@ def test_an_archive_is_unpacked_into_the_cache(art: Path, tmp_path: Path, cache:
     for _ in range(2):  # a second time in place of the first
         found = find(archive)
         assert found.is_relative_to(cache)
-        assert (found / "stk_config.xml").read_text() == "<config/>"
+        assert (found / "stk_config.xml").read_text() == CONFIG
         assert len(list(found.rglob("*"))) == len(list(art.rglob("*")))
     assert len(list(cache.iterdir())) == 1
 
@@ -166,7 +169,7 @@ def test_a_build_that_fails_leaves_the_old_overlay(art: Path, tmp_path: Path, ca
     shutil.rmtree(other / lacks) if (other / lacks).is_dir() else (other / lacks).unlink()
     with pytest.raises((InputError, OSError)):
         build(other, cache / "art")
-    assert (cache / "art/data/stk_config.xml").read_text() == "<config/>"
+    assert (cache / "art/data/karts/tux/kart.xml").read_text() == "<kart/>"
     assert [path.name for path in cache.iterdir()] == ["art"]
 
 

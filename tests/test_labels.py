@@ -28,7 +28,10 @@ def quaternion(heading: float) -> tuple[float, ...]:
 
 def body(location, size=(1.2, 1.0, 2.0), heading: float = 0.0) -> SimpleNamespace:
     """A kart or an item of the engine; its location is the middle of its underside."""
-    return SimpleNamespace(location=location, size=size, rotation=quaternion(heading), heading=heading)
+    nothing = SimpleNamespace(type=SimpleNamespace(name="NOTHING"))
+    return SimpleNamespace(
+        location=location, size=size, rotation=quaternion(heading), heading=heading, attachment=nothing
+    )
 
 
 class Camera:

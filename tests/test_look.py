@@ -68,4 +68,11 @@ def test_random_looks_leave_half_of_the_frames_without_haze():
     rng = np.random.default_rng(5)
     looks = [Look.random(rng) for _ in range(400)]
     assert 150 < sum(look.haze == 0 for look in looks) < 250
-    assert min(look.exposure for look in looks) < 0.8 and max(look.exposure for look in looks) > 1.15
+    assert min(look.exposure for look in looks) < 0.92 and max(look.exposure for look in looks) > 1.1
+
+
+def test_a_sharpened_view_has_steeper_edges():
+    def steepest(look: Look) -> int:
+        return int(np.abs(np.diff(apply(look).astype(int), axis=0)).max())
+
+    assert steepest(replace(PLAIN, sharpen=25)) > steepest(PLAIN)

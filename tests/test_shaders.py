@@ -21,13 +21,15 @@ void main()
 FRAGMENT = "out vec4 colour;\nvoid main(void)\n{\n    if (true) { colour = vec4(1.0); }\n}"
 LIGHT = "uniform sampler2D ssao_tex;\nvoid main() {\n    float ao = texture(ssao_tex, tc).x;\n    light *= ao;\n}\n"
 REFLECTION = "void main() {\n    for (int i = 0; i < 1024; i++) { }\n}\n"
+CORNERS = "void main() {\n    float vignette = 1. - dot(inside, inside) * vignette_weight;\n}\n"
+CONFIG = '<camera fov-1="80" fov-2="65" fov-3="50" fov-4="75" cutscene-fov="0.61" />\n'
 OTHER = "void main() { /* not one of those that are changed */ }\n"
 
 
 def write_art(folder: Path) -> Path:
     """A folder with what the game's art must have, and no art."""
     files = {
-        "stk_config.xml": "<config/>",
+        "stk_config.xml": CONFIG,
         "karts/tux/kart.xml": "<kart/>",
         "tracks/abyss/track.xml": "<track/>",
         "tracks/overworld/track.xml": "<track/>",
@@ -37,6 +39,7 @@ def write_art(folder: Path) -> Path:
         "shaders/other.vert": OTHER,
         "shaders/combine_diffuse_color.frag": LIGHT,
         "shaders/importance_sampling_specular.frag": REFLECTION,
+        "shaders/tonemap.frag": CORNERS,
     }
     files |= {f"shaders/{name}.vert": VERTEX for name in VERTEX_SHADERS}
     files |= {f"shaders/{name}.frag": FRAGMENT for name in FRAGMENT_SHADERS}
@@ -59,7 +62,12 @@ def test_vertices_hand_their_label_on_to_the_fragments(tmp_path: Path):
     for name in VERTEX_SHADERS:
         text = texts[f"shaders/{name}.vert"]
         assert text.index("flat out int label_origin;") < text.index("void main()")
-        assert body_of_main(text).rstrip().endswith("label_origin = dot(i_origin, i_origin) > 1.0e-6 ? 8 : 0;")
+        assert (
+            body_of_main(text)
+            .rstrip()
+            .endswith("label_origin = label_near && dot(i_origin, i_origin) > 1.0e-6 ? 8 : 0;")
+        )
+        assert "distance(world_position.xyz, i_origin) < 3.0" in body_of_main(text)
         assert VERTEX.rpartition("}")[0].partition("void main")[2] in text  # what it did, it still does
     for name in FRAGMENT_SHADERS:
         text = texts[f"shaders/{name}.frag"]
@@ -78,6 +86,7 @@ def test_light_is_as_the_game_meant_it_and_reflections_are_cheap(tmp_path: Path)
     texts = patched(write_art(tmp_path))
     assert texts["shaders/combine_diffuse_color.frag"] == LIGHT.replace("texture(ssao_tex, tc).x", "1.0")
     assert texts["shaders/importance_sampling_specular.frag"] == REFLECTION.replace("i++", "i += 16")
+    assert texts["shaders/tonemap.frag"] == CORNERS.replace("vignette_weight", "1.0")
 
 
 def test_other_shaders_and_the_installed_files_stay_as_they_are(tmp_path: Path):
