@@ -1,10 +1,13 @@
-"""`python -m supertux download`, `use-sample`, `install-art`, `render`, `make-sample`."""
+"""Where frames come from: `python -m supertux --help`."""
 
 from homework.cli import run
 
+from .accuracy import accuracy
 from .art import install_art
+from .compare import compare
 from .download import download
 from .render import render
 from .sample import make_sample, use_sample
+from .stats import stats
 
-run(download, use_sample, install_art, render, make_sample)
+run(download, use_sample, install_art, render, stats, accuracy, compare, make_sample)
