@@ -142,15 +142,14 @@ def build(overlay: Path, telling: tuple[list[dict], list] | None = None) -> Path
     Args:
         overlay: where to; there is nothing yet.
         telling: up to 8 karts, each with `location`, `rotation` and `size` as the engine's, and the locations of what
-            lies about [n, 3], in metres. With them, a
-            kart's pixels have the label `OWN_ORIGIN` plus its number, from 0; the others have theirs without that bit.
+            lies about [n, 3], in metres. With them, a kart's pixels have its number, from 0, in place of the origin;
+            no others count as placed.
     """
-    source = (art.installed() / "data/stk_config.xml").resolve().parent
+    source = (art.installed() / "data/karts").resolve().parent
     art.build(source, overlay)
     changes = {"joint_matrix * idle_position": "idle_position"}
     if telling:
         changes[shaders._VERTEX_LABEL] = f"    {_search(*telling)}\n}}\n"
-        changes["float(label_origin + label_bits)"] = "float(label_origin > 0 ? label_origin : label_bits)"
     for name, text in shaders.patched(source).items():
         for old, new in changes.items():
             text = text.replace(old, new)
@@ -176,7 +175,7 @@ def _search(karts: list[dict], items: list) -> str:
         lines.append(f"label_away = max(label_{number}, 0.0) + 0.1 * label_{number};")
         lines.append(f"label_away += max(0.0, max(label_b.x, label_b.z) - {OVERHANG});")
         lines.append(f"if (distance(i_origin, {location}) > {KART_RADIUS}) label_away = 1.0e6;")
-        code = shaders.OWN_ORIGIN + number
+        code = 1 + 2 * number  # as the placed have it
         lines.append(f"if (label_away < label_near) {{ label_near = label_away; label_origin = {code}; }}")
     for item in items:
         if min(np.linalg.norm(np.subtract(kart["location"], item)) for kart in karts) < KART_RADIUS + ITEM_RADIUS:
@@ -194,11 +193,8 @@ def owners(depth: np.ndarray) -> tuple[np.ndarray, labels.Depth]:
     Returns:
         The number of each pixel's kart [h, w] int, from 1, 0 for none; and what `labels.decode` finds in the others.
     """
-    levels = shaders.DEPTH_LEVELS * shaders.LABEL_LEVELS
-    code = np.rint(depth.astype(np.float64) * (levels - 1)).astype(np.int64)
-    label = np.where(code == levels - 1, 0, code % shaders.LABEL_LEVELS)  # the sky has none
-    owner = np.where(label >= shaders.OWN_ORIGIN, label - shaders.OWN_ORIGIN + 1, 0)
-    return owner, labels.decode(np.where(owner, 1.0, depth))
+    view = labels.decode(depth)
+    return np.where(view.placed, view.cell + 1, 0), view
 
 
 def _moments(plan: RacePlan, size: tuple[int, int]) -> Iterator:

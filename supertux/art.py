@@ -24,6 +24,7 @@ from .plans import RacePlan
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tux-vlm"
 OVERLAY = CACHE / "art"
+MARKER = f"labels-{shaders.VERSION}"  # in the overlay
 # Where packages of the game put its art.
 PLACES = tuple(
     Path(place) / "supertuxkart/data"
@@ -67,10 +68,12 @@ def installed() -> Path:
     """The overlay that `install_art` made.
 
     Raises:
-        InputError: there is none, or the art that it points to has gone.
+        InputError: there is none, the art that it points to has gone, or it is an older one of this program.
     """
     if not (OVERLAY / "data/karts").exists():  # a link into the art
         raise InputError(OVERLAY, "the game's art is not installed", "run `python -m supertux install-art`")
+    if not (OVERLAY / MARKER).exists():
+        raise InputError(OVERLAY, "an older version of this program made it", "run `python -m supertux install-art`")
     return OVERLAY
 
 
@@ -144,6 +147,7 @@ def build(art: Path, overlay: Path) -> None:
         if not (data / "skins/classic").exists():
             (data / "skins/classic").symlink_to(art / "skins/peach")
         (data / "supertuxkart.1.5").touch()
+        (temporary / MARKER).touch()
         shutil.rmtree(overlay, ignore_errors=True)
         temporary.replace(overlay)
     except BaseException:

@@ -55,7 +55,7 @@ class Race:
         return going
 
     def moments(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Moments that might be drawn, as guesses of the karts that each camera sees: [cameras].
+        """Moments that might be drawn, as guesses of the karts that are seen from behind each kart: [karts].
 
         Going on to the next is all that it takes to leave one out; `arrive` before drawing.
         """
@@ -126,8 +126,7 @@ def graphics(plan: RacePlan, size: tuple[int, int]):
 
     Off in all: `display`, which draws every step of the physics as well; texture compression, which only costs time;
     ambient occlusion and depth of field, whose shaders of release 1.4 the engine doesn't fill; glow, which paints the
-    items black. And where karts are
-    put from one place to another, particles, which would follow them through the air.
+    items black. And where karts are put from one place to another, particles, which would follow them through the air.
     """
     config = getattr(pystk2.GraphicsConfig, plan.preset)()
     config.screen_width, config.screen_height = size

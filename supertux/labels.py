@@ -10,28 +10,32 @@ import numpy as np
 
 from homework.scene import DETECTION_SIZE
 
-from .shaders import DEPTH_LEVELS, LABEL_LEVELS, MATRIX_COLUMNS, MATRIX_ROWS, OWN_ORIGIN
+from .shaders import LEVELS, MATRIX_COLUMNS, MATRIX_ROWS, ORIGIN_CELL, ORIGIN_CELLS, PLACED_DEPTHS, TRACK_DEPTHS
 
 MIN_PIXELS = 3  # a kart of fewer drawn pixels is not there
 ITEM_RADIUS = 0.9  # metres; the engine's `size` is how near a kart must come to take it
 # Metres by which wheels and drivers may stick out of a kart's body, and what it holds.
-OUTWARD, UPWARD, DOWNWARD = 0.2, 0.4, 0.5
+OVERHANG, OUTWARD, UPWARD, DOWNWARD = 0.15, 0.4, 0.4, 0.5
+INSIDE, AWAY = 0.2, 1.2  # metres from the body: origins of what may stick out farther, and those of other parts
+POINT_WEIGHT = 0.5  # of the metres by which a mesh's points stick out, beside those of its origin
 HELD_OUTWARD, HELD_BEHIND, HELD_UPWARD = 0.4, 1.2, 1.6
-REACH = 4.0  # metres; no kart or item is larger
-MIN_AGREEMENT = 0.98  # of the pixels, on the matrix that they carry
+ITEM_ORIGIN = 0.2  # metres from an item, on each axis, to the origin of its mesh
+KART_REACH = 3.0  # metres; no kart is larger, with what it holds
+MIN_AGREEMENT = 0.98  # of the track's pixels, on the matrix that they carry
 
 
 @dataclass(frozen=True)
 class Depth:
     """A decoded depth image of h x w pixels.
 
-    opaque [h, w] bool: not the sky; placed [h, w] bool: of a mesh with an origin of its own; z [h, w]: normalised
-    device depth, -1 to 1; matrix [4, 4]: world -> clip space, on column vectors; agreement: share of the pixels that
-    carry that matrix.
+    opaque [h, w] bool: not the sky; placed [h, w] bool: of a mesh with an origin of its own; cell [h, w] int: where
+    that origin is, as the shaders number it; z [h, w]: normalised device depth, -1 to 1; matrix [4, 4]: world -> clip
+    space, on column vectors; agreement: share of the track's pixels that carry that matrix.
     """
 
     opaque: np.ndarray
     placed: np.ndarray
+    cell: np.ndarray
     z: np.ndarray
     matrix: np.ndarray
     agreement: float
@@ -59,23 +63,25 @@ def decode(depth: np.ndarray) -> Depth:
         depth: [h, w] float32 in [0, 1], the top row first.
     """
     height, width = depth.shape
-    levels = DEPTH_LEVELS * LABEL_LEVELS
-    code = np.rint(depth.astype(np.float64) * (levels - 1)).astype(np.int64)
-    opaque = code < levels - 1  # the sky has no mesh: depth 1
-    label = code % LABEL_LEVELS
+    code = np.rint(depth.astype(np.float64) * (LEVELS - 1)).astype(np.int32)
+    opaque = code < LEVELS - 1  # the sky has no mesh: depth 1
+    placed = opaque & (code % 2 == 1)
+    track = code % 2 == 0
     rows = (height - 1 - np.arange(height))[:, None] % MATRIX_ROWS  # the shader counts rows from below
     columns = np.arange(width)[None, :] % MATRIX_COLUMNS
-    cell = (columns * MATRIX_ROWS + rows)[opaque]
-    bits = (label % OWN_ORIGIN)[opaque]
+    cell = (columns * MATRIX_ROWS + rows)[track]
+    bits = code[track] // 2 % 8
     # Each cell's value is the one that most of its pixels carry.
-    votes = np.bincount(cell * OWN_ORIGIN + bits, minlength=MATRIX_COLUMNS * MATRIX_ROWS * OWN_ORIGIN)
-    votes = votes.reshape(MATRIX_COLUMNS, MATRIX_ROWS, OWN_ORIGIN)
+    votes = np.bincount(cell * 8 + bits, minlength=MATRIX_COLUMNS * MATRIX_ROWS * 8)
+    votes = votes.reshape(MATRIX_COLUMNS, MATRIX_ROWS, 8)
     agreement = votes.max(2).sum() / max(1, votes.sum()) if votes.any(2).all() else 0.0
     pieces = votes.argmax(2).astype(np.uint64) << (3 * np.arange(MATRIX_ROWS, dtype=np.uint64))
     floats = (pieces.sum(1) & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
     matrix = floats.astype(np.float64).reshape(4, 4).T  # the shader's are columns
-    z = ((code // LABEL_LEVELS) + 0.5) / DEPTH_LEVELS * 2 - 1
-    return Depth(opaque, opaque & (label >= OWN_ORIGIN), z, matrix, float(agreement))
+    z = (code // (LEVELS // TRACK_DEPTHS) + 0.5) * (2 / TRACK_DEPTHS) - 1
+    z[placed] = (code[placed] // (LEVELS // PLACED_DEPTHS) + 0.5) * (2 / PLACED_DEPTHS) - 1
+    origin = np.where(placed, code % (LEVELS // PLACED_DEPTHS) // 2, 0)
+    return Depth(opaque, placed, origin, z, matrix, float(agreement))
 
 
 def rotation_matrix(quaternion) -> np.ndarray:
@@ -112,9 +118,10 @@ def unproject(view: Depth, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def instances(view: Depth, karts: list, items: list) -> np.ndarray:
     """Which pixel is whose: [h, w] int, 0 none, 1 to k the karts, k + 1 on the items.
 
-    A placed pixel belongs to the kart whose body its point sticks out of least, if by no more than wheels and drivers
-    do. Where there is none, it belongs to the nearest item within reach; and where there is none of these either, to
-    a kart that holds something, if what it holds may reach there.
+    A placed pixel belongs to the kart in whose body its mesh's origin is, or is nearest to, if its point sticks out of
+    it by no more than wheels and drivers do; or else to the item at which its mesh has its origin. Where there is
+    neither, it belongs to the nearest item within reach; and where there is none of these, to a kart that holds
+    something, if what it holds may reach there.
 
     Args:
         karts, items: the engine's, of the moment that was drawn.
@@ -124,15 +131,23 @@ def instances(view: Depth, karts: list, items: list) -> np.ndarray:
     if not len(rows):
         return owner
     points = unproject(view, rows, columns)
-    low, high = points.min(0) - REACH, points.max(0) + REACH
+    order = np.argsort(points[:, 0])  # so that each body's points are found among few
+    rows, columns, points = rows[order], columns[order], points[order]
+    cells = view.cell[rows, columns]
+    origins = (np.stack([cells % ORIGIN_CELLS, cells // ORIGIN_CELLS], 1) + 0.5) * ORIGIN_CELL
     nearest = np.full(len(points), np.inf)
     whose = np.zeros(len(points), np.int16)
     for number, body in enumerate([*karts, *items], 1):
         place = np.asarray(body.location)
-        if np.any(place < low) or np.any(place > high):
+        reach, cost_of = (KART_REACH, _kart_cost) if number <= len(karts) else (ITEM_RADIUS, _item_cost)
+        first, end = np.searchsorted(points[:, 0], (place[0] - reach, place[0] + reach))
+        near = first + np.flatnonzero((np.abs(points[first:end, 1:] - place[1:]) < reach).all(1))
+        if not len(near):
             continue
-        near = np.flatnonzero((np.abs(points - place) < REACH).all(1))
-        cost = (_kart_cost if number <= len(karts) else _item_cost)(points[near], body)
+        # of the places where the origin may be, the one nearest to the body
+        period = ORIGIN_CELL * ORIGIN_CELLS
+        offsets = (origins[near] - place[[0, 2]] + period / 2) % period - period / 2
+        cost = cost_of(points[near], offsets, cells[near], body)
         closer = cost < nearest[near]
         nearest[near[closer]] = cost[closer]
         whose[near[closer]] = number
@@ -140,31 +155,43 @@ def instances(view: Depth, karts: list, items: list) -> np.ndarray:
     return owner
 
 
-def _kart_cost(points: np.ndarray, kart) -> np.ndarray:
-    """Points [n, 3] -> [n]: below 1 on the kart itself, 2 to 3 on what it may hold, else inf.
+def _kart_cost(points: np.ndarray, offsets: np.ndarray, cells: np.ndarray, kart) -> np.ndarray:
+    """Points [n, 3], their meshes' origins from the kart [n, 2] and cells [n] -> [n]: below 3 on it, inf elsewhere.
 
-    `size` is (width, height, length) of the body alone. Two karts' bodies never overlap, but boxes widened by shares of
-    their sizes would, so it counts by how many metres a point sticks out.
+    It is above 5 on what the kart perhaps holds. `size` is (width, height, length) of the body alone. Two karts' bodies
+    never overlap, but boxes widened by shares of their sizes would, so it counts by how many metres an origin and a
+    mesh's points stick out. Lights have their origins up to a metre in front of the body, where the next kart may be;
+    hence both.
     """
-    x, y, z = ((points - np.asarray(kart.location)) @ rotation_matrix(kart.rotation)).T
+    axes = rotation_matrix(kart.rotation)
     width, height, length = kart.size
+    x, y, z = ((points - np.asarray(kart.location)) @ axes).T
     outside = np.maximum(np.abs(x) - width / 2, np.abs(z) - length / 2)
-    upward = np.where(y > 0, (y - height) / UPWARD, -y / DOWNWARD)
-    cost = np.where(upward < 1, outside / OUTWARD, np.inf)
-    cost = np.where(cost < 1, cost, np.inf)
+    # The origins' heights are not known; they are taken to be on the kart's underside.
+    right, up, front = axes.T[:, [0, 2]]
+    heights = -(offsets @ up) / max(axes[1, 1], 0.1)
+    across, along = offsets @ right + heights * axes[1, 0], offsets @ front + heights * axes[1, 2]
+    away = np.maximum(np.abs(across) - width / 2, np.abs(along) - length / 2)
+    inside = away < INSIDE
+    own = (outside < np.where(inside, OUTWARD, OVERHANG)) & (y < height + UPWARD)
+    reached = own
     if kart.attachment.type.name != "NOTHING":
         # swatters rise above the driver, a parachute is drawn behind
-        outside = np.maximum(np.abs(x) - width / 2, z - length / 2) / HELD_OUTWARD
-        outside = np.maximum(outside, (-z - length / 2) / HELD_BEHIND)
-        held = (outside < 1) & (y > -DOWNWARD) & (y < height + HELD_UPWARD)
-        cost = np.where(np.isinf(cost) & held, 2 + outside, cost)
-    return cost
+        beside = np.maximum(np.abs(x) - width / 2, z - length / 2) < HELD_OUTWARD
+        reached = own | (beside & (-z - length / 2 < HELD_BEHIND) & (y < height + HELD_UPWARD))
+    reached = reached & (away < AWAY) & (y > -DOWNWARD)
+    # by how much the mesh's points stick out on average, so that it stays in one piece
+    pixels = np.bincount(cells[reached], minlength=ORIGIN_CELLS**2)
+    sums = np.bincount(cells[reached], np.maximum(outside[reached], 0), ORIGIN_CELLS**2)
+    cost = np.maximum(away, 0) + 0.1 * away + POINT_WEIGHT * (sums / np.maximum(pixels, 1))[cells]
+    return np.where(reached, np.where(own | inside, cost, 5 + cost), np.inf)
 
 
-def _item_cost(points: np.ndarray, item) -> np.ndarray:
-    """Points [n, 3] -> [n]: 1 to 2 within the sphere around an item, else inf."""
+def _item_cost(points: np.ndarray, offsets: np.ndarray, _, item) -> np.ndarray:
+    """As `_kart_cost`: hardly above 0 on the item that is drawn there, 3 to 4 in the sphere around any, else inf."""
     distance = np.linalg.norm(points - np.asarray(item.location), axis=1) / ITEM_RADIUS
-    return np.where(distance < 1, 1 + distance, np.inf)
+    drawn = (np.abs(offsets) < ITEM_ORIGIN).all(1)
+    return np.where(distance < 1, np.where(drawn, 0.01, 3) + 0.01 * distance, np.inf)
 
 
 def boxes(owner: np.ndarray, numbers) -> dict[int, list[int]]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from homework.errors import InputError, read_json, write_json
 from homework.machine import available_cores
 
-from . import art
+from . import art, shaders
 from .plans import KARTS, OFFICIAL_MIX, TRACKS, RacePlan, race_plans
 
 SETTINGS = "render.json"
@@ -184,7 +184,7 @@ def _shares(text: str) -> tuple[float, ...]:
 def _require_same(out: Path, settings: dict) -> None:
     """Remember what the folder was drawn with; a folder holds frames of one setting."""
     path = out / SETTINGS
-    settings = settings | {"mix": list(settings["mix"])}
+    settings = settings | {"mix": list(settings["mix"]), "labels": shaders.VERSION}
     if path.exists():
         for key, value in read_json(path).items():
             if settings.get(key) != value:

@@ -2,10 +2,12 @@
 
 The changes are made to the installed files, so that none of the game's code is part of this repository.
 
-Labels. Every opaque pixel writes a depth of 24 bits: the upper 20 are the depth, the lower 4 a label. Bit 3 says
-that the mesh was placed at an origin of its own (karts, items, objects) instead of being part of the track. Bits 0
-to 2 carry three bits of the view's projection-view matrix; which three depends on the pixel's position, so that
-16 x 11 neighbouring pixels hold it whole. `labels.decode` reads both back.
+Labels. Every opaque pixel writes a depth of 24 bits, the lowest of which says whether its mesh was placed at an origin
+of its own (1: karts, items, objects) or is part of the track (0). The track's upper 20 bits are the depth, and the next
+three belong to the view's projection-view matrix; which three depends on the pixel's position, so that 16 x 11
+neighbouring pixels hold it whole. Of a placed mesh the upper 13 bits are the depth, to a centimetre at 10 m, and the
+next ten say where its origin is: x and z, in cells of 0.125 m that repeat every 4 m.
+`labels.decode` reads it all back.
 
 Light. The engine (1.5) and the art (1.4) are one release apart. 1.4 multiplies all light by a texture `ssao_tex`
 that the 1.5 engine no longer binds; an unbound sampler reads texture unit 0, here the diffuse light itself, so that
@@ -17,10 +19,12 @@ from pathlib import Path
 
 from homework.errors import InputError
 
+VERSION = 2  # of the labels that the changed shaders write; `labels.decode` reads this one alone
+
 MATRIX_COLUMNS, MATRIX_ROWS = 16, 11  # pixels that carry one matrix: 16 floats of 32 bits, three bits a pixel
-DEPTH_LEVELS = 1 << 20
-LABEL_LEVELS = 16
-OWN_ORIGIN = 8  # the label bit of meshes that are not part of the track
+LEVELS = 1 << 24  # of the depth as it is written
+TRACK_DEPTHS, PLACED_DEPTHS = 1 << 20, 1 << 13  # of it the levels that are left to the depth itself
+ORIGIN_CELL, ORIGIN_CELLS = 0.125, 32  # metres, and how many until they repeat
 
 VERTEX_SHADERS = ("sp_pass", "sp_skinning", "sp_grass_pass")
 FRAGMENT_SHADERS = (
@@ -41,16 +45,21 @@ GROUND_SHADERS = ("tracks/overworld/splatting.frag",)
 
 # Some tracks have their floors at an origin of their own, too; those reach farther from it than a kart does.
 KART_REACH = 3.0  # metres
-_VERTEX_LABEL = f"""    bool label_near = distance(world_position.xyz, i_origin) < {KART_REACH};
-    label_origin = label_near && dot(i_origin, i_origin) > 1.0e-6 ? {OWN_ORIGIN} : 0;
+_VERTEX_LABEL = f"""    label_origin = 0;
+    if (distance(world_position.xyz, i_origin) < {KART_REACH} && dot(i_origin, i_origin) > 1.0e-6) {{
+        ivec2 label_cell = ivec2(floor(i_origin.xz / {ORIGIN_CELL})) & {ORIGIN_CELLS - 1};
+        label_origin = 1 + 2 * (label_cell.x + {ORIGIN_CELLS} * label_cell.y);
+    }}
 }}
 """
 _FRAGMENT_LABEL = f"""    ivec2 label_pixel = ivec2(gl_FragCoord.xy);
     int label_cell = label_pixel.x % {MATRIX_COLUMNS};
     uint label_float = floatBitsToUint(u_projection_view_matrix[label_cell >> 2][label_cell & 3]);
     int label_bits = int((label_float >> uint(3 * (label_pixel.y % {MATRIX_ROWS}))) & 7u);
-    gl_FragDepth = (floor(gl_FragCoord.z * {DEPTH_LEVELS}.0) * {LABEL_LEVELS}.0 + float(label_origin + label_bits))
-        / {DEPTH_LEVELS * LABEL_LEVELS - 1}.0;
+    float label_depth = label_origin > 0
+        ? floor(gl_FragCoord.z * {PLACED_DEPTHS}.0) * {LEVELS // PLACED_DEPTHS}.0 + float(label_origin)
+        : floor(gl_FragCoord.z * {TRACK_DEPTHS}.0) * {LEVELS // TRACK_DEPTHS}.0 + float(2 * label_bits);
+    gl_FragDepth = label_depth / {LEVELS - 1}.0;
 }}
 """
 
@@ -100,7 +109,7 @@ def _label_fragments(text: str) -> str:
 
 
 def _label_ground(text: str) -> str:
-    return _replace(_label_fragments(text), "float(label_origin + label_bits)", "float(label_bits)")
+    return _replace(_label_fragments(text), "label_origin > 0", "false")
 
 
 def _without_unbound_occlusion(text: str) -> str:

@@ -183,6 +183,13 @@ def test_installed_wants_an_overlay_whose_art_is_there(art: Path, cache: Path):
         installed()
 
 
+def test_an_overlay_of_an_older_version_is_not_taken(art: Path, cache: Path):
+    build(art, cache / "art")
+    (cache / "art" / module.MARKER).rename(cache / "art/labels-1")
+    with pytest.raises(InputError, match="older version .* `python -m supertux install-art`"):
+        installed()
+
+
 def test_the_environment_points_to_the_art_and_away_from_the_users_home(art: Path, cache: Path, monkeypatch):
     monkeypatch.setenv("KEPT", "yes")
     build(art, cache / "art")

@@ -10,7 +10,6 @@ from supertux.labels import boxes, decode, instances, project, rotation_matrix, 
 
 WIDTH, HEIGHT = 300, 200
 FOCAL, NEAR, FAR = 1.3, 1.0, 1000.0
-RAISED = 8  # the label's bit of what was placed at an origin of its own
 
 
 def turned(heading: float, pitch: float = 0.0) -> np.ndarray:
@@ -26,12 +25,11 @@ def quaternion(heading: float) -> tuple[float, ...]:
     return (np.cos(heading / 2), 0.0, -np.sin(heading / 2), 0.0)
 
 
-def body(location, size=(1.2, 1.0, 2.0), heading: float = 0.0) -> SimpleNamespace:
-    """A kart or an item of the engine; its location is the middle of its underside."""
+def body(location, size=(1.2, 1.0, 2.0), heading: float = 0.0, origin=None) -> SimpleNamespace:
+    """A kart or an item of the engine; its location is the middle of its underside, where its mesh has its origin."""
     nothing = SimpleNamespace(type=SimpleNamespace(name="NOTHING"))
-    return SimpleNamespace(
-        location=location, size=size, rotation=quaternion(heading), heading=heading, attachment=nothing
-    )
+    place = {"location": location, "rotation": quaternion(heading), "heading": heading}
+    return SimpleNamespace(**place, size=size, origin=location if origin is None else origin, attachment=nothing)
 
 
 class Camera:
@@ -73,19 +71,26 @@ class Camera:
             distance[hit], owner[hit] = enters[hit], number
         return distance, owner
 
-    def shader(self, distance: np.ndarray, placed: np.ndarray) -> np.ndarray:
-        """The depth image [h, w] float32 of these pixels, written as `shaders.py` says; the matrix is in all of it."""
+    def shader(self, distance: np.ndarray, owner: np.ndarray, bodies=()) -> np.ndarray:
+        """The depth image [h, w] float32 of these pixels, written as `shaders.py` says; the matrix is in the plane's.
+
+        A body's mesh has its origin at the body's `origin`.
+        """
         floats = self.matrix.T.reshape(16).view(np.uint32)  # GLSL's matrices are columns
         x, y = np.meshgrid(np.arange(WIDTH), HEIGHT - 1 - np.arange(HEIGHT))  # gl_FragCoord counts from below
         bits = (floats[x % 16] >> (3 * (y % 11)).astype(np.uint32)) & 7
+        cells = np.array([[0, 0, 0], *(one.origin for one in bodies)])[owner] // 0.125 % 32
+        origin = cells[..., 0] + 32 * cells[..., 2]
         depth = ((self.a + self.b / distance) / 2 + 0.5).astype(np.float32)
-        code = np.floor(depth * np.float32(1 << 20)) * np.float32(16) + (RAISED * placed + bits).astype(np.float32)
+        track = np.floor(depth * np.float32(1 << 20)) * np.float32(16) + (2 * bits).astype(np.float32)
+        placed = np.floor(depth * np.float32(1 << 13)) * np.float32(2048) + (1 + 2 * origin).astype(np.float32)
+        code = np.where(owner > 0, placed, track)
         return np.where(np.isinf(distance), np.float32(1), code / np.float32((1 << 24) - 1)).astype(np.float32)
 
     def draw(self, bodies=()):
         """(distance, owner, what `decode` makes of the depth image)."""
         distance, owner = self.see(bodies)
-        return distance, owner, decode(self.shader(distance, owner > 0))
+        return distance, owner, decode(self.shader(distance, owner, bodies))
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +121,13 @@ def test_a_view_with_too_little_ground_is_not_whole(camera: Camera):
     for rows, whole in ((11, True), (10, False), (0, False)):
         sky = distance.copy()
         sky[: HEIGHT - rows] = np.inf
-        assert decode(camera.shader(sky, owner > 0)).is_whole == whole
+        assert decode(camera.shader(sky, owner)).is_whole == whole
 
 
 @pytest.mark.parametrize(("share", "whole"), [(0.01, True), (0.2, False)])
 def test_pixels_of_other_shaders_are_outvoted_if_they_are_few(camera: Camera, share: float, whole: bool):
     distance, owner = camera.see()
-    depth = camera.shader(distance, owner > 0)
+    depth = camera.shader(distance, owner)
     rng = np.random.default_rng(0)
     wrong = (rng.random(depth.shape) < share) & np.isfinite(distance)
     depth[wrong] = rng.uniform(0.5, 0.99, wrong.sum())
@@ -169,14 +174,29 @@ def test_a_kart_beside_another_gets_its_own_pixels(camera: Camera):
     assert np.array_equal(instances(view, karts, []), owner)
 
 
-def test_where_two_boxes_overlap_the_more_inward_one_has_the_pixel(camera: Camera):
-    near, far = (body(camera.at(0, ahead), heading=0.4) for ahead in (7, 9.3))
-    _, owner, view = camera.draw([near, far])
+def test_where_karts_touch_each_has_the_meshes_whose_origins_are_nearer_to_it(camera: Camera):
+    karts = [body(camera.at(x, 6), size=(1.0, 0.8, 2.0), heading=0.4) for x in (-0.65, 0.65)]
+    # Each has a wheel on top that reaches over the other; the second's has its origin a little outside of its kart.
+    right, front = camera.axes[:, 0], turned(0.4)[:, 2]
+    places = [kart.location + np.array([0, 0.8, 0]) for kart in karts]
+    wheels = [
+        body(places[0] + 0.42 * right - 0.5 * front, size=(0.66, 0.1, 0.5), heading=0.4),
+        body(places[1] - 0.51 * right + 0.5 * front, size=(0.66, 0.1, 0.5), heading=0.4),
+    ]
+    _, drawn, view = camera.draw([*karts, *wheels])
+    assert all((drawn == number).sum() > 20 for number in range(1, 5))
+    owner = np.array([0, 1, 2, 1, 2])[drawn]
+    assert np.array_equal(instances(view, karts, []), owner)
+    assert np.array_equal(np.array([0, 2, 1])[instances(view, karts[::-1], [])], owner)  # in any order
+
+
+def test_an_item_in_front_of_a_kart_is_not_the_karts(camera: Camera):
+    kart = body(camera.at(0, 7), heading=0.4)
+    touched = body(camera.at(0.1, 5.7), size=(0.4, 0.4, 0.4))
+    taken = body(kart.location)  # lies under the kart, and is not drawn
+    _, owner, view = camera.draw([kart, touched])
     assert min((owner == 1).sum(), (owner == 2).sum()) > 50
-    in_both = (instances(view, [near], []) == 1) & (owner == 2)
-    assert in_both.sum() > 20  # the widened box of the near kart holds the far one's rear
-    assert np.array_equal(instances(view, [near, far], []), owner)
-    assert np.array_equal(np.array([0, 2, 1])[instances(view, [far, near], [])], owner)  # in any order
+    assert np.array_equal(np.array([0, 1, 3, 2])[instances(view, [kart], [taken, touched])], owner)
 
 
 def test_items_get_what_no_kart_has(camera: Camera):

@@ -74,8 +74,8 @@ def game(tmp_path: Path, monkeypatch) -> Game:
     monkeypatch.chdir(game.folder)  # `python -m` looks there first
     monkeypatch.setattr(art, "require_engine", lambda: None)
     monkeypatch.setattr(art, "OVERLAY", tmp_path / "cache/art")
-    (tmp_path / "cache/art/data").mkdir(parents=True)
-    (tmp_path / "cache/art/data/stk_config.xml").touch()
+    (tmp_path / "cache/art/data/karts").mkdir(parents=True)
+    (tmp_path / "cache/art" / art.MARKER).touch()
     return game
 
 
@@ -224,7 +224,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
         try:
             folder = art.find(None)
         except InputError:
-            folder = (art.installed() / "data/stk_config.xml").resolve().parent  # installed from elsewhere
+            folder = (art.installed() / "data/karts").resolve().parent  # installed from elsewhere
     except InputError as error:
         pytest.skip(str(error))
     environment = dict(os.environ, XDG_CACHE_HOME=str(tmp_path_factory.mktemp("cache")))

@@ -62,24 +62,23 @@ def test_vertices_hand_their_label_on_to_the_fragments(tmp_path: Path):
     for name in VERTEX_SHADERS:
         text = texts[f"shaders/{name}.vert"]
         assert text.index("flat out int label_origin;") < text.index("void main()")
-        assert (
-            body_of_main(text)
-            .rstrip()
-            .endswith("label_origin = label_near && dot(i_origin, i_origin) > 1.0e-6 ? 8 : 0;")
-        )
-        assert "distance(world_position.xyz, i_origin) < 3.0" in body_of_main(text)
+        body = body_of_main(text)
+        assert "distance(world_position.xyz, i_origin) < 3.0 && dot(i_origin, i_origin) > 1.0e-6" in body
+        assert "ivec2(floor(i_origin.xz / 0.125)) & 31" in body
+        assert "label_origin = 1 + 2 * (label_cell.x + 32 * label_cell.y);" in body
         assert VERTEX.rpartition("}")[0].partition("void main")[2] in text  # what it did, it still does
     for name in FRAGMENT_SHADERS:
         text = texts[f"shaders/{name}.frag"]
         assert text.index("flat in int label_origin;") < text.index("void main(")
         assert body_of_main(text).count("gl_FragDepth =") == 1
-        assert "float(label_origin + label_bits)" in body_of_main(text)
+        assert "floor(gl_FragCoord.z * 8192.0) * 2048.0 + float(label_origin)" in body_of_main(text)
+        assert "floor(gl_FragCoord.z * 1048576.0) * 16.0 + float(2 * label_bits)" in body_of_main(text)
 
 
 def test_the_ground_is_track_though_its_pieces_are_placed(tmp_path: Path):
     text = patched(write_art(tmp_path))["tracks/overworld/splatting.frag"]
-    assert "gl_FragDepth =" in text and "float(label_bits)" in text
-    assert "label_origin +" not in text
+    assert "gl_FragDepth =" in text and "float(2 * label_bits)" in text
+    assert "label_depth = false\n" in text
 
 
 def test_light_is_as_the_game_meant_it_and_reflections_are_cheap(tmp_path: Path):
