@@ -15,12 +15,14 @@ from .plans import RacePlan
 DRAWN_SIZE = (300, 200)
 STEP = 0.1  # seconds of the race
 COUNTDOWN_STEPS = 200  # at most, until the race's clock runs
-LATEST_START = 200  # steps into the race before the first moment
+BEGIN = (40, 150)  # steps into the race before the first moment: karts are at speed after 4 s
 STEPS_BETWEEN_MOMENTS = (5, 10)
 MAX_MOMENTS = 4000
-# Karts put on the track: the gaps between them (metres, on average), how far from the road's middle (share of its
-# width), how askew (radians), how high above it, and the steps in which they fall to it and the camera follows.
-GAP, ASIDE, ASKEW, ABOVE, SETTLING_STEPS = 14.0, 0.35, 0.12, 0.4, 5
+# Karts put on the track: the gaps between them (metres, on average) where they stay and where they drive on from,
+# how far from the road's middle (share of its width), how askew (radians), how high above it, and the steps in which
+# they fall to it and the camera follows.
+GAP_PLACED, GAP_DRIVEN = 14.0, 25.0
+ASIDE, ASKEW, ABOVE, SETTLING_STEPS = 0.35, 0.12, 0.4, 5
 FINISH_METRES = 200  # half of the placed frames begin here, behind the start
 
 
@@ -60,10 +62,12 @@ class Race:
         Going on to the next is all that it takes to leave one out; `arrive` before drawing.
         """
         if not self.plan.placed:
-            self.step(int(rng.integers(LATEST_START)))
+            # from the start the drivers would stay in one bunch for a lap
+            self.put(*self.road.places(self.count, GAP_DRIVEN, rng))
+            self.step(int(rng.integers(*BEGIN)))
         for _ in range(MAX_MOMENTS):
             if self.plan.placed:
-                self.wanted = self.road.places(self.count, rng)
+                self.wanted = self.road.places(self.count, GAP_PLACED, rng)
                 yield visible_karts(*self.wanted)
             elif self.step(int(rng.integers(*STEPS_BETWEEN_MOMENTS, endpoint=True))):
                 yield visible_karts(np.array([k.location for k in self.karts]), [k.rotation for k in self.karts])
@@ -73,11 +77,14 @@ class Race:
     def arrive(self) -> None:
         """Bring the karts to where the current moment has them."""
         if self.plan.placed:
-            for kart, (location, rotation) in enumerate(zip(*self.wanted, strict=True)):
-                # here the engine takes the true rotation, in the order x, y, z, w; see `labels.rotation_matrix`
-                w, x, y, z = rotation
-                self.state.set_kart_location(kart, location.tolist(), [-x, -y, -z, w])
+            self.put(*self.wanted)
             self.step(SETTLING_STEPS)
+
+    def put(self, locations: np.ndarray, rotations: list) -> None:
+        """Put the karts at locations [karts, 3] with the engine's quaternions."""
+        for kart, (location, (w, x, y, z)) in enumerate(zip(locations, rotations, strict=True)):
+            # here the engine takes the true rotation, in the order x, y, z, w; see `labels.rotation_matrix`
+            self.state.set_kart_location(kart, location.tolist(), [-x, -y, -z, w])
 
     @property
     def followed(self) -> list[int]:
@@ -101,10 +108,10 @@ class Road:
         self.distances = np.array(track.path_distance, float)  # [n, 2] metres from the start
         self.length = float(track.length)
 
-    def places(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list]:
+    def places(self, count: int, gap: float, rng: np.random.Generator) -> tuple[np.ndarray, list]:
         """Locations [count, 3] and rotations (the engine's quaternions) of karts along a stretch of the road."""
         begin = rng.uniform(0, FINISH_METRES if rng.random() < 0.5 else self.length)
-        along = begin + np.cumsum(rng.exponential(GAP, count))
+        along = begin + np.cumsum(rng.exponential(gap, count))
         locations, rotations = [], []
         for distance in rng.permutation(along) % self.length:
             inside = (self.distances[:, 0] <= distance) & (distance < self.distances[:, 1])

@@ -4,14 +4,15 @@ import numpy as np
 
 from .labels import rotation_matrix
 
-PATIENCE = 10  # moments that are let go before one is taken as it is
+# Moments that are let go before one is taken as it is: driving to the next one costs time, placing costs none.
+PATIENCE, PATIENCE_PLACED = 15, 300
 
 # The game's chase camera at racing speed, in the frame of the kart it follows (metres), and its field of view.
 CAMERA_UP, CAMERA_BACK = 1.2, 3.2
 FOCAL = 1.303  # half the image's height over the tangent of half its vertical field of view of 75 degrees
 ASPECT = 1.5
-# A kart 1.15 m wide is the label rule's 5 pixels of 150 as far as this; and nearer than that it is cut off.
-FARTHEST, NEAREST = 15.0, 1.0
+# A kart 1 m wide is the label rule's 5 pixels of 150 as far as this; and nearer than that it is cut off.
+FARTHEST, NEAREST = 13.0, 0.3
 
 
 def visible_karts(locations: np.ndarray, rotations: list) -> np.ndarray:
@@ -34,7 +35,8 @@ def visible_karts(locations: np.ndarray, rotations: list) -> np.ndarray:
 class Mix:
     """Views by number of visible karts: those wanted and those drawn so far."""
 
-    def __init__(self, wanted: tuple[float, ...]):
+    def __init__(self, wanted: tuple[float, ...], patience: int = PATIENCE):
+        self.patience = patience
         self.wanted = np.asarray(wanted, float) / sum(wanted)
         self.drawn = np.zeros(len(wanted))
         self.waited = 0
@@ -43,7 +45,7 @@ class Mix:
         """Whether a moment with these numbers of visible karts [views] should be drawn."""
         self.waited += 1
         better = self._distance(self.drawn + self._histogram(counts)) <= self._distance(self.drawn)
-        if better or self.waited > PATIENCE:
+        if better or self.waited > self.patience:
             self.waited = 0
             return True
         return False

@@ -23,7 +23,7 @@ from homework.scene import KART_CLASS, VIEW_SIZE, scene
 from . import labels
 from .engine import DRAWN_SIZE, Race
 from .look import Look
-from .mix import Mix
+from .mix import PATIENCE, PATIENCE_PLACED, Mix
 from .plans import RacePlan
 
 MAX_DROPPED = 30  # frames whose labels cannot be read, or whose cameras are not where they should be
@@ -53,7 +53,8 @@ def run(plan: RacePlan, folder: Path) -> dict:
     """
     begin, clock = time.time(), Stopwatch()
     rng = np.random.default_rng(plan.seed)
-    mix, dropped, saved = Mix(plan.mix), Counter(), 0
+    mix = Mix(plan.mix, PATIENCE_PLACED if plan.placed else PATIENCE)
+    dropped, saved = Counter(), 0
     with clock.part("load"):
         race = Race(plan)
         race.start()

@@ -65,7 +65,7 @@ def test_the_view_is_wider_than_high_and_ends_at_its_sides():
 
 
 def test_a_kart_right_before_the_camera_is_cut_off_and_not_counted():
-    assert visible_karts(np.array([[0.0, 0, 0], [0.2, 0, -2.6]]), [FORWARD] * 2).tolist() == [1, 2]
+    assert visible_karts(np.array([[0.0, 0, 0], [0.2, 0, -3.0]]), [FORWARD] * 2).tolist() == [1, 2]
 
 
 def test_a_kart_alone_sees_itself():
