@@ -62,8 +62,9 @@ class Race:
         Going on to the next is all that it takes to leave one out; `arrive` before drawing.
         """
         if not self.plan.placed:
-            # from the start the drivers would stay in one bunch for a lap
-            self.put(*self.road.places(self.count, GAP_DRIVEN, rng))
+            # from the start the drivers stay in one bunch for a lap, from places along the road each is soon alone
+            if rng.random() < 0.5:
+                self.put(*self.road.places(self.count, GAP_DRIVEN, rng))
             self.step(int(rng.integers(*BEGIN)))
         for _ in range(MAX_MOMENTS):
             if self.plan.placed:
