@@ -32,6 +32,7 @@ from homework.training import use_all_cores
 from .base import make_config, make_processor, make_tokenizer
 from .dense import DenseHeads, accuracy, dense_loss, forward
 from .frames import PASTE, Frames
+from .targets import IGNORE, KARTS
 from .text import TextStage, batch_scenes
 from .trainer import load_checkpoint, train_stage
 
@@ -125,8 +126,24 @@ def _saved_vision(file: Path) -> VisionStage:
     return stage
 
 
+@torch.no_grad()
+def ego_by_kart(stage: nn.Module, frames: Frames, batch: int = 100) -> dict[str, tuple[int, int]]:
+    """(named rightly, views) by ego kart."""
+    result = {}
+    for start in range(0, len(frames), batch):
+        pixels, targets = frames.batch(np.arange(start, min(start + batch, len(frames))))
+        named = forward(stage.tower, stage.heads, pixels)[0]["ego"].argmax(-1)
+        for name, true in zip(named.tolist(), targets["ego"].tolist(), strict=True):
+            if true != IGNORE:
+                right, views = result.get(KARTS[true], (0, 0))
+                result[KARTS[true]] = right + (name == true), views + 1
+    return result
+
+
 def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -> None:
     """Print what the tower's heads know of a split, in percent: counts above 0, both halves of a relation.
+
+    Then, from the worst to the best, how often each kart is named where it is the ego kart.
 
     Args:
         split: folder of the data.
@@ -138,8 +155,13 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -
     if start.endswith(".pt"):
         load_checkpoint(Path(start), stage)
     stage.eval()
-    for name, value in evaluate_dense(stage, Frames(Path(data), [split])).items():
-        print(f"{name.removeprefix('accuracy_'):10}{value:6.1f}")
+    frames = Frames(Path(data), [split])
+    for name, value in evaluate_dense(stage, frames).items():
+        print(f"{name.removeprefix('accuracy_'):16}{value:6.1f}")
+    karts = ego_by_kart(stage, frames)
+    print("ego by kart:")
+    for kart, (right, views) in sorted(karts.items(), key=lambda row: row[1][0] / row[1][1]):
+        print(f"{kart:16}{100 * right / views:6.1f} of {views:,} views")
 
 
 def text(

@@ -1,6 +1,7 @@
 """nano/: what makes the base. Vocabulary, targets, augmentation and the loop that resumes."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from nano.base import VOCABULARY
 from nano.frames import Frames
 from nano.targets import KART_ID, NONE, TRACK_ID, cell_targets, image_targets, mirror
 from nano.text import batch_scenes
+from nano.train import VisionStage, dense, ego_by_kart
 from nano.trainer import lr_factor, train_stage
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
 
@@ -256,3 +258,22 @@ def test_learning_rate_is_flat_between(tmp_path):
     short, long = ([lr_factor(step, steps) for step in range(700)] for steps in (1000, 2000))
     assert short == long and short[0] == 1 / 200 and short[500] == 1.0
     assert lr_factor(999, 1000) < 0.01
+
+
+def test_frames_of_several_splits_are_one(tiny_data, frames):
+    both = Frames(tiny_data, ["train", "valid"])
+    alone = Frames(tiny_data, ["valid"])
+    assert both.files == frames.files + alone.files
+    assert np.array_equal(both.views[len(frames) :], alone.views)
+
+
+def test_every_ego_kart_is_counted_once(frames):
+    counted = ego_by_kart(VisionStage().eval(), frames, batch=2)
+    karts = Counter(scene.ego.name for scene in frames.scenes if scene.ego)
+    assert {kart: views for kart, (_, views) in counted.items()} == dict(karts)
+    assert all(0 <= right <= views for right, views in counted.values())
+
+
+def test_valid_is_not_trained_on(tiny_data, tmp_path):
+    with pytest.raises(InputError, match="valid: a split to measure on"):
+        dense(data=str(tiny_data), splits="train,valid", out=str(tmp_path), steps=1)
