@@ -21,7 +21,7 @@ KARTS = (
     "xue"
 ).split()
 PRESETS = ("ld", "sd", "hd")
-FRAMES_PER_RACE = 32
+FRAMES_PER_RACE = 48
 JPEG_QUALITY = 90
 MAX_KARTS = 10
 # How many cameras the engine gives views of the right shape: it takes their width from a split screen, so that those of
