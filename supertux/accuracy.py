@@ -137,7 +137,7 @@ def _child(stage: str, plan: RacePlan, overlay: Path, folder: Path, **settings) 
 def build(overlay: Path, telling: tuple[list[dict], list] | None = None) -> Path:
     """An overlay like the installed one, in which meshes with joints keep the pose that they are stored in.
 
-    The engine moves joints by the clock on the wall, not by the race's, so that no moment would come back.
+    The engine moves joints by the clock, which the two drawings of a moment look at differently often.
 
     Args:
         overlay: where to; there is nothing yet.

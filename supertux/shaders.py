@@ -6,13 +6,13 @@ Labels. Every opaque pixel writes a depth of 24 bits, the lowest of which says w
 of its own (1: karts, items, objects) or is part of the track (0). The track's upper 20 bits are the depth, and the next
 three belong to the view's projection-view matrix; which three depends on the pixel's position, so that 16 x 11
 neighbouring pixels hold it whole. Of a placed mesh the upper 13 bits are the depth, to a centimetre at 10 m, and the
-next ten say where its origin is: x and z, in cells of 0.125 m that repeat every 4 m.
-`labels.decode` reads it all back.
+next ten say where its origin is: x and z, in cells of 0.125 m that repeat every 4 m. `labels.decode` reads it all back.
 
 Light. The engine (1.5) and the art (1.4) are one release apart. 1.4 multiplies all light by a texture `ssao_tex`
 that the 1.5 engine no longer binds; an unbound sampler reads texture unit 0, here the diffuse light itself, so that
-all light was squared and nights came out black. And the blurred copies of the sky for reflections are made of 1,024
-samples a texel, 10 seconds of work for a CPU at each track; every 16th sample looks the same.
+all light was squared and nights came out black. Nor does it set the weight of the darker corners. And the blurred
+copies of the sky for reflections are made of 1,024 samples a texel, 10 seconds of work for a CPU at each track; every
+16th sample looks the same.
 """
 
 from pathlib import Path

@@ -22,10 +22,13 @@ def stats(folder: Path) -> None:
     Args:
         folder: what `render --out` got
     """
-    records = read_records(folder)
-    lines = speed_table(records)
+    # frames that came from elsewhere have no records, as those of `sample/` in a clone
+    shipped = not (folder / ".races").exists() and any(folder.glob("*_info.json"))
+    records = [] if shipped else read_records(folder)
     infos = [read_info(path) for path in info_files(folder)]
-    lines += ["", *mix_table(infos), "", pairs_line(infos, *_settings(folder)), memory_line(records)]
+    lines = [*mix_table(infos), "", pairs_line(infos, *_settings(folder))]
+    if records:
+        lines = [*speed_table(records), "", *lines, memory_line(records)]
     print("\n".join(lines))
 
 

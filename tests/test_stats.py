@@ -94,6 +94,12 @@ def test_records_come_in_the_order_of_their_races(tmp_path):
     assert [item["race"] for item in read_records(tmp_path)] == [2, 11]
 
 
+def test_frames_without_records_have_their_labels_counted(tmp_path, capsys):
+    stats(make_folder(tmp_path, [], [info("abyss", ["tux"], [(0, MIDDLE)])]))
+    printed = capsys.readouterr().out
+    assert "100.0 % of 1 views" in printed and "views/s" not in printed
+
+
 @pytest.mark.parametrize("records", [[], [record(0, "abyss", frames=0, views=0)]])
 def test_a_folder_that_nothing_was_drawn_into_is_named_with_the_remedy(tmp_path, records):
     make_folder(tmp_path, records, [])
