@@ -47,6 +47,9 @@ record = {"frames": frames, "missing": plan["frames"] - frames}
 (folder / f".races/{plan['number']:05d}.json").write_text(json.dumps(record))
 """
 
+# frames of three whole races and a bit of a fourth; of a fifth; of one and a bit
+COUNT, MORE, TWO_RACES = 3 * FRAMES_PER_RACE + 4, 4 * FRAMES_PER_RACE + 22, FRAMES_PER_RACE + 8
+
 
 class Game:
     """The folder from which the stand-in is imported."""
@@ -84,7 +87,7 @@ def draw(call, game: Game, tmp_path: Path):
     """`draw(flag=value)` runs the command into `tmp_path / "mine"`."""
 
     def draw(**flags):
-        flags = {"out": tmp_path / "mine", "frames": 100, "preset": "ld", "workers": 2} | flags
+        flags = {"out": tmp_path / "mine", "frames": COUNT, "preset": "ld", "workers": 2} | flags
         arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return call((render,), "render", *arguments)
 
@@ -97,12 +100,12 @@ def frames(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_draws_all_races_and_a_second_run_none(draw, game: Game, tmp_path: Path):
     status, out, _ = draw()
-    assert status == 0 and "4 races, 0 of them drawn already" in out and "100 frames; 0 races lost" in out
+    assert status == 0 and "4 races, 0 of them drawn already" in out and f"{COUNT} frames; 0 races lost" in out
     assert game.drawn() == [0, 1, 2, 3]
-    assert sorted(frames(tmp_path / "mine")) == [f"{number:05x}_info.json" for number in range(100)]
+    assert sorted(frames(tmp_path / "mine")) == [f"{number:05x}_info.json" for number in range(COUNT)]
     before = frames(tmp_path / "mine")
     status, out, _ = draw()
-    assert status == 0 and "4 of them drawn already" in out and "100 frames; 0 races lost" in out
+    assert status == 0 and "4 of them drawn already" in out and f"{COUNT} frames; 0 races lost" in out
     assert game.drawn() == [] and frames(tmp_path / "mine") == before
 
 
@@ -110,10 +113,10 @@ def test_more_frames_draw_the_last_race_again_and_the_new_ones(draw, game: Game,
     draw()
     before = frames(tmp_path / "mine")
     game.drawn()
-    assert "150 frames" in draw(frames=150)[1]
+    assert f"{MORE} frames" in draw(frames=MORE)[1]
     assert game.drawn() == [3, 4]
     after = frames(tmp_path / "mine")
-    assert len(after) == 150 and before.items() <= after.items()
+    assert len(after) == MORE and before.items() <= after.items()
     draw(frames=40)  # fewer are there already
     assert game.drawn() == [] and frames(tmp_path / "mine") == after
 
@@ -124,13 +127,13 @@ def test_more_frames_draw_the_last_race_again_and_the_new_ones(draw, game: Game,
 def test_a_race_that_dies_is_told_and_tried_again_next_time(draw, game: Game, tmp_path: Path, fate: str, words: str):
     game.fates(_1=fate)
     status, out, _ = draw(workers=1)
-    track = list(race_plans(1, 100, TRACKS, KARTS, "ld"))[1].track
+    track = list(race_plans(1, COUNT, TRACKS, KARTS, "ld"))[1].track
     assert status == 0 and f"race 1 on {track} is lost: {words}" in out
-    assert "70 frames; 1 races lost" in out and "run the same command again" in out
+    assert f"{COUNT - FRAMES_PER_RACE + 2} frames; 1 races lost" in out and "run the same command again" in out
     assert game.drawn() == [0, 1, 2, 3]  # the others went on
     game.fates()
     status, out, _ = draw()
-    assert "3 of them drawn already" in out and "100 frames; 0 races lost" in out
+    assert "3 of them drawn already" in out and f"{COUNT} frames; 0 races lost" in out
     assert game.drawn() == [1]
 
 
@@ -213,7 +216,16 @@ def test_without_art_or_engine_nothing_begins(draw, game: Game, tmp_path: Path, 
 
 # The game itself.
 
-FLAGS = ("--frames", "40", "--preset", "sd", "--tracks", "xr591,lighthouse", "--karts", "tux,gnu,nolok,kiki,xue")
+FLAGS = (
+    "--frames",
+    str(TWO_RACES),
+    "--preset",
+    "sd",
+    "--tracks",
+    "xr591,lighthouse",
+    "--karts",
+    "tux,gnu,nolok,kiki,xue",
+)
 
 
 @pytest.fixture(scope="module")
@@ -243,14 +255,14 @@ def undisturbed(environment, tmp_path_factory) -> Path:
     """Two races, drawn one after another."""
     out = tmp_path_factory.mktemp("frames") / "one"
     done = subprocess.run(command(out, 1), cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "40 frames; 0 races lost, 0 frames left out" in done.stdout, done.stderr
+    assert done.returncode == 0 and f"{TWO_RACES} frames; 0 races lost, 0 frames left out" in done.stdout, done.stderr
     return out
 
 
 @pytest.mark.slow
 def test_frames_of_the_game_are_the_courses(undisturbed: Path):
     paths, seen = info_files(undisturbed), []
-    assert len(paths) == 40 > FRAMES_PER_RACE
+    assert len(paths) == TWO_RACES
     for path in paths:
         info = read_info(path)
         for view, _ in enumerate(info["detections"]):
@@ -281,9 +293,9 @@ def test_a_killed_run_goes_on_to_the_same_end(undisturbed: Path, environment, tm
             time.sleep(0.05)
         run.kill()  # the race's process lives on for a while, beside the next run's
         run.wait()
-        assert len(frames(out)) < 40
+        assert len(frames(out)) < TWO_RACES
         done = subprocess.run(command(out, 1), cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert "40 frames; 0 races lost" in done.stdout, done.stderr
+        assert f"{TWO_RACES} frames; 0 races lost" in done.stdout, done.stderr
         assert frames(out) == frames(undisturbed)
     finally:
         with contextlib.suppress(ProcessLookupError):
