@@ -46,20 +46,20 @@ $(INSTALLED): requirements.txt
 
 # .unfinished marks a data folder that a stopped download left behind: the next one goes on there.
 data: venv  ## frames in data/: the course's from DATA_ZIP or that are there; else those of sample/
-	@if [ ! -e data/.unfinished ] && [ ! -e data/.sample ] && \
-	    find -L data/train -name '*_info.json' 2>/dev/null | grep -q .; then \
+	@if [ -e data/.unfinished ] || { [ -n '$(DATA_ZIP)' ] && ! $(HAS_FRAMES); }; then \
+	    $(MAKE) --no-print-directory course; \
+	elif $(HAS_FRAMES); then \
 	    echo 'data/train has frames: they are taken'; \
-	elif [ -n '$(DATA_ZIP)' ]; then \
-	    set -ex; mkdir -p data; touch data/.unfinished; \
-	    $(PY) -m supertux download --from '$(DATA_ZIP)'; \
-	    rm data/.unfinished; \
 	else \
 	    $(PY) -m supertux use-sample; \
 	fi
 
-course: venv  ## the course's own data set (464 MB) from the net, into data/
+# The sample's are no frames of the user's.
+HAS_FRAMES = { [ ! -e data/.sample ] && find -L data/train -name '*_info.json' 2>/dev/null | grep -q .; }
+
+course: venv  ## the course's own data set into data/: from DATA_ZIP, else from the net (464 MB)
 	mkdir -p data && touch data/.unfinished
-	$(PY) -m supertux download
+	$(PY) -m supertux download $(if $(DATA_ZIP),--from '$(DATA_ZIP)')
 	rm data/.unfinished
 
 frames: venv  ## draw 2,000 frames of our own into data/own, with the game's art

@@ -7,6 +7,7 @@ python -m nano.train export                  # -> homework/tux_nano, and nano/st
 python -m nano.train measure --split valid   # what the tower itself sees, without the text model
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from homework.packing import PromptTokens
 from homework.training import use_all_cores
 
 from .base import make_config, make_processor, make_tokenizer
-from .dense import DenseHeads, accuracy, dense_loss, forward
+from .dense import IMAGE_HEADS, DenseHeads, accuracy, dense_loss, forward
 from .frames import PASTE, Frames
 from .targets import IGNORE, KARTS
 from .text import TextStage, batch_scenes
@@ -51,12 +52,24 @@ class VisionStage(nn.Module):
 
 
 @torch.no_grad()
-def evaluate_dense(stage: nn.Module, frames: Frames, batch: int = 100) -> dict[str, float]:
-    """Accuracy in percent of the image heads on whole views, as the questions would be answered."""
-    totals = {}
+def image_logits(stage: nn.Module, frames: Frames, batch: int = 100) -> Iterator[tuple[dict, dict]]:
+    """The image heads' (logits, targets) by name for all views as they are, `batch` at a time."""
+    names = (*IMAGE_HEADS, "relation")  # not the cells', which would fill the memory where all are kept
     for start in range(0, len(frames), batch):
         pixels, targets = frames.batch(np.arange(start, min(start + batch, len(frames))))
-        for name, pair in accuracy(forward(stage.tower, stage.heads, pixels)[0], targets).items():
+        logits, _ = forward(stage.tower, stage.heads, pixels)
+        yield tuple({name: values[name] for name in names} for values in (logits, targets))
+
+
+def evaluate_dense(answers: Iterable[tuple[dict, dict]]) -> dict[str, float]:
+    """Accuracy in percent of the image heads on whole views, as the questions would be answered.
+
+    Args:
+        answers: see `image_logits`.
+    """
+    totals = {}
+    for logits, targets in answers:
+        for name, pair in accuracy(logits, targets).items():
             totals[name] = np.add(totals.get(name, (0, 0)), pair)
     return {f"accuracy_{name}": round(100 * float(right) / float(asked), 2) for name, (right, asked) in totals.items()}
 
@@ -111,13 +124,16 @@ def dense(
         pixels, targets, *_ = frames.augmented(rng, batch, paste=paste)
         return dense_loss(forward(stage.tower, stage.heads, pixels)[0], targets)
 
-    evaluate = lambda: evaluate_dense(stage, held_out)
+    evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
     train_stage(stage, loss_of, Path(out), "dense", steps, 2e-3, seed=seed, evaluate=evaluate)
 
 
 def _saved_vision(file: Path) -> VisionStage:
-    """The tower and its heads, as `export` saves them."""
+    """The tower and its heads, from the checkpoint of a run or as `export` saves them."""
     stage = VisionStage()
+    if file.suffix == ".pt":
+        load_checkpoint(file, stage)
+        return stage
     try:
         stage.load_state_dict(load_file(file))
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -126,13 +142,15 @@ def _saved_vision(file: Path) -> VisionStage:
     return stage
 
 
-@torch.no_grad()
-def ego_by_kart(stage: nn.Module, frames: Frames, batch: int = 100) -> dict[str, tuple[int, int]]:
-    """(named rightly, views) by ego kart."""
+def ego_by_kart(answers: Iterable[tuple[dict, dict]]) -> dict[str, tuple[int, int]]:
+    """(named rightly, views) by ego kart.
+
+    Args:
+        answers: see `image_logits`.
+    """
     result = {}
-    for start in range(0, len(frames), batch):
-        pixels, targets = frames.batch(np.arange(start, min(start + batch, len(frames))))
-        named = forward(stage.tower, stage.heads, pixels)[0]["ego"].argmax(-1)
+    for logits, targets in answers:
+        named = logits["ego"].argmax(-1)
         for name, true in zip(named.tolist(), targets["ego"].tolist(), strict=True):
             if true != IGNORE:
                 right, views = result.get(KARTS[true], (0, 0))
@@ -151,14 +169,11 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -
         start: the saved stage, or the checkpoint dense.pt of a run.
     """
     use_all_cores()
-    stage = VisionStage() if start.endswith(".pt") else _saved_vision(Path(start))
-    if start.endswith(".pt"):
-        load_checkpoint(Path(start), stage)
-    stage.eval()
-    frames = Frames(Path(data), [split])
-    for name, value in evaluate_dense(stage, frames).items():
+    stage = _saved_vision(Path(start)).eval()
+    answers = list(image_logits(stage, Frames(Path(data), [split])))
+    for name, value in evaluate_dense(answers).items():
         print(f"{name.removeprefix('accuracy_'):16}{value:6.1f}")
-    karts = ego_by_kart(stage, frames)
+    karts = ego_by_kart(answers)
     print("ego by kart:")
     for kart, (right, views) in sorted(karts.items(), key=lambda row: row[1][0] / row[1][1]):
         print(f"{kart:16}{100 * right / views:6.1f} of {views:,} views")
@@ -184,8 +199,7 @@ def text(
     """
     use_all_cores()
     torch.manual_seed(seed)
-    vision = VisionStage()
-    load_checkpoint(Path(out) / "dense.pt", vision)
+    vision = _saved_vision(Path(out) / "dense.pt")
     frames, held_out = _train_frames(data, splits)
     stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
     stage.tower.load_state_dict(vision.tower.state_dict())
@@ -197,7 +211,7 @@ def text(
         scenes = batch_scenes(frames, index, targets["ego_from"], mirrored)
         return stage.losses(pixels, targets, scenes, rng, whole=pixels.shape[-1] == frames.views.shape[2])
 
-    evaluate = lambda: evaluate_dense(stage, held_out)
+    evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
     train_stage(stage, loss_of, Path(out), "text", steps, 1e-3, seed=seed, evaluate=evaluate)
 
 

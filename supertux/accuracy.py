@@ -7,9 +7,7 @@ So a kart's mask is what the depth test leaves of the kart drawn alone, and the 
 """
 
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,8 +18,8 @@ import numpy as np
 from homework.errors import InputError, read_json, write_json
 from homework.scene import DETECTION_SIZE, KART_CLASS, scene
 
-from . import art, labels, shaders
-from .plans import KARTS, PRESETS, TRACKS, RacePlan
+from . import art, child, labels, shaders
+from .plans import KARTS, PRESETS, TRACKS, RacePlan, names_in, require_known
 
 NUM_KARTS = 8  # what three bits can tell apart
 NUM_CAMERAS = 4  # with 8, the image's sides that the engine reckons with are rounded otherwise at 600x400
@@ -48,10 +46,9 @@ def accuracy(*, tracks: str = "", preset: str = "sd", seed: int = 1, views: int 
         views: how many views of each track, those that show the most karts
     """
     art.require_engine()
-    names = [name.strip() for name in tracks.split(",") if name.strip()] or list(TRACKS)
-    for flag, given, known in (("--tracks", names, TRACKS), ("--preset", [preset], PRESETS)):
-        if unknown := sorted(set(given) - set(known)):
-            raise InputError(flag, f"unknown name {unknown[0]}", f"choose from {', '.join(known)}")
+    names = names_in(tracks) or list(TRACKS)
+    require_known("--tracks", names, TRACKS)
+    require_known("--preset", [preset], PRESETS)
     if views < 1:
         raise InputError("--views", f"{views} views of a track", "ask for 1 or more")
     form = "{:20} {:7} {:16} {:>19} {:>19} {:>3} {}"
@@ -115,23 +112,10 @@ def kept(plan: RacePlan, boxes: dict[int, list[int]]) -> set[int]:
 def _child(stage: str, plan: RacePlan, overlay: Path, folder: Path, **settings) -> None:
     """Run `stage` in a process of its own, as the race's frames are drawn."""
     task = json.dumps({"plan": plan.to_json(), **settings})
-    command = [sys.executable, "-m", "supertux.accuracy", stage, str(folder)]
-    environment = art.environment(overlay) | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    try:
-        done = subprocess.run(
-            command,
-            input=task,
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PROCESS_LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(plan.track, f"drawing it took over {PROCESS_LIMIT} s", "try a less busy machine") from None
-    if done.returncode:
-        words = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
-        raise InputError(plan.track, f"no view could be drawn ({words})", "try another --seed")
+    environment = art.environment(overlay)
+    problem = child.run("supertux.accuracy", stage, folder, text=task, environment=environment, limit=PROCESS_LIMIT)
+    if problem:
+        raise InputError(plan.track, f"no view could be drawn ({problem})", "try another --seed")
 
 
 def build(overlay: Path, telling: tuple[list[dict], list] | None = None) -> Path:
@@ -149,7 +133,7 @@ def build(overlay: Path, telling: tuple[list[dict], list] | None = None) -> Path
     art.build(source, overlay)
     changes = {"joint_matrix * idle_position": "idle_position"}
     if telling:
-        changes[shaders._VERTEX_LABEL] = f"    {_search(*telling)}\n}}\n"
+        changes[shaders.VERTEX_LABEL] = f"    {_search(*telling)}\n}}\n"
     for name, text in shaders.patched(source).items():
         for old, new in changes.items():
             text = text.replace(old, new)
@@ -258,18 +242,11 @@ def _bodies(race) -> list[dict]:
 
 
 def main() -> None:
-    """One of the two drawings, whose task comes on standard input; end without the engine's exit, which may crash."""
+    """One of the two drawings, whose task comes on standard input."""
     stage, folder = sys.argv[1:]
     task = json.loads(sys.stdin.read())
     plan = RacePlan.from_json(task.pop("plan"))
-    try:
-        {"label": label, "truth": truth}[stage](plan, Path(folder), **task)
-        status = 0
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        status = 1
-    sys.stderr.flush()
-    os._exit(status)
+    child.end_after(lambda: {"label": label, "truth": truth}[stage](plan, Path(folder), **task))
 
 
 if __name__ == "__main__":

@@ -9,21 +9,20 @@ import lzma
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 
 from homework.errors import InputError
 
-from . import shaders
+from . import BROKEN_ZIP, child, shaders
 from .plans import RacePlan
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tux-vlm"
 OVERLAY = CACHE / "art"
+CHECK_LIMIT = 300  # seconds for the first frame
 MARKER = f"labels-{shaders.VERSION}"  # in the overlay
 # Where packages of the game put its art.
 PLACES = tuple(
@@ -118,7 +117,7 @@ def _unpack(archive: Path) -> Path:
             else:
                 with tarfile.open(archive) as file:
                     file.extractall(whole, filter="data")
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+        except (*BROKEN_ZIP, tarfile.TarError, lzma.LZMAError) as error:
             raise InputError(archive, f"not a whole tar or zip ({str(error).partition(chr(10))[0]})", REMEDY) from None
         place = _inside(whole, archive).relative_to(whole.resolve())
         shutil.rmtree(target, ignore_errors=True)
@@ -200,19 +199,8 @@ def check(overlay: Path) -> None:
     """
     plan = RacePlan.for_check()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "supertux.race", folder]
-        try:
-            done = subprocess.run(
-                command,
-                input=plan.to_json(),
-                env=environment(overlay),
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=300,
-            )
-        except subprocess.TimeoutExpired:
-            raise InputError(overlay, "drawing a frame took over 300 s", "try a machine that is less busy") from None
-        if done.returncode or not list(Path(folder).glob("*_info.json")):
-            words = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
-            raise InputError(overlay, f"no frame could be drawn ({words})", "apt install libegl1 libgl1-mesa-dri")
+        task = {"text": plan.to_json(), "environment": environment(overlay), "limit": CHECK_LIMIT}
+        problem = child.run("supertux.race", folder, **task)
+        if problem or not list(Path(folder).glob("*_info.json")):
+            words = f"no frame could be drawn ({problem or 'its labels cannot be read'})"
+            raise InputError(overlay, words, "apt install libegl1 libgl1-mesa-dri; if it only took long, try again")

@@ -4,7 +4,6 @@ import os
 import shutil
 import stat
 import zipfile
-import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -14,14 +13,13 @@ from tqdm import tqdm
 from homework.data import DATA_DIR
 from homework.errors import InputError, replacing
 
+from . import BROKEN_ZIP
 from .sample import remove_sample
 
 URL = "https://utexas.box.com/shared/static/qubjm5isldqvyimfj9rsmbnvnbezwcv4.zip"
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
 PIECE = 1 << 16  # bytes; when a transfer breaks off, less than one is lost
 BLOCK = 4096  # bytes a file system rounds a file up to
-
-BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 def download(*, from_: Path | None = None, data: Path = DATA_DIR) -> None:

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from homework.errors import InputError
 
@@ -23,7 +24,6 @@ KARTS = (
 PRESETS = ("ld", "sd", "hd")
 FRAMES_PER_RACE = 48
 JPEG_QUALITY = 90
-MAX_KARTS = 10
 # How many cameras the engine gives views of the right shape: it takes their width from a split screen, so that those of
 # 2, 5 or 6 cameras are squeezed; more than 8 are blank.
 CAMERAS = (1, 3, 4, 7, 8)
@@ -59,6 +59,10 @@ class RacePlan:
     def cameras(self) -> int:
         """How many views a frame has."""
         return max(count for count in CAMERAS if count <= len(self.karts))
+
+    def record_in(self, folder: Path) -> Path:
+        """Where it is said what of the race has been drawn into a split's folder, once it has."""
+        return folder / f".races/{self.number:05d}.json"
 
     def to_json(self) -> str:
         """For the process that draws it."""
@@ -106,9 +110,9 @@ def race_plans(
     Raises:
         InputError: a track, a kart or a preset that isn't there, or a number of frames that no name can hold.
     """
-    _require_known("--tracks", tracks, TRACKS)
-    _require_known("--karts", karts, KARTS)
-    _require_known("--preset", [preset], PRESETS)
+    require_known("--tracks", tracks, TRACKS)
+    require_known("--karts", karts, KARTS)
+    require_known("--preset", [preset], PRESETS)
     if not 1 <= frames <= MAX_FRAMES:
         raise InputError("--frames", f"{frames} frames", f"ask for 1 to {MAX_FRAMES:,}")
     rng = random.Random(f"races {seed}")
@@ -119,7 +123,7 @@ def race_plans(
         if not order:
             order = rng.sample(tracks, len(tracks))
         track = order.pop()
-        wanted = num_karts or rng.choices(range(1, MAX_KARTS + 1), NUM_KARTS_WEIGHTS)[0]
+        wanted = num_karts or 1 + rng.choices(range(len(NUM_KARTS_WEIGHTS)), NUM_KARTS_WEIGHTS)[0]
         hand = _deal(decks[track], karts, min(wanted, len(karts)), rng)
         first = number * frames_per_race
         length = min(frames_per_race, frames - first)
@@ -141,7 +145,13 @@ def _deal(deck: list[str], karts: list[str], count: int, rng: random.Random) -> 
     return tuple(hand)
 
 
-def _require_known(flag: str, names: list[str], known) -> None:
+def names_in(text: str) -> list[str]:
+    """The names of a flag's text, which have commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def require_known(flag: str, names: list[str], known) -> None:
+    """Raises InputError for a name that is not among the known ones, for one given twice, and for none."""
     for name in names:
         if name not in known:
             raise InputError(flag, f"unknown name {name}", f"choose from {', '.join(known)}")

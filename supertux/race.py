@@ -6,7 +6,6 @@ after another in the same process would depend on it.
 """
 
 import json
-import os
 import resource
 import sys
 import time
@@ -20,7 +19,7 @@ from PIL import Image
 from homework.errors import replacing, write_json
 from homework.scene import KART_CLASS, VIEW_SIZE, scene
 
-from . import labels
+from . import child, labels
 from .engine import DRAWN_SIZE, Race
 from .look import Look
 from .mix import PATIENCE, PATIENCE_PLACED, Mix
@@ -176,18 +175,10 @@ def store(folder: Path, frame: int, info: dict, views: list[tuple], look: Look, 
 
 
 def main() -> None:
-    """Draw the race whose plan comes on standard input; end without the engine's exit, which may crash."""
+    """Draw the race whose plan comes on standard input."""
     folder = Path(sys.argv[1])
     plan = RacePlan.from_json(sys.stdin.read())
-    try:
-        write_json(folder / f".races/{plan.number:05d}.json", run(plan, folder))
-        status = 0
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    child.end_after(lambda: write_json(plan.record_in(folder), run(plan, folder)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Labelled frames from the game: the parent of the processes that draw the races."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,8 +11,8 @@ from tqdm import tqdm
 from homework.errors import InputError, read_json, write_json
 from homework.machine import available_cores
 
-from . import art, shaders
-from .plans import KARTS, OFFICIAL_MIX, TRACKS, RacePlan, race_plans
+from . import art, child, shaders
+from .plans import KARTS, OFFICIAL_MIX, TRACKS, RacePlan, names_in, race_plans
 
 SETTINGS = "render.json"
 RACE_LIMIT = 900  # seconds after which a race is given up
@@ -53,8 +52,8 @@ def render(
     settings = {
         "seed": seed,
         "preset": preset,
-        "tracks": _names(tracks) or list(TRACKS),
-        "karts": _names(karts) or list(KARTS),
+        "tracks": names_in(tracks) or list(TRACKS),
+        "karts": names_in(karts) or list(KARTS),
         "mix": _shares(mix),
     }
     plans = list(race_plans(frames=frames, **settings))
@@ -91,14 +90,9 @@ def views_of(plan: RacePlan) -> int:
     return plan.frames * plan.cameras
 
 
-def record_of(plan: RacePlan, out: Path) -> Path:
-    """Where a race says what it has drawn, when it has."""
-    return out / f".races/{plan.number:05d}.json"
-
-
 def is_done(plan: RacePlan, out: Path) -> bool:
     """Whether the race has been drawn, with as many frames as it should now have."""
-    path = record_of(plan, out)
+    path = plan.record_in(out)
     if not path.exists():
         return False
     record = read_json(path)
@@ -111,24 +105,11 @@ def draw_race(plan: RacePlan, out: Path) -> dict:
     Returns:
         The race's record, or `{"error": why there is none}`.
     """
-    command = [sys.executable, "-m", "supertux.race", str(out)]
-    try:
-        done = subprocess.run(
-            command,
-            input=plan.to_json(),
-            env=art.environment(art.installed()) | {"PYTHONPATH": str(Path(__file__).parents[1])},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=RACE_LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"it took more than {RACE_LIMIT} s"}
-    if done.returncode == 0 and is_done(plan, out):
-        return read_json(record_of(plan, out))
-    if done.returncode < 0:
-        return {"error": f"the engine died of signal {-done.returncode}"}
-    return {"error": (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]}
+    environment = art.environment(art.installed())
+    problem = child.run("supertux.race", out, text=plan.to_json(), environment=environment, limit=RACE_LIMIT)
+    if problem is None and is_done(plan, out):
+        return read_json(plan.record_in(out))
+    return {"error": problem or "it ended without a word"}
 
 
 def with_processes(plans: list[RacePlan], out: Path, workers: int) -> Iterator[tuple[RacePlan, dict]]:
@@ -162,10 +143,6 @@ def _with_ray(plans: list[RacePlan], out: Path, address: str) -> Iterator[tuple[
         except ray.exceptions.RayError as error:
             yield plan, {"error": str(error).splitlines()[0]}
     ray.shutdown()
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -45,7 +45,7 @@ GROUND_SHADERS = ("tracks/overworld/splatting.frag",)
 
 # Some tracks have their floors at an origin of their own, too; those reach farther from it than a kart does.
 KART_REACH = 3.0  # metres
-_VERTEX_LABEL = f"""    label_origin = 0;
+VERTEX_LABEL = f"""    label_origin = 0;
     if (distance(world_position.xyz, i_origin) < {KART_REACH} && dot(i_origin, i_origin) > 1.0e-6) {{
         ivec2 label_cell = ivec2(floor(i_origin.xz / {ORIGIN_CELL})) & {ORIGIN_CELLS - 1};
         label_origin = 1 + 2 * (label_cell.x + {ORIGIN_CELLS} * label_cell.y);
@@ -101,7 +101,7 @@ def _replace_end(text: str, new: str) -> str:
 
 
 def _label_vertices(text: str) -> str:
-    return _replace_end(_replace(text, "void main()", "flat out int label_origin;\nvoid main()"), _VERTEX_LABEL)
+    return _replace_end(_replace(text, "void main()", "flat out int label_origin;\nvoid main()"), VERTEX_LABEL)
 
 
 def _label_fragments(text: str) -> str:

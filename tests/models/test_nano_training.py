@@ -20,7 +20,7 @@ from nano.base import VOCABULARY
 from nano.frames import Frames
 from nano.targets import KART_ID, NONE, TRACK_ID, cell_targets, image_targets, mirror
 from nano.text import batch_scenes
-from nano.train import VisionStage, dense, ego_by_kart
+from nano.train import VisionStage, dense, ego_by_kart, image_logits
 from nano.trainer import lr_factor, train_stage
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
 
@@ -268,7 +268,7 @@ def test_frames_of_several_splits_are_one(tiny_data, frames):
 
 
 def test_every_ego_kart_is_counted_once(frames):
-    counted = ego_by_kart(VisionStage().eval(), frames, batch=2)
+    counted = ego_by_kart(image_logits(VisionStage().eval(), frames, batch=2))
     karts = Counter(scene.ego.name for scene in frames.scenes if scene.ego)
     assert {kart: views for kart, (_, views) in counted.items()} == dict(karts)
     assert all(0 <= right <= views for right, views in counted.values())
