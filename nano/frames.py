@@ -1,5 +1,8 @@
 """A split in memory, and batches of it with augmentation for training from scratch."""
 
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from homework.preprocess import load_views, normalise
-from homework.scene import VIEW_SIZE, Scene, image_file, info_files, scenes
+from homework.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE, Scene, image_file, info_files, read_info, scene
+from supertux.moments import moment_of
 
 from .targets import KART_ID, cell_targets, image_targets, mirror
 
@@ -16,102 +20,174 @@ from .targets import KART_ID, cell_targets, image_targets, mirror
 CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
 
 PASTE = 0.4  # share of the views whose ego kart is replaced by another view's
+DONORS = 8  # views that are looked at for one whose ego kart fits
+ZOOMED, MAX_ZOOM = 0.5, 1.25  # share of the views of which a part is taken for the whole, and how much larger it gets
+SEVERAL = 2.0  # how often a view of several karts is drawn beside one of a single kart
 
 
 class Frames:
-    """The views of splits (or of some of their frames) with everything the stages learn from.
+    """The views of splits (or of some of their moments) with everything the stages learn from.
 
-    views [n, 100, 150, 3] uint8; scenes, files: n long; `targets[mirrored][cropped]` as in `targets.py`.
+    views [n, 100, 150, 3] uint8; scenes, files, labels: n long; a label is (the frame's info, the view's number).
+
+    Args:
+        data_dir, splits: folders.
+        keep: takes a moment's number within its split, from 0; frames that repeat a moment are one.
     """
 
-    def __init__(self, data_dir: Path, splits: list[str], keep=lambda index: True):
-        self.files, self.scenes = [], []
+    def __init__(self, data_dir: Path, splits: list[str], keep: Callable[[int], bool] = lambda moment: True):
+        self.files, self.scenes, self.labels, chances = [], [], [], []
         for split in splits:
-            for index, path in enumerate(info_files(data_dir / split)):
-                if keep(index):
-                    for view, scene in scenes(path):
-                        self.files.append(image_file(path, view))
-                        self.scenes.append(scene)
+            of_split = self._read(data_dir / split, keep)
+            chances += [chance / sum(of_split) for chance in of_split]
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
-        self.targets = []
-        for flipped in (False, True):
-            version = [mirror(scene) for scene in self.scenes] if flipped else self.scenes
-            image = image_targets(version)
-            self.targets.append([image | cell_targets(version), image | cell_targets(version, *CROP)])
-        self.alone = [i for i, s in enumerate(self.scenes) if len(s.karts) == 1 and self._can_be_pasted(s)]
+        self.chances = np.array(chances)
+        self.several = np.array([len(scene.karts) > 1 for scene in self.scenes])
+        self.alone = np.array([i for i, s in enumerate(self.scenes) if len(s.karts) == 1 and self._can_be_pasted(s)])
+
+    def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[float]:
+        """Append a split's views; gives how often each of them should be drawn beside the split's others.
+
+        A moment that was taken n times over counts as sqrt(n) moments: its pictures are all the same.
+        """
+        moments, known = [], {}
+        for path in info_files(folder):
+            info = read_info(path)
+            moment = moment_of(info, path) if "distance_down_track" in info else path
+            if not keep(known.setdefault(moment, len(known))):
+                continue
+            for view in range(len(info["detections"])):
+                self.files.append(image_file(path, view))
+                self.scenes.append(scene(info, view))
+                self.labels.append((info, view))
+                moments.append((moment, view))
+        times = Counter(moments)
+        return [times[moment] ** -0.5 for moment in moments]
 
     def __len__(self) -> int:
         return len(self.files)
 
     @staticmethod
     def _can_be_pasted(scene: Scene) -> bool:
+        if scene.ego is None:
+            return False
         x1, y1, x2, y2 = scene.ego.box
         return x2 - x1 >= 10 and y2 - y1 >= 10 and scene.ego.name in KART_ID
 
-    def batch(
-        self, index: np.ndarray, mirrored: bool = False, cropped: bool = False
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pixels [b, 3, 100, 150 or 100] and targets, as they are."""
-        views = self.views[index]
-        if mirrored:
-            views = views[:, :, ::-1]
-        if cropped:
-            views = views[:, :, CROP[0] : CROP[0] + CROP[1]]
-        targets = {k: torch.from_numpy(v[index]) for k, v in self.targets[mirrored][cropped].items()}
-        return normalise(views), targets
+    def batch(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pixels [b, 3, 100, 150] and targets (see `targets.py`) of views as they are."""
+        return normalise(self.views[index]), targets_of([self.scenes[i] for i in index])
 
     def augmented(
-        self, rng: np.random.Generator, size: int, paste: float = PASTE, crop: float = 0.2
-    ) -> tuple[Tensor, dict[str, Tensor], np.ndarray, bool]:
-        """A random batch: mirrored half of the time, some ego karts replaced, light and colour varied.
+        self,
+        rng: np.random.Generator,
+        size: int,
+        paste: float = PASTE,
+        crop: float = 0.2,
+        zoom: float = ZOOMED,
+        several: float = 1.0,
+    ) -> tuple[Tensor, dict[str, Tensor], list[Scene]]:
+        """A random batch of augmented views, each split as often as any other.
+
+        Parts of views are taken for the whole, some ego karts replaced, half of the views mirrored, light and colour
+        varied.
+
+        Args:
+            rng: of everything.
+            size: views.
+            paste: share of the views whose ego kart is replaced.
+            crop: share of the batches that show the middle columns only, as the grader's CLIP crop does.
+            zoom: share of the views of which a part is taken for the whole.
+            several: how often a view of several karts is drawn beside one of a single kart.
 
         Returns:
-            pixels and targets as in `batch`; the views' indices; whether they are mirrored. The targets'
-            `ego_from` [b] is the index of the view whose ego kart it shows.
+            pixels [b, 3, 100, 150 or 100], targets as in `batch`, and the scenes that they are of.
         """
-        index = rng.integers(len(self), size=size)
-        mirrored, cropped = bool(rng.random() < 0.5), bool(rng.random() < crop)
-        views, donors = self.views[index], index.copy()
-        for row, i in enumerate(index):
+        views, batch_scenes = [], []
+        chosen = self._choose(rng, size, self.chances * np.where(self.several, several, 1.0))
+        donors = self.alone[self._choose(rng, size * DONORS, self.chances[self.alone])].reshape(size, DONORS)
+        for i, candidates in zip(chosen, donors, strict=True):
+            view, of_view = self.views[i], self.scenes[i]
+            if rng.random() < zoom:
+                view, of_view = zoomed(view, *self.labels[i], random_window(rng))
             if rng.random() < paste:
-                donor = self.alone[rng.integers(len(self.alone))]
-                if self._paste(views[row], self.scenes[i], donor):
-                    donors[row] = donor
-        if mirrored:
-            views = views[:, :, ::-1]
-        if cropped:
-            views = views[:, :, CROP[0] : CROP[0] + CROP[1]]
-        targets = {k: torch.from_numpy(v[index]) for k, v in self.targets[mirrored][cropped].items()}
-        for row in np.flatnonzero(donors != index):
-            old, new = (KART_ID[self.scenes[i[row]].ego.name] for i in (index, donors))
-            targets["ego"][row] = new
-            kart, token = targets["kart"][row], targets["token"][row]
-            kart[kart == old] = new
-            moved = token[:, old].clone()  # old and new may be the same kart
-            token[:, old] = False
-            token[:, new] |= moved
-        targets["ego_from"] = torch.from_numpy(donors)
-        return jitter(normalise(views), rng), targets, index, mirrored
+                view, of_view = self._paste(view, of_view, candidates)
+            if rng.random() < 0.5:
+                view, of_view = view[:, ::-1], mirror(of_view)
+            views.append(view)
+            batch_scenes.append(of_view)
+        part = CROP if rng.random() < crop else (0, VIEW_SIZE[0])
+        pixels = normalise(np.stack(views)[:, :, part[0] : part[0] + part[1]])
+        return jitter(pixels, rng), targets_of(batch_scenes, *part), batch_scenes
 
-    def _paste(self, view: np.ndarray, scene: Scene, donor: int) -> bool:
-        """Put the donor view's ego kart in the place of this one's, where that keeps every label right."""
-        if scene.ego is None or not self._can_be_pasted(scene):
-            return False
+    @staticmethod
+    def _choose(rng: np.random.Generator, size: int, chances: np.ndarray) -> np.ndarray:
+        return rng.choice(len(chances), size, p=chances / chances.sum())
+
+    def _paste(self, view: np.ndarray, scene: Scene, candidates: np.ndarray) -> tuple[np.ndarray, Scene]:
+        """The ego kart of the candidate views whose box is most like this one's in its place.
+
+        The view stays as it is where another label would change with the kart.
+        """
+        if not self._can_be_pasted(scene):
+            return view, scene
         x1, y1, x2, y2 = scene.ego.box
+        donor = min(candidates, key=lambda i: _stretch(self.scenes[i].ego.box, scene.ego.box))
         name = self.scenes[donor].ego.name
         for other in scene.others:
             a1, b1, a2, b2 = other.box
             if other.name == name or (a1 <= x2 and x1 <= a2 and b1 <= y2 and y1 <= b2):
-                return False
+                return view, scene
         u1, v1, u2, v2 = self.scenes[donor].ego.box
         patch = Image.fromarray(self.views[donor][v1 : v2 + 1, u1 : u2 + 1])
+        view = view.copy()
         target = view[y1 : y2 + 1, x1 : x2 + 1]
         height, width = target.shape[:2]
         patch = np.asarray(patch.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
         y, x = (np.abs(np.linspace(-1, 1, n)) ** 4 for n in (height, width))
         alpha = np.clip((1.15 - y[:, None] - x[None]) / 0.3, 0, 1)[..., None]  # a box with soft, round corners
         target[:] = alpha * patch + (1 - alpha) * target
-        return True
+        karts = [replace(kart, name=name) if kart is scene.ego else kart for kart in scene.karts]
+        return view, Scene(scene.track, tuple(karts))
+
+
+def _stretch(old: tuple, new: tuple) -> float:
+    """How much the content of a box is stretched or blown up in another: 0 where it isn't."""
+    x, y = (np.log((new[i + 2] - new[i]) / (old[i + 2] - old[i])) for i in (0, 1))
+    return abs(x - y) + max(0.0, x + y) / 2
+
+
+def targets_of(scenes: list[Scene], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, Tensor]:
+    """All targets of `targets.py`, for the image's columns `left` to `left + width`."""
+    arrays = image_targets(scenes) | cell_targets(scenes, left, width)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def random_window(rng: np.random.Generator) -> tuple[float, float, float]:
+    """A part of a view of the view's shape: left, top, width, in pixels of the 150x100 view."""
+    width = VIEW_SIZE[0] / rng.uniform(1, MAX_ZOOM)
+    height = width * VIEW_SIZE[1] / VIEW_SIZE[0]
+    return rng.uniform(0, VIEW_SIZE[0] - width), rng.uniform(0, VIEW_SIZE[1] - height), width
+
+
+def zoomed(view: np.ndarray, info: dict, number: int, window: tuple[float, float, float]) -> tuple[np.ndarray, Scene]:
+    """A part of a view as a view of its own, and the scene in it by the label rule.
+
+    Args:
+        view: [100, 150, 3] uint8.
+        info, number: the frame's info and which of its views this is.
+        window: see `random_window`.
+    """
+    left, top, width = window
+    part = (left, top, left + width, top + width * VIEW_SIZE[1] / VIEW_SIZE[0])
+    image = Image.fromarray(view).resize(VIEW_SIZE, Image.Resampling.BILINEAR, box=part)
+    corner = np.array([left, top] * 2) * (DETECTION_SIZE[0] / VIEW_SIZE[0])
+    detections = []
+    for class_id, track_id, *box in info["detections"][number]:
+        boxed = np.clip((np.array(box) - corner) * VIEW_SIZE[0] / width, 0, DETECTION_SIZE * 2)
+        if class_id == KART_CLASS:
+            detections.append([class_id, track_id, *boxed.tolist()])
+    return np.asarray(image), scene(info | {"detections": [detections]}, 0)
 
 
 def jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -121,8 +197,10 @@ def jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32))
 
-    mean = pixels.mean((2, 3), keepdim=True)
-    pixels = (pixels - mean) * uniform(0.7, 1.3, b, 1, 1, 1) + mean
-    pixels = pixels * uniform(0.85, 1.15, b, 3, 1, 1) + uniform(-0.2, 0.2, b, 1, 1, 1)
-    noise = torch.from_numpy(rng.standard_normal(pixels.shape, dtype=np.float32))
-    return (pixels + noise * uniform(0, 0.04, b, 1, 1, 1)).clamp_(-1, 1)
+    mean, contrast = pixels.mean((2, 3), keepdim=True), uniform(0.7, 1.3, b, 1, 1, 1)
+    gain, offset = uniform(0.85, 1.15, b, 3, 1, 1), uniform(-0.2, 0.2, b, 1, 1, 1)
+    pixels = (pixels * (contrast * gain)).add_(mean * (1 - contrast) * gain + offset)
+    # a few fields of noise for all views: drawing one each would take longer than all the rest
+    noise = torch.from_numpy(rng.standard_normal((8, *pixels.shape[1:]), dtype=np.float32))
+    noise = noise[torch.from_numpy(rng.integers(len(noise), size=b))]
+    return pixels.addcmul_(noise, uniform(0, 0.04, b, 1, 1, 1)).clamp_(-1, 1)

@@ -1,7 +1,5 @@
 """The second stage: captions and questions through the text model, on top of the trained tower."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,8 +13,6 @@ from homework.scene import Scene
 
 from .base import make_config
 from .dense import DenseHeads, dense_loss
-from .frames import Frames
-from .targets import mirror
 from .vocabulary import SmallVocabulary, caption_texts
 
 PAIRS_A_KIND = {"ego": 1, "total": 1, "track": 1, "relation": 2, "count": 2}
@@ -107,16 +103,3 @@ def sample_pairs(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str,
         order = rng.permutation(len(pairs))[: PAIRS_A_KIND[kind]]
         chosen += [pairs[i] for i in order]
     return chosen
-
-
-def batch_scenes(frames: Frames, index: np.ndarray, ego_from: Tensor, mirrored: bool) -> list[Scene]:
-    """The scenes of an augmented batch: mirrored, and with the pasted ego karts' names."""
-    scenes = []
-    for i, donor in zip(index, ego_from.tolist(), strict=True):
-        scene = frames.scenes[i]
-        if donor != i:
-            name = frames.scenes[donor].ego.name
-            karts = [replace(kart, name=name) if kart is scene.ego else kart for kart in scene.karts]
-            scene = Scene(scene.track, tuple(karts))
-        scenes.append(mirror(scene) if mirrored else scene)
-    return scenes

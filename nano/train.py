@@ -32,12 +32,12 @@ from homework.training import use_all_cores
 
 from .base import make_config, make_processor, make_tokenizer
 from .dense import IMAGE_HEADS, DenseHeads, accuracy, dense_loss, forward
-from .frames import PASTE, Frames
+from .frames import PASTE, SEVERAL, Frames
 from .targets import IGNORE, KARTS
-from .text import TextStage, batch_scenes
+from .text import TextStage
 from .trainer import load_checkpoint, train_stage
 
-HELD_OUT = 20  # every 20th frame of train is kept for choosing; valid is only for measuring
+HELD_OUT = 20  # every 20th moment of train is kept for choosing; valid is only for measuring
 SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
 VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), batch_norm=True)
 
@@ -79,8 +79,8 @@ def _train_frames(data: str, splits: str) -> tuple[Frames, Frames]:
     names = splits.split(",")
     for name in names:
         guard_training_split(name)
-    frames = Frames(Path(data), names, lambda index: index % HELD_OUT)
-    return frames, Frames(Path(data), names, lambda index: index % HELD_OUT == 0)
+    frames = Frames(Path(data), names, lambda moment: moment % HELD_OUT > 0)
+    return frames, Frames(Path(data), names, lambda moment: moment % HELD_OUT == 0)
 
 
 def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
@@ -121,7 +121,7 @@ def dense(
     frames, held_out = _train_frames(data, splits)
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        pixels, targets, *_ = frames.augmented(rng, batch, paste=paste)
+        pixels, targets, _ = frames.augmented(rng, batch, paste=paste, several=SEVERAL)
         return dense_loss(forward(stage.tower, stage.heads, pixels)[0], targets)
 
     evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
@@ -207,8 +207,7 @@ def text(
     stage.tower.to(memory_format=torch.channels_last)
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        pixels, targets, index, mirrored = frames.augmented(rng, batch)
-        scenes = batch_scenes(frames, index, targets["ego_from"], mirrored)
+        pixels, targets, scenes = frames.augmented(rng, batch)
         return stage.losses(pixels, targets, scenes, rng, whole=pixels.shape[-1] == frames.views.shape[2])
 
     evaluate = lambda: evaluate_dense(image_logits(stage, held_out))

@@ -17,6 +17,8 @@ from homework.data import DATA_DIR
 from homework.errors import InputError, replacing
 from homework.scene import VIEW_SIZE, image_file, info_files, read_info
 
+from .moments import moment_of
+
 SAMPLE = 150  # views of a track that are measured
 PLACES = 3  # views of a track in the picture, of each kind
 TRACKS_A_ROW = 2
@@ -75,18 +77,6 @@ def views_by_track(folder: Path) -> dict[str, list[View]]:
             image = folder.parent / image_file(path, view)
             tracks[info["track"]].append(View(image, info["distance_down_track"][view]))
     return tracks
-
-
-def moment_of(info: dict, path: Path) -> tuple:
-    """The track and where each kart is on it, in whole metres: the same in frames of karts that stand still.
-
-    Raises:
-        InputError: the frame doesn't tell; with its `path`.
-    """
-    distances = info.get("distance_down_track")
-    if not isinstance(distances, list) or len(distances) < len(info["detections"]):
-        raise InputError(path, "`distance_down_track` is missing or too short", "name a folder of the game's frames")
-    return info["track"], *(round(distance) for distance in distances)
 
 
 def measure(views: list[View]) -> np.ndarray:

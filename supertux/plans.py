@@ -22,7 +22,7 @@ KARTS = (
     "xue"
 ).split()
 PRESETS = ("ld", "sd", "hd")
-FRAMES_PER_RACE = 48
+FRAMES_PER_RACE = 64
 JPEG_QUALITY = 90
 # How many cameras the engine gives views of the right shape: it takes their width from a split screen, so that those of
 # 2, 5 or 6 cameras are squeezed; more than 8 are blank.

@@ -1,12 +1,14 @@
 """nano/: what makes the base. Vocabulary, targets, augmentation and the loop that resumes."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoProcessor
@@ -14,12 +16,12 @@ from transformers import AutoProcessor
 from homework.checkpoint import EMBEDDED_BASE
 from homework.errors import InputError
 from homework.packing import PromptTokens
+from homework.preprocess import normalise
 from homework.questions import captions, qa_pairs
 from homework.scene import Kart, Scene
 from nano.base import VOCABULARY
-from nano.frames import Frames
+from nano.frames import Frames, random_window, targets_of, zoomed
 from nano.targets import KART_ID, NONE, TRACK_ID, cell_targets, image_targets, mirror
-from nano.text import batch_scenes
 from nano.train import VisionStage, dense, ego_by_kart, image_logits
 from nano.trainer import lr_factor, train_stage
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
@@ -122,68 +124,167 @@ def frames(tiny_data) -> Frames:
     return Frames(tiny_data, ["train"])
 
 
-def pasted_batches(frames: Frames, batches: int = 20):
-    """(targets, plain targets, row, view, donor, scene of the row) of each row of augmented batches."""
-    for seed in range(batches):
-        pixels, targets, index, mirrored = frames.augmented(np.random.default_rng(seed), 8, paste=1.0, crop=0.0)
+def flat(name: str, colour: str, box: tuple, background: str = "gray") -> tuple[np.ndarray, Scene]:
+    """A view of one colour with a kart of another in the box."""
+    image = Image.new("RGB", (150, 100), background)
+    ImageDraw.Draw(image).rectangle(box, fill=colour)
+    return np.array(image), Scene("abyss", (Kart(0, name, box),))
+
+
+def frames_of(*views: tuple[np.ndarray, Scene]) -> Frames:
+    """Frames of given views, none more often than another."""
+    frames = Frames.__new__(Frames)
+    frames.views = np.stack([view for view, _ in views])
+    frames.scenes = [scene for _, scene in views]
+    return frames
+
+
+def test_paste_replaces_the_ego_kart_alone():
+    """Another view's ego kart takes the place of this one's: its name in the scene, its pixels in the box."""
+    view, scene = flat("tux", "red", (60, 40, 90, 70))
+    scene = Scene(scene.track, (Kart(1, "gnu", (10, 10, 20, 20)), *scene.karts))
+    frames = frames_of(flat("kiki", "lime", (70, 50, 100, 81), "white"))
+    before = view.copy()
+    pasted, changed = frames._paste(view, scene, np.array([0]))
+    assert np.array_equal(view, before)  # the views in memory stay as they are
+    assert changed.ego.name == "kiki" and changed.ego.box == scene.ego.box and changed.others == scene.others
+    assert (pasted[45:65, 65:85] == (0, 255, 0)).all()
+    outside = np.ones((100, 150), bool)
+    outside[40:71, 60:91] = False
+    assert np.array_equal(pasted[outside], view[outside])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(Kart(1, "kiki", (10, 10, 20, 20)), id="the kart is there already"),
+        pytest.param(Kart(1, "gnu", (88, 40, 120, 70)), id="another kart in the box"),
+    ],
+)
+def test_no_paste_where_other_labels_would_change(other):
+    """Two karts of a name, or a kart that would be covered: the view stays as it is."""
+    view, scene = flat("tux", "red", (60, 40, 90, 70))
+    scene = Scene(scene.track, (*scene.karts, other))
+    frames = frames_of(flat("kiki", "lime", (70, 50, 100, 81)))
+    pasted, same = frames._paste(view, scene, np.array([0]))
+    assert same is scene and np.array_equal(pasted, view)
+
+
+def test_paste_takes_the_donor_of_the_same_shape():
+    """A tall kart isn't squeezed into a wide box where another donor fits."""
+    view, scene = flat("tux", "red", (60, 40, 90, 70))
+    frames = frames_of(*(flat(*donor) for donor in DONORS_BY_SHAPE))
+    _, changed = frames._paste(view, scene, np.arange(3))
+    assert changed.ego.name == "xue"
+
+
+DONORS_BY_SHAPE = (
+    ("kiki", "lime", (70, 20, 80, 90)),  # tall
+    ("gnu", "blue", (70, 50, 82, 62)),  # of this shape, but it would be blown up
+    ("xue", "cyan", (50, 30, 82, 62)),
+)
+
+
+def detection(kart: Kart) -> list[int]:
+    """As a frame's info has it: in pixels of 600x400."""
+    return [1, kart.track_id, *(4 * side for side in kart.box)]
+
+
+def test_zoomed_view_is_labelled_by_the_rule():
+    """Of a part of a view: a kart outside is gone, one that was too small counts, the ego is the new middle's."""
+    karts = [
+        Kart(0, "tux", (60, 40, 70, 50)),
+        Kart(1, "gnu", (100, 60, 104, 64)),  # 4 pixels: too few
+        Kart(2, "xue", (5, 5, 25, 25)),
+    ]
+    info = {"track": "abyss", "karts": ["tux", "gnu", "xue"], "detections": [[], list(map(detection, karts))]}
+    view = np.zeros((100, 150, 3), np.uint8)
+    view[60:65, 100:105] = 255
+    whole, scene = zoomed(view, info, 1, (0.0, 0.0, 150.0))
+    assert np.array_equal(whole, view) and [kart.name for kart in scene.karts] == ["tux", "xue"]
+    assert scene.ego.box == karts[0].box
+    image, scene = zoomed(view, info, 1, (50.0, 30.0, 100.0))  # on the right, 1.5 times as large
+    assert {kart.name: kart.box for kart in scene.karts} == {"tux": (15, 15, 30, 30), "gnu": (75, 45, 81, 51)}
+    assert scene.ego.name == "gnu"
+    bright = np.argwhere(image[..., 0] > 127)
+    assert np.abs(bright.min(0) - (45, 75)).max() <= 1 and np.abs(bright.max(0) - (52, 82)).max() <= 1
+
+
+def test_windows_lie_in_the_view():
+    """A part of a view is never larger than the view, nor beside it, and has its shape."""
+    rng = np.random.default_rng(0)
+    windows = np.array([random_window(rng) for _ in range(500)])
+    left, top, width = windows.T
+    assert (windows >= 0).all() and (left + width <= 150).all() and (top + width / 1.5 <= 100).all()
+    assert 119 < width.min() < 125 and width.max() > 148
+
+
+def test_augmented_batch_shows_what_its_scenes_say(frames):
+    """Targets are those of the scenes; a mirrored image has the mirrored scene."""
+    mirrored = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        pixels, targets, scenes = frames.augmented(rng, 8, paste=0, crop=0, zoom=0)
         assert pixels.shape == (8, 3, 100, 150) and pixels.abs().max() <= 1
-        _, plain = frames.batch(index, mirrored)
-        scenes = batch_scenes(frames, index, targets["ego_from"], mirrored)
-        for row, (view, donor) in enumerate(zip(index, targets["ego_from"].tolist(), strict=True)):
-            yield targets, plain, row, view, donor, scenes[row]
+        for name, target in targets_of(scenes).items():
+            assert torch.equal(target, targets[name]), name
+        for image, scene in zip(pixels, scenes, strict=True):
+            flipped = scene not in frames.scenes
+            plain = mirror(scene) if flipped else scene
+            stored = normalise(frames.views[frames.scenes.index(plain)])
+            stored = stored.flip(-1) if flipped else stored
+            likeness = np.corrcoef(stored.flatten(), image.flatten())[0, 1]
+            assert likeness > 0.9
+            mirrored += flipped
+    assert 20 < mirrored < 60
 
 
-def test_paste_changes_the_ego_labels_only(frames):
-    """A pasted kart is another ego kart in the same place: every other label stays."""
-    pasted = 0
-    for targets, plain, row, view, donor, scene in pasted_batches(frames):
-        for name in ("total", "track", "count", "relation", "center", "size"):
-            assert torch.equal(targets[name][row], plain[name][row]), name
-        if donor == view:
-            assert all(torch.equal(targets[name][row], plain[name][row]) for name in ("ego", "kart", "token"))
-            continue
-        old, new = (KART_ID[frames.scenes[i].ego.name] for i in (view, donor))
-        assert targets["ego"][row] == new
-        # what the texts say of the scene and what the targets say are the same
-        of_scene = image_targets([scene])
-        assert of_scene["ego"][0] == new and of_scene["count"][0].tolist() == targets["count"][row].tolist()
-        if old == new:
-            continue
-        pasted += 1
-        kart, was = targets["kart"][row], plain["kart"][row]
-        assert torch.equal(kart != was, was == old) and (kart[was == old] == new).all()
-        token, before = targets["token"][row], plain["token"][row].clone()
-        before[:, new] |= before[:, old]
-        before[:, old] = False
-        assert torch.equal(token, before)
-    assert pasted > 10
+def test_cropped_batch_shows_the_middle(frames):
+    """The columns of the grader's CLIP crop, with the targets of its cells and the whole view's scene."""
+    pixels, targets, scenes = frames.augmented(np.random.default_rng(0), 4, crop=1.0)
+    assert pixels.shape == (4, 3, 100, 100)
+    assert targets["kart"].shape == (4, 13, 13) and targets["total"].tolist() == [len(s.karts) for s in scenes]
 
 
-def test_paste_of_the_same_kart_keeps_its_cells(frames):
-    """Where the pasted kart is the same one, nothing is relabelled."""
-    same = 0
-    for targets, plain, row, view, donor, _ in pasted_batches(frames, 60):
-        if donor != view and frames.scenes[view].ego.name == frames.scenes[donor].ego.name:
-            same += 1
-            assert all(torch.equal(targets[name][row], plain[name][row]) for name in ("ego", "kart", "token"))
-    assert same
+def test_views_of_several_karts_can_be_drawn_more_often(frames):
+    """Of the tiny split's 9 views, 2 hold one kart and 1 none."""
+    shares = []
+    for several in (1.0, 4.0):
+        _, _, scenes = frames.augmented(np.random.default_rng(0), 400, several=several, zoom=0)
+        shares.append(np.mean([len(scene.karts) > 1 for scene in scenes]))
+    assert shares[0] == pytest.approx(6 / 9, abs=0.08) and shares[1] == pytest.approx(24 / 27, abs=0.06)
 
 
-def test_paste_changes_pixels_of_the_ego_box_only(frames):
-    """Nothing beside the ego kart's box changes in the image."""
-    i, donor = next(
-        (i, d)
-        for i in range(len(frames))
-        for d in frames.alone
-        if d != i and len(frames.scenes[i].karts) > 1 and frames._paste(frames.views[i].copy(), frames.scenes[i], d)
-    )
-    view = frames.views[i].copy()
-    frames._paste(view, frames.scenes[i], donor)
-    x1, y1, x2, y2 = frames.scenes[i].ego.box
-    changed = (view != frames.views[i]).any(-1)
-    assert changed[y1 : y2 + 1, x1 : x2 + 1].any()
-    changed[y1 : y2 + 1, x1 : x2 + 1] = False
-    assert not changed.any()
+def stand_still(folder, times: int) -> None:
+    """Give each frame of a split its own distances, and the first of them `times` copies."""
+    for number, path in enumerate(sorted(folder.glob("*_info.json"))):
+        info = json.loads(path.read_text())
+        path.write_text(json.dumps(info | {"distance_down_track": [10.2 + number] * 5}))
+    for copy in range(1, times):
+        for path in list(folder.glob("00000_*")):
+            shutil.copy(path, folder / path.name.replace("00000", f"000b{copy}"))
+
+
+def test_repeated_moment_counts_as_its_root(tiny_data):
+    """A moment taken 4 times over is drawn as often as 2, not 4; splits are drawn equally often."""
+    stand_still(tiny_data / "train", 4)
+    frames = Frames(tiny_data, ["train", "valid"])
+    chances = dict.fromkeys(("repeated", "train", "valid"), 0.0)
+    for file, chance in zip(frames.files, frames.chances, strict=True):
+        repeated = file.startswith(("train/00000", "train/000b"))
+        chances["repeated" if repeated else file.split("/")[0]] += chance
+    # two of three moments of train are drawn once each
+    assert chances["repeated"] == pytest.approx(2 / 4) and chances["train"] == pytest.approx(2 / 4)
+    assert chances["valid"] == pytest.approx(1)
+
+
+def test_held_out_moment_is_held_out_whole(tiny_data):
+    """No copy of a moment that is kept for choosing is trained on."""
+    stand_still(tiny_data / "train", 4)
+    trained = Frames(tiny_data, ["train"], lambda moment: moment > 0)
+    held_out = Frames(tiny_data, ["train"], lambda moment: moment == 0)
+    assert len(held_out) == 4 * 3 and len(trained) == 2 * 3
+    assert not {file.split("_")[0] for file in trained.files} & {file.split("_")[0] for file in held_out.files}
 
 
 class Stopped(Exception):
