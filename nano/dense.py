@@ -17,22 +17,23 @@ class DenseHeads(nn.Module):
     def __init__(self, fine_channels: int, dim: int, num_summary_tokens: int):
         super().__init__()
         self.num_summary_tokens = num_summary_tokens
-        self.fine = nn.Conv2d(fine_channels, len(KARTS) + 1 + 1 + 2, 1)  # which kart, is a centre, log size
-        self.token = nn.Linear(dim, len(KARTS) + 1)
+        self.fine = nn.Conv2d(fine_channels, len(KARTS) + 1 + 1 + 4, 1)  # which kart, is a centre, box
+        self.token = nn.Linear(dim, len(KARTS) + 1 + 2)  # which karts' centres, the ego kart's, left and in front
         outputs = sum(IMAGE_HEADS.values()) + 3 * len(KARTS)
         self.image = nn.Sequential(nn.Dropout(0.1), nn.Linear(num_summary_tokens * dim, outputs))
         nn.init.constant_(self.token.bias, -4.0)  # most cells hold no kart
 
     def forward(self, fine_map: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """Maps [b, c, h8, w8] and tokens [b, s, d] -> logits by name, shaped as in `targets.py`."""
-        fine = self.fine(fine_map).permute(0, 2, 3, 1)  # [b, h8, w8, karts + 4]
-        kart, center, size = fine.split((len(KARTS) + 1, 1, 2), dim=-1)
+        fine = self.fine(fine_map).permute(0, 2, 3, 1)  # [b, h8, w8, karts + 6]
+        kart, center, box = fine.split((len(KARTS) + 1, 1, 4), dim=-1)
         summary, cells = tokens[:, : self.num_summary_tokens], tokens[:, self.num_summary_tokens :]
         image = self.image(summary.flatten(1)).split((*IMAGE_HEADS.values(), 3 * len(KARTS)), dim=1)
         logits = dict(zip((*IMAGE_HEADS, "relation"), image, strict=True))
         logits["count"] = logits["count"].unflatten(1, (4, MAX_COUNT + 1))
         logits["relation"] = logits["relation"].unflatten(1, (len(KARTS), 3))
-        return logits | {"kart": kart, "center": center[..., 0], "size": size, "token": self.token(cells)}
+        token, side = self.token(cells).split((len(KARTS) + 1, 2), dim=-1)
+        return logits | {"kart": kart, "center": center[..., 0], "box": box, "token": token, "side": side}
 
 
 def forward(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -62,10 +63,13 @@ def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[st
     losses["center"] = 20 * F.binary_cross_entropy_with_logits(
         logits["center"], center, pos_weight=torch.tensor(3.0, device=center.device)
     )
-    size = (logits["size"] - targets["size"].float()).abs().sum(-1)
-    losses["size"] = (size * center).sum() / center.sum().clamp(min=1)
+    box = (logits["box"] - targets["box"].float()).abs().sum(-1)
+    losses["box"] = (box * center).sum() / center.sum().clamp(min=1)
     token = F.binary_cross_entropy_with_logits(logits["token"], targets["token"].float(), reduction="none")
     losses["token"] = token.sum() / max(1, len(token))
+    known = targets["side"] != IGNORE
+    side = F.binary_cross_entropy_with_logits(logits["side"], targets["side"].clamp(min=0).float(), reduction="none")
+    losses["side"] = (side * known).sum() / known.sum().clamp(min=1)
     return losses
 
 

@@ -22,7 +22,8 @@ CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
 PASTE = 0.4  # share of the views whose ego kart is replaced by another view's
 DONORS = 8  # views that are looked at for one whose ego kart fits
 ZOOMED, MAX_ZOOM = 0.5, 1.25  # share of the views of which a part is taken for the whole, and how much larger it gets
-SEVERAL = 2.0  # how often a view of several karts is drawn beside one of a single kart
+CROWDED = 1.0  # by how much a view's chance grows with each kart beside the first, of at most MOST_KARTS
+MOST_KARTS = 4
 
 
 class Frames:
@@ -42,7 +43,7 @@ class Frames:
             chances += [chance / sum(of_split) for chance in of_split]
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.chances = np.array(chances)
-        self.several = np.array([len(scene.karts) > 1 for scene in self.scenes])
+        self.others = np.array([np.clip(len(scene.karts), 1, MOST_KARTS) - 1 for scene in self.scenes])
         self.alone = np.array([i for i, s in enumerate(self.scenes) if len(s.karts) == 1 and self._can_be_pasted(s)])
 
     def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[float]:
@@ -85,7 +86,7 @@ class Frames:
         paste: float = PASTE,
         crop: float = 0.2,
         zoom: float = ZOOMED,
-        several: float = 1.0,
+        crowded: float = 0.0,
     ) -> tuple[Tensor, dict[str, Tensor], list[Scene]]:
         """A random batch of augmented views, each split as often as any other.
 
@@ -98,13 +99,13 @@ class Frames:
             paste: share of the views whose ego kart is replaced.
             crop: share of the batches that show the middle columns only, as the grader's CLIP crop does.
             zoom: share of the views of which a part is taken for the whole.
-            several: how often a view of several karts is drawn beside one of a single kart.
+            crowded: by how much a view's chance grows with each kart beside the first.
 
         Returns:
             pixels [b, 3, 100, 150 or 100], targets as in `batch`, and the scenes that they are of.
         """
         views, batch_scenes = [], []
-        chosen = self._choose(rng, size, self.chances * np.where(self.several, several, 1.0))
+        chosen = self._choose(rng, size, self.chances * (1 + crowded * self.others))
         donors = self.alone[self._choose(rng, size * DONORS, self.chances[self.alone])].reshape(size, DONORS)
         for i, candidates in zip(chosen, donors, strict=True):
             view, of_view = self.views[i], self.scenes[i]

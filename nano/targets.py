@@ -67,15 +67,18 @@ def cell_targets(scenes: Sequence[Scene], left: int = 0, width: int = VIEW_SIZE[
 
     Returns:
         kart [n, h, w] at stride 8: the kart whose box covers the cell's middle (the smallest such box),
-        `NONE` without one; center [n, h, w] at stride 8: a kart's centre lies in the cell; size
-        [n, h, w, 2]: log of that kart's width and height, 0 elsewhere; token [n, h16 * w16, karts + 1] at
-        stride 16: the karts whose centre lies in the cell, and whether the ego kart's does.
+        `NONE` without one; center [n, h, w] at stride 8: a kart's centre lies in the cell; box [n, h, w, 4]: log
+        of that kart's width and height, and where its centre lies beside the cell's middle, in cells; 0 elsewhere;
+        token [n, h16 * w16, karts + 1] at stride 16: the karts whose centre lies in the cell, and whether the ego
+        kart's does; side [n, h16 * w16, 2]: are those beside the ego kart left of it, in front of it; `IGNORE` without
+        one, or where two differ.
     """
     n, grid = len(scenes), [(-(-VIEW_SIZE[1] // s), -(-width // s)) for s in (FINE, COARSE)]
     kart_map = np.full((n, *grid[0]), NONE, dtype=np.int8)
     center = np.zeros((n, *grid[0]), dtype=bool)
-    size = np.zeros((n, *grid[0], 2), dtype=np.float16)
+    box = np.zeros((n, *grid[0], 4), dtype=np.float16)
     token = np.zeros((n, *grid[1], len(KARTS) + 1), dtype=bool)
+    side, found = np.full((n, *grid[1], 2), IGNORE, dtype=np.int8), set()
     for i, scene in enumerate(scenes):
         for kart in sorted(scene.karts, key=lambda k: -(k.box[2] - k.box[0]) * (k.box[3] - k.box[1])):
             x1, y1, x2, y2 = (value - offset for value, offset in zip(kart.box, (left, 0) * 2, strict=True))
@@ -90,9 +93,14 @@ def cell_targets(scenes: Sequence[Scene], left: int = 0, width: int = VIEW_SIZE[
             at = round(cy / FINE), round(cx / FINE)
             kart_map[(i, *at)] = index
             center[(i, *at)] = True
-            size[(i, *at)] = np.log((x2 - x1, y2 - y1))
+            box[(i, *at)] = *np.log((x2 - x1, y2 - y1)), cx / FINE - at[1], cy / FINE - at[0]
             cell = min(round(cy / COARSE), grid[1][0] - 1), min(round(cx / COARSE), grid[1][1] - 1)
             if index != IGNORE:
                 token[(i, *cell, index)] = True
             token[(i, *cell, NONE)] |= kart is scene.ego
-    return {"kart": kart_map, "center": center, "size": size, "token": token.reshape(n, -1, len(KARTS) + 1)}
+            if kart is not scene.ego:
+                flags = np.array([scene.is_left(kart), scene.is_front(kart)], dtype=np.int8)
+                side[(i, *cell)] = np.where((side[(i, *cell)] == flags) | ((i, *cell) not in found), flags, IGNORE)
+                found.add((i, *cell))
+    maps = {"kart": kart_map, "center": center, "box": box}
+    return maps | {"token": token.reshape(n, -1, len(KARTS) + 1), "side": side.reshape(n, -1, 2)}

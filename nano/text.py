@@ -15,7 +15,7 @@ from .base import make_config
 from .dense import DenseHeads, dense_loss
 from .vocabulary import SmallVocabulary, caption_texts
 
-PAIRS_A_KIND = {"ego": 1, "total": 1, "track": 1, "relation": 2, "count": 2}
+PAIRS_A_KIND = {"ego": 1, "total": 1, "track": 1, "relation": 3, "count": 3}
 
 
 class TextStage(nn.Module):
@@ -57,7 +57,7 @@ class TextStage(nn.Module):
             maps = self.tower.feature_maps(pixels)
         tokens = self.tower.encode(maps[-1])
         losses = dense_loss(self.heads(maps[-2], tokens), targets)
-        losses = {name: 0.3 * losses[name] for name in ("ego", "total", "track", "count", "relation", "token")}
+        losses = {name: 0.3 * losses[name] for name in ("ego", "total", "track", "count", "relation", "token", "side")}
         vision = self.clip.project_image(tokens)
         text = self.clip.encode_text(self.caption_ids, self.caption_mask)
         losses["captions"] = 0.5 * self.clip.loss(vision, text, self._truth(scenes))

@@ -32,14 +32,15 @@ from homework.training import use_all_cores
 
 from .base import make_config, make_processor, make_tokenizer
 from .dense import IMAGE_HEADS, DenseHeads, accuracy, dense_loss, forward
-from .frames import PASTE, SEVERAL, Frames
+from .frames import CROWDED, PASTE, Frames
 from .targets import IGNORE, KARTS
 from .text import TextStage
 from .trainer import load_checkpoint, train_stage
 
 HELD_OUT = 20  # every 20th moment of train is kept for choosing; valid is only for measuring
 SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
-VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), batch_norm=True)
+REMEDY = "git checkout nano/stage.safetensors"
+VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), num_hidden_layers=4, batch_norm=True)
 
 
 class VisionStage(nn.Module):
@@ -112,20 +113,50 @@ def dense(
         steps: how many batches.
         batch: views a batch.
         seed: of weights, batches and augmentation.
-        start: weights to begin with instead of random ones, e.g. nano/stage.safetensors.
+        start: a tower to begin with instead of random weights, e.g. nano/stage.safetensors; the heads are new.
         paste: share of views whose ego kart is replaced by another view's.
     """
     use_all_cores()
     torch.manual_seed(seed)
-    stage = _saved_vision(Path(start)) if start else VisionStage()
+    stage = VisionStage()
+    if start:
+        begin_with(stage.tower, Path(start))
     frames, held_out = _train_frames(data, splits)
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        pixels, targets, _ = frames.augmented(rng, batch, paste=paste, several=SEVERAL)
+        pixels, targets, _ = frames.augmented(rng, batch, paste=paste, crowded=CROWDED)
         return dense_loss(forward(stage.tower, stage.heads, pixels)[0], targets)
 
     evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
     train_stage(stage, loss_of, Path(out), "dense", steps, 2e-3, seed=seed, evaluate=evaluate)
+
+
+@torch.no_grad()
+def begin_with(tower: TuxNanoVisionModel, file: Path) -> None:
+    """Take over a saved tower; attention layers that it lacks begin as the identity.
+
+    Raises:
+        InputError: not a saved stage, or one of other channels.
+    """
+    saved = {name.removeprefix("tower."): weight for name, weight in _saved_weights(file).items() if "tower." in name}
+    try:
+        missing = tower.load_state_dict(saved, strict=False).missing_keys
+    except RuntimeError as error:
+        raise InputError(file, f"a tower of another geometry ({str(error).splitlines()[1].strip()})", REMEDY) from None
+    new = {name.split(".")[1] for name in missing if name.startswith("layers.")}
+    if len(new) == len(tower.layers) or not all(name.startswith("layers.") for name in missing):
+        raise InputError(file, f"no tower in it: {missing[0]} is missing", REMEDY)
+    for number in map(int, new):
+        for part in (tower.layers[number].proj, tower.layers[number].fc2):
+            nn.init.zeros_(part.weight)
+            nn.init.zeros_(part.bias)
+
+
+def _saved_weights(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(file, f"not a saved stage ({str(error).splitlines()[0]})", REMEDY) from None
 
 
 def _saved_vision(file: Path) -> VisionStage:
@@ -134,11 +165,11 @@ def _saved_vision(file: Path) -> VisionStage:
     if file.suffix == ".pt":
         load_checkpoint(file, stage)
         return stage
+    weights = _saved_weights(file)
     try:
-        stage.load_state_dict(load_file(file))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(file, f"not a saved stage ({reason})", "git checkout nano/stage.safetensors") from None
+        stage.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(file, f"not a saved stage ({str(error).splitlines()[0]})", REMEDY) from None
     return stage
 
 

@@ -9,22 +9,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
 from homework.errors import InputError
+from homework.nano_model import TuxNanoVisionConfig, TuxNanoVisionModel
 from homework.packing import PromptTokens
 from homework.preprocess import normalise
 from homework.questions import captions, qa_pairs
 from homework.scene import Kart, Scene
 from nano.base import VOCABULARY
 from nano.frames import Frames, random_window, targets_of, zoomed
-from nano.targets import KART_ID, NONE, TRACK_ID, cell_targets, image_targets, mirror
-from nano.train import VisionStage, dense, ego_by_kart, image_logits
+from nano.targets import IGNORE, KART_ID, NONE, TRACK_ID, cell_targets, image_targets, mirror
+from nano.train import VisionStage, begin_with, dense, ego_by_kart, image_logits
 from nano.trainer import lr_factor, train_stage
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
+
+from .conftest import VISION
 
 SCENE = Scene(
     "abyss",
@@ -103,11 +107,45 @@ def test_mirrored_cell_maps():
     flipped = cell_targets([mirror(shifted)], width=150)
     assert np.array_equal(flipped["kart"][0], plain["kart"][0][:, ::-1])
     assert np.array_equal(flipped["center"][0].sum(0), plain["center"][0].sum(0)[::-1])
-    assert flipped["size"].sum() == plain["size"].sum()
+    assert flipped["box"][..., :2].sum() == plain["box"][..., :2].sum()
     assert plain["center"].sum() == 3 and set(np.unique(plain["kart"])) == {
         NONE,
         *map(KART_ID.get, ("tux", "gnu", "xue")),
     }
+
+
+def test_cells_tell_where_a_kart_is():
+    """A centre's cell holds the box: log of its sides, and how far the centre is from the cell's middle, in cells."""
+    maps = cell_targets([SCENE])
+    x1, y1, x2, y2 = SCENE.karts[1].box  # centre (25, 34): row 4, whose middle is at 32, column 3, at 24
+    assert maps["center"][0, 4, 3]
+    assert maps["box"][0, 4, 3] == pytest.approx([np.log(x2 - x1), np.log(y2 - y1), 1 / 8, 2 / 8], abs=1e-2)
+    assert not maps["box"][0][~maps["center"][0]].any()
+
+
+def side_at(scene: Scene, row: int, column: int) -> list[int]:
+    """(left, in front) of the cell of 16 pixels."""
+    return cell_targets([scene])["side"].reshape(7, 10, 2)[row, column].tolist()
+
+
+def test_cells_tell_the_sides_of_other_karts():
+    """A cell says of the kart centred in it whether it is left and in front of the ego kart; others say nothing."""
+    assert side_at(SCENE, 2, 2) == [1, 1]  # gnu
+    assert side_at(SCENE, 5, 7) == [0, 0]  # xue
+    side = cell_targets([SCENE])["side"]
+    assert (side != IGNORE).sum() == 4  # the ego kart's cell has no side
+    assert side_at(mirror(SCENE), 2, 8) == [0, 1]  # gnu, now on the right
+
+
+def test_karts_of_one_cell_that_differ_have_no_side():
+    """Two karts centred in a cell, both left, one in front: only what is true of both is told."""
+    ego = Kart(0, "tux", (60, 30, 90, 60))
+    above, below = Kart(1, "gnu", (28, 38, 40, 50)), Kart(2, "xue", (28, 44, 40, 56))
+    third = Kart(3, "kiki", (28, 40, 40, 60))
+    assert above.center[1] < ego.center[1] < below.center[1]
+    for karts in ((above, below), (below, above), (above, below, third)):
+        row, column = 3, 2
+        assert side_at(Scene("abyss", (ego, *karts)), row, column) == [1, IGNORE]
 
 
 def test_crop_drops_karts_outside():
@@ -246,13 +284,13 @@ def test_cropped_batch_shows_the_middle(frames):
     assert targets["kart"].shape == (4, 13, 13) and targets["total"].tolist() == [len(s.karts) for s in scenes]
 
 
-def test_views_of_several_karts_can_be_drawn_more_often(frames):
-    """Of the tiny split's 9 views, 2 hold one kart and 1 none."""
+def test_crowded_views_can_be_drawn_more_often(frames):
+    """Of the tiny split's 9 views 3 hold three karts, 3 two, 2 one and 1 none: with a chance of 7, 4 and 1."""
     shares = []
-    for several in (1.0, 4.0):
-        _, _, scenes = frames.augmented(np.random.default_rng(0), 400, several=several, zoom=0)
+    for crowded in (0.0, 3.0):
+        _, _, scenes = frames.augmented(np.random.default_rng(0), 400, crowded=crowded, zoom=0)
         shares.append(np.mean([len(scene.karts) > 1 for scene in scenes]))
-    assert shares[0] == pytest.approx(6 / 9, abs=0.08) and shares[1] == pytest.approx(24 / 27, abs=0.06)
+    assert shares[0] == pytest.approx(6 / 9, abs=0.08) and shares[1] == pytest.approx(33 / 36, abs=0.06)
 
 
 def stand_still(folder, times: int) -> None:
@@ -373,6 +411,33 @@ def test_every_ego_kart_is_counted_once(frames):
     karts = Counter(scene.ego.name for scene in frames.scenes if scene.ego)
     assert {kart: views for kart, (_, views) in counted.items()} == dict(karts)
     assert all(0 <= right <= views for right, views in counted.values())
+
+
+def test_more_attention_layers_begin_as_the_identity(tmp_path):
+    """A tower of two attention layers goes on as one of more, seeing what it saw before."""
+    torch.manual_seed(0)
+    small = TuxNanoVisionModel(TuxNanoVisionConfig(**VISION, batch_norm=True)).eval()
+    large = TuxNanoVisionModel(TuxNanoVisionConfig(**VISION | {"num_hidden_layers": 3}, batch_norm=True)).eval()
+    file = tmp_path / "stage.safetensors"
+    save_file({f"tower.{name}": weight for name, weight in small.state_dict().items()}, file)
+    begin_with(large, file)
+    pixels = torch.randn(2, 3, 100, 150)
+    with torch.no_grad():
+        assert torch.equal(small(pixels).last_hidden_state, large(pixels).last_hidden_state)
+
+
+@pytest.mark.parametrize("saved", ["other channels", "no tower", "no stage"])
+def test_what_no_tower_can_begin_with(tmp_path, saved):
+    """One line that names the file."""
+    file = tmp_path / "stage.safetensors"
+    if saved == "no stage":
+        file.write_bytes(b"broken")
+    else:
+        other = TuxNanoVisionModel(TuxNanoVisionConfig(**VISION | {"channels": (8, 8, 16, 24)}, batch_norm=True))
+        prefix = "tower" if saved == "other channels" else "heads"
+        save_file({f"{prefix}.{name}": weight for name, weight in other.state_dict().items()}, file)
+    with pytest.raises(InputError, match="stage.safetensors"):
+        begin_with(TuxNanoVisionModel(TuxNanoVisionConfig(**VISION, batch_norm=True)), file)
 
 
 def test_valid_is_not_trained_on(tiny_data, tmp_path):
