@@ -5,7 +5,7 @@ add a caption, a row to `CAPTIONS`. A row with `{kart}` is asked once for each k
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from .scene import Kart, Scene
@@ -73,14 +73,19 @@ CAPTIONS = (
 )
 
 
-def qa_pairs(scene: Scene) -> Iterator[tuple[str, str]]:
-    """All (question, answer) of a scene. Without a kart: only the track."""
-    for question in QUESTIONS:
-        if question.needs_ego and scene.ego is None:
+def ask(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> Iterator[tuple[Question, str, str]]:
+    """All (row, question, answer) of a scene. Without a kart: only the track."""
+    for row in questions:
+        if row.needs_ego and scene.ego is None:
             continue
-        for kart in scene.others if "{kart}" in question.template else (None,):
-            name = kart.name if kart else ""
-            yield question.template.format(kart=name), question.program(scene, kart)
+        for kart in scene.others if "{kart}" in row.template else (None,):
+            yield row, row.template.format(kart=kart.name if kart else ""), row.program(scene, kart)
+
+
+def qa_pairs(scene: Scene) -> Iterator[tuple[str, str]]:
+    """All (question, answer) of a scene."""
+    for _, question, answer in ask(scene):
+        yield question, answer
 
 
 def captions(scene: Scene) -> Iterator[str]:

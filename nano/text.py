@@ -8,12 +8,13 @@ from homework.clip import tokenize
 from homework.clip_model import CLIP
 from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
 from homework.packing import IGNORE, PromptTokens, collate, pack
-from homework.questions import KINDS, captions, qa_pairs, question_kind, training_weight
+from homework.questions import KINDS, ask, captions, training_weight
 from homework.scene import Scene
 
 from .base import make_config
 from .dense import DenseHeads, dense_loss
 from .vocabulary import SmallVocabulary, caption_texts
+from .wording import REWORDED
 
 PAIRS_A_KIND = {"ego": 1, "total": 1, "track": 1, "relation": 3, "count": 3}
 
@@ -93,11 +94,10 @@ class TextStage(nn.Module):
 
 
 def sample_pairs(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
-    """A few of a scene's pairs, the rarer kinds of a view weighing more: (question, answer, weight)."""
+    """A few of a scene's questions in other words: (question, answer, weight)."""
     by_kind = {kind: [] for kind in KINDS}
-    for question, answer in qa_pairs(scene):
-        kind = question_kind(question)
-        by_kind[kind].append((question, answer, training_weight(kind, answer)))
+    for row, question, answer in ask(scene, REWORDED):
+        by_kind[row.kind].append((question, answer, training_weight(row.kind, answer)))
     chosen = []
     for kind, pairs in by_kind.items():
         order = rng.permutation(len(pairs))[: PAIRS_A_KIND[kind]]

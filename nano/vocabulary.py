@@ -17,6 +17,7 @@ from homework.questions import CAPTIONS, QUESTIONS
 
 from .base import VOCABULARY
 from .targets import KARTS, MAX_COUNT, TRACKS
+from .wording import REWORDED
 
 
 def caption_texts() -> list[str]:
@@ -37,7 +38,7 @@ class SmallVocabulary:
 
     def __init__(self, tokens: PromptTokens):
         used = set(tokens.prefix) | {tokens.tokenizer.pad_token_id, tokens.tokenizer.eos_token_id, 0}
-        for question, kart in itertools.product(QUESTIONS, KARTS):
+        for question, kart in itertools.product((*QUESTIONS, *REWORDED), KARTS):
             used.update(tokens.question(question.template.format(kart=kart)))
         for answer in answer_texts():
             used.update(tokens.answer(answer))

@@ -19,14 +19,16 @@ from homework.errors import InputError
 from homework.nano_model import TuxNanoVisionConfig, TuxNanoVisionModel
 from homework.packing import PromptTokens
 from homework.preprocess import normalise
-from homework.questions import captions, qa_pairs
+from homework.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
 from homework.scene import Kart, Scene
 from nano.base import VOCABULARY
 from nano.frames import Frames, random_window, targets_of, zoomed
 from nano.targets import IGNORE, KART_ID, NONE, TRACK_ID, cell_targets, image_targets, mirror
+from nano.text import sample_pairs
 from nano.train import VisionStage, begin_with, dense, ego_by_kart, image_logits
 from nano.trainer import lr_factor, train_stage
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
+from nano.wording import REWORDED
 
 from .conftest import VISION
 
@@ -71,6 +73,22 @@ def test_small_vocabulary_knows_every_text(vocabulary, tokens):
     assert set(captions(SCENE)) <= set(caption_texts())
     assert {answer for _, answer in qa_pairs(SCENE)} <= set(answer_texts())
     assert len(vocabulary.used) < 500
+
+
+def test_base_learns_other_words_for_the_same_answers():
+    """The base is asked what the course asks, for the same answers, but never in the course's words."""
+    rng = np.random.default_rng(0)
+    official, asked = dict(qa_pairs(SCENE)), [pair for _ in range(50) for pair in sample_pairs(SCENE, rng)]
+    assert not official.keys() & {question for question, *_ in asked}
+    by_template = {row.template: row for row in REWORDED}
+    assert len(by_template) == len(REWORDED) == 3 * len(QUESTIONS)
+    kinds = Counter(row.kind for row, question, _ in ask(SCENE, REWORDED) if question in {q for q, *_ in asked})
+    assert set(kinds) == set(KINDS)
+    answers = {question: answer for _, question, answer in ask(SCENE, REWORDED)}
+    assert all(answers[question] == answer for question, answer, _ in asked)
+    assert answers["Does gnu drive to the left or right of the ego car?"] == "left"
+    assert answers["Tell the place of xue relative to the ego car."] == "back and right"
+    assert answers["Count the karts in front of the ego car."] == "1"
 
 
 def test_mirror_swaps_left_and_right():
