@@ -23,7 +23,15 @@ from .checkpoint import (
     unwrap,
 )
 from .clip_model import CLIP, ENCODERS
-from .data import DATA_DIR, CaptionDataset, MultiChoiceQADataset, guard_training_split, with_image, with_path
+from .data import (
+    DATA_DIR,
+    CaptionDataset,
+    MultiChoiceQADataset,
+    guard_training_split,
+    interval,
+    with_image,
+    with_path,
+)
 from .errors import write_json
 from .preprocess import clip_pixels, load_views, open_image
 from .questions import caption_kind, captions
@@ -248,9 +256,11 @@ def test(
     predictions = predict(clip, tokenizer, rows, progress=True)
     right, asked = score(rows, predictions)
     print(f"{checkpoint} on {f'{whole} questions from ' if whole else ''}{split}: {len(rows)} questions, chance 20.0")
-    for kind in sorted(asked):
-        print(f"  {kind:14}{100 * right[kind] / asked[kind]:8.1f}{asked[kind]:8}")
-    print(f"  {'all questions':14}{100 * sum(right.values()) / len(rows):8.1f}{len(rows):8}")
+    print(f"{'':16}{'right':>8}{'n':>8}{'95 %':>16}")
+    counts = [(kind, right[kind], asked[kind]) for kind in sorted(asked)]
+    for name, hits, n in [*counts, ("all questions", right.total(), len(rows))]:
+        low, high = (100 * value for value in interval(hits / n, n))
+        print(f"  {name:14}{100 * hits / n:8.1f}{n:8}{low:10.1f}-{high:<5.1f}".rstrip())
     if output:
         write_json(output, [{**row, "prediction": p} for row, p in zip(rows, predictions, strict=True)])
 

@@ -1,5 +1,6 @@
 """The three datasets and the benchmark. Splits are folders of `data/`, beside the package."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -129,6 +130,16 @@ def is_strictly_correct(answer: str, truth: str) -> bool:
     return answer.strip().lower() == truth.strip().lower()
 
 
+def interval(share: float, number: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `number` questions, as if each were drawn for itself (Wilson 1927).
+
+    Questions on one view or one race hang together, so the true one is wider.
+    """
+    z = 1.96
+    middle, spread = share + z * z / (2 * number), z * math.sqrt(share * (1 - share) / number + (z / (2 * number)) ** 2)
+    return (middle - spread) / (1 + z * z / number), (middle + spread) / (1 + z * z / number)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One question with the model's answer and the true one."""
@@ -181,6 +192,13 @@ class BenchmarkResult:
     def mean_of_kinds(self) -> float:
         """Every kind weighs the same, as in the official set."""
         return sum(self.by_kind.values()) / max(1, len(self.by_kind))
+
+    @property
+    def mean_interval(self) -> tuple[float, float]:
+        """The 95 % interval of `mean_of_kinds`, by the kinds' variances."""
+        variance = sum(p * (1 - p) / self.counts[kind] for kind, p in self.by_kind.items())
+        spread = 1.96 * math.sqrt(variance) / max(1, len(self.counts))
+        return max(0.0, self.mean_of_kinds - spread), min(1.0, self.mean_of_kinds + spread)
 
     def to_json(self) -> dict:
         """All of the above for a file."""

@@ -11,7 +11,16 @@ from torch.utils.data import Dataset
 
 from .base_vlm import BaseVLM
 from .checkpoint import EMBEDDED_BASE, add_lora, checkpoint_folder, load_base, portable_base
-from .data import DATA_DIR, BenchmarkResult, VQADataset, benchmark, guard_training_split, with_image, with_path
+from .data import (
+    DATA_DIR,
+    BenchmarkResult,
+    VQADataset,
+    benchmark,
+    guard_training_split,
+    interval,
+    with_image,
+    with_path,
+)
 from .errors import write_json
 from .packing import PackedLM, PromptTokens, collate, pack
 from .preprocess import load_views
@@ -153,14 +162,20 @@ def whole_split_rows(split: str, data_dir: Path) -> list[dict]:
 
 
 def print_result(result: BenchmarkResult, title: str) -> None:
-    """Accuracy in total and by kind, prefix and strict, in percent."""
+    """Accuracy in total and by kind, prefix and strict, in percent, with the prefix rule's 95 % interval."""
     print(f"{title}: {len(result.samples)} questions")
-    print(f"{'':16}{'prefix':>8}{'strict':>8}{'n':>8}")
+    print(f"{'':16}{'prefix':>8}{'strict':>8}{'n':>8}{'95 %':>16}")
     for kind, n in sorted(result.counts.items()):
-        print(f"  {kind:14}{100 * result.by_kind[kind]:8.1f}{100 * result.strict_by_kind[kind]:8.1f}{n:8}")
+        _print_row(kind, result.by_kind[kind], result.strict_by_kind[kind], n, interval(result.by_kind[kind], n))
     strict_mean = sum(result.strict_by_kind.values()) / len(result.strict_by_kind)
-    print(f"  {'mean of kinds':14}{100 * result.mean_of_kinds:8.1f}{100 * strict_mean:8.1f}")
-    print(f"  {'all questions':14}{100 * result.accuracy:8.1f}{100 * result.strict_accuracy:8.1f}")
+    _print_row("mean of kinds", result.mean_of_kinds, strict_mean, "", result.mean_interval)
+    n = len(result.samples)
+    _print_row("all questions", result.accuracy, result.strict_accuracy, n, interval(result.accuracy, n))
+
+
+def _print_row(name: str, prefix: float, strict: float, n: int | str, range_: tuple[float, float]) -> None:
+    low, high = (100 * value for value in range_)
+    print(f"  {name:14}{100 * prefix:8.1f}{100 * strict:8.1f}{n:>8}{low:10.1f}-{high:<5.1f}".rstrip())
 
 
 def test(

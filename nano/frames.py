@@ -19,7 +19,7 @@ from .targets import KART_ID, cell_targets, image_targets, mirror
 # The columns that the grader's CLIP crop shows (the middle square of a 150x100 view).
 CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
 
-PASTE = 0.4  # share of the views whose ego kart is replaced by another view's
+PASTE = 0.2  # share of the views whose ego kart is replaced by another view's
 DONORS = 8  # views that are looked at for one whose ego kart fits
 ZOOMED, MAX_ZOOM = 0.5, 1.25  # share of the views of which a part is taken for the whole, and how much larger it gets
 CROWDED = 1.0  # by how much a view's chance grows with each kart beside the first, of at most MOST_KARTS

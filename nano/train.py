@@ -40,7 +40,7 @@ from .trainer import load_checkpoint, train_stage
 HELD_OUT = 20  # every 20th moment of train is kept for choosing; valid is only for measuring
 SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
 REMEDY = "git checkout nano/stage.safetensors"
-VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), num_hidden_layers=4, batch_norm=True)
+VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), num_hidden_layers=3, batch_norm=True)
 
 
 class VisionStage(nn.Module):

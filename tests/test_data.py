@@ -11,6 +11,7 @@ from homework.data import (
     VQADataset,
     benchmark,
     guard_training_split,
+    interval,
     is_correct,
     is_strictly_correct,
     pick,
@@ -127,3 +128,12 @@ def test_a_part_of_the_data_can_be_trained_on(tiny_data, capsys):
         Path(row["image_path"]).unlink(missing_ok=True)
     with pytest.raises(InputError, match="no such image"):
         with_image(rows)
+
+
+@pytest.mark.parametrize(
+    "right, number, low, high",
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0)],
+)
+def test_interval_is_wilsons(right: int, number: int, low: float, high: float):
+    """Newcombe's worked examples of the score method (Statistics in Medicine 17, 1998, table I)."""
+    assert interval(right / number, number) == pytest.approx((low, high), abs=1e-4)

@@ -241,12 +241,20 @@ def test_test_prints_kinds_strict_and_prefix(nano_folder, tiny_data, tmp_path, m
     monkeypatch.setattr(BaseVLM, "answer", lambda *_: answers)
     finetune.test(str(nano_folder), data=str(tiny_data), output=str(tmp_path / "answers.json"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    table = {" ".join(line[:-3]): line[-3:] for line in lines[2:7]}
+    table = {" ".join(line[:-4]): line[-4:] for line in lines[2:7]}
     assert lines[0][-3:] == ["valid_grader:", str(len(rows)), "questions"]
-    assert lines[1] == ["prefix", "strict", "n"]
-    assert table["total"] == ["100.0", "0.0", "1"] and table["ego"] == ["100.0", "100.0", "1"]
+    assert lines[1] == ["prefix", "strict", "n", "95", "%"]
+    assert table["total"] == ["100.0", "0.0", "1", "20.7-100.0"] and table["ego"][:3] == ["100.0", "100.0", "1"]
     assert set(table) == {"ego", "total", "track", "relation", "count"}
-    assert lines[7] == ["mean", "of", "kinds", "80.0", "60.0"] and lines[8] == ["all", "questions", "80.0", "60.0"]
+    assert lines[7] == [
+        "mean",
+        "of",
+        "kinds",
+        "80.0",
+        "60.0",
+        "80.0-80.0",
+    ]  # no question of a kind differs from another
+    assert lines[8][:5] == ["all", "questions", "80.0", "60.0", "5"]
     told = json.loads((tmp_path / "answers.json").read_text())
     assert told["accuracy"] == 0.8 and [s["model_answer"] for s in told["samples"]] == answers
 
