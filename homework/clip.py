@@ -104,7 +104,7 @@ class ContrastiveCLIP(Adapted):
         self.base.load_pretrained(folder)
 
 
-def _build(base: str) -> CLIP:
+def build(base: str) -> CLIP:
     """CLIP with new projections on a base's encoders; they stay in float32 where the encoders are in bfloat16."""
     vlm = load_model(base)
     return CLIP(vlm.model.vision_model, vlm.model.text_model).to(vlm.device)
@@ -112,7 +112,7 @@ def _build(base: str) -> CLIP:
 
 def build_trainable(base: str, rank: int) -> ContrastiveCLIP:
     """A new CLIP with LoRA on its encoders; its projections are new, so they are trained whole."""
-    clip = _build(base)
+    clip = build(base)
     peft_clip = add_lora(clip, rank, base)
     for name, parameter in clip.named_parameters():
         parameter.requires_grad_(parameter.requires_grad or not name.startswith(ENCODERS))
@@ -187,7 +187,7 @@ def load(name: str | Path = SHIPPED) -> nn.Module:
         InputError: no checkpoint, or one of another base.
     """
     folder = checkpoint_folder(name)
-    clip = _build(adapter_base(folder))
+    clip = build(adapter_base(folder))
     peft_clip = load_adapter(clip, folder)
     clip.load_pretrained(folder)
     return peft_clip.eval()
@@ -226,6 +226,17 @@ def score(rows: Sequence[dict], predictions: Sequence[int]) -> tuple[Counter, Co
     return right, asked
 
 
+def print_score(rows: Sequence[dict], predictions: Sequence[int], title: str) -> None:
+    """Accuracy in total and by the kind of the true caption, in percent, with 95 % intervals."""
+    right, asked = score(rows, predictions)
+    print(f"{title}: {len(rows)} questions, chance 20.0")
+    print(f"{'':16}{'right':>8}{'n':>8}{'95 %':>16}")
+    counts = [(kind, right[kind], asked[kind]) for kind in sorted(asked)]
+    for name, hits, n in [*counts, ("all questions", right.total(), len(rows))]:
+        low, high = (100 * value for value in interval(hits / n, n))
+        print(f"  {name:14}{100 * hits / n:8.1f}{n:8}{low:10.1f}-{high:<5.1f}".rstrip())
+
+
 def test(
     checkpoint: str,
     split: str = "valid_grader",
@@ -254,13 +265,7 @@ def test(
     clip = load(Path(checkpoint).resolve())
     tokenizer = load_processor(adapter_base(checkpoint)).tokenizer
     predictions = predict(clip, tokenizer, rows, progress=True)
-    right, asked = score(rows, predictions)
-    print(f"{checkpoint} on {f'{whole} questions from ' if whole else ''}{split}: {len(rows)} questions, chance 20.0")
-    print(f"{'':16}{'right':>8}{'n':>8}{'95 %':>16}")
-    counts = [(kind, right[kind], asked[kind]) for kind in sorted(asked)]
-    for name, hits, n in [*counts, ("all questions", right.total(), len(rows))]:
-        low, high = (100 * value for value in interval(hits / n, n))
-        print(f"  {name:14}{100 * hits / n:8.1f}{n:8}{low:10.1f}-{high:<5.1f}".rstrip())
+    print_score(rows, predictions, f"{checkpoint} on {f'{whole} questions from ' if whole else ''}{split}")
     if output:
         write_json(output, [{**row, "prediction": p} for row, p in zip(rows, predictions, strict=True)])
 

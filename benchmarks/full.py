@@ -1,0 +1,118 @@
+"""What LoRA is measured against: a fine-tune of all weights, and for CLIP one of no encoder's.
+
+Each takes the same data, batches, steps and schedule as `homework.finetune train` and `homework.clip train`, and
+prints the accuracy that those commands' `test` would.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+
+from homework import clip
+from homework.base_vlm import BaseVLM
+from homework.checkpoint import EMBEDDED_BASE, load_base, load_processor, portable_base
+from homework.cli import run
+from homework.data import DATA_DIR, CaptionDataset, VQADataset, benchmark, with_image, with_path
+from homework.evalsets import multiple_choice, split_scenes
+from homework.finetune import PackedViews, collate_views, print_result, whole_split_rows
+from homework.packing import PackedLM
+from homework.training import Recipe, fit
+
+NO_LORA = 0  # a recipe's rank
+WEIGHTS = "model.safetensors"
+
+
+class _AllWeights:
+    """In a trained module's place of an adapter: all of its weights."""
+
+    def save_adapter(self, folder: str | Path) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_model(self, str(Path(folder) / WEIGHTS))
+
+    def load_adapter(self, folder: str | Path) -> None:
+        load_model(self, str(Path(folder) / WEIGHTS))
+
+
+class FullLM(_AllWeights, PackedLM):
+    """A generative model of which every weight is trained."""
+
+
+class FullCLIP(_AllWeights, clip.ContrastiveCLIP):
+    """A CLIP of which every weight is trained that isn't frozen."""
+
+
+def vlm(
+    base: str = EMBEDDED_BASE,
+    data: str = str(DATA_DIR),
+    output: str = "runs/full_vlm",
+    steps: int = 240,
+    batch_size: int = 32,
+    learning_rate: float = 2e-4,
+    seed: int = 0,
+) -> None:
+    """Fine-tune all weights of the VLM on the questions of train, and test it on all of valid.
+
+    Args:
+        base: folder or hub name of an Idefics3 model; by default the embedded one.
+        data: the data folder.
+        output: folder for the weights; checkpoints go to a folder beside it.
+        steps: how many batches.
+        batch_size: views a batch, each with all its questions.
+        learning_rate: its highest value; lower than LoRA's, whose new weights begin at zero.
+        seed: of the order of views.
+    """
+    data_dir = Path(data)
+    dataset = PackedViews(with_image(VQADataset("train", data_dir)), data_dir / ".cache")
+    torch.manual_seed(seed)
+    model, processor = load_base(base)
+    asked = BaseVLM.from_parts(model.float().requires_grad_(True), processor)
+    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset))
+    collate = partial(collate_views, processor=processor, tokens=asked.tokens)
+    fit(FullLM(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
+    model.eval()
+    print_result(benchmark(asked, whole_split_rows("valid", data_dir)), "all weights on all of valid")
+
+
+def clip_encoders(
+    base: str = EMBEDDED_BASE,
+    data: str = str(DATA_DIR),
+    output: str = "runs/full_clip",
+    steps: int = 300,
+    batch_size: int = 64,
+    learning_rate: float = 5e-4,
+    frozen: bool = False,
+    seed: int = 0,
+    questions: int = 2000,
+) -> None:
+    """Train CLIP with all weights of its encoders, or with none of them, and test it on questions from valid.
+
+    Args:
+        base: folder or hub name of an Idefics3 model; by default the embedded one.
+        data: the data folder.
+        output: folder for the weights; checkpoints go to a folder beside it.
+        steps: how many batches.
+        batch_size: views a batch; each is compared with all captions of the split.
+        learning_rate: its highest value.
+        frozen: train the projections alone, on encoders as the base has them.
+        seed: of the new weights and the order of views.
+        questions: how many are made of valid.
+    """
+    data_dir = Path(data)
+    dataset = clip.CaptionedViews(with_image(CaptionDataset("train", data_dir)), data_dir, data_dir / ".cache")
+    torch.manual_seed(seed)
+    model, tokenizer = clip.build(base).float(), load_processor(base).tokenizer
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not (frozen and name.startswith(clip.ENCODERS)))
+    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset))
+    collate = partial(clip.collate_captioned, texts=clip.tokenize(dataset.captions, tokenizer))
+    fit(FullCLIP(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
+    rows = with_path(multiple_choice(split_scenes(data_dir, "valid"), questions, seed=0), data_dir)
+    clip.print_score(
+        rows, clip.predict(model, tokenizer, rows), f"{'no' if frozen else 'every'} encoder weight trained"
+    )
+
+
+if __name__ == "__main__":
+    run(vlm, clip_encoders)
