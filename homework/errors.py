@@ -24,12 +24,15 @@ def one_line_errors() -> Iterator[None]:
     """Turn an `InputError`, a full disk or Ctrl-C inside a command into one line and an exit status.
 
     Raises:
-        SystemExit: 1 for bad input or a failed write, 130 for an interrupted run.
+        SystemExit: 1 for bad input or a failed write, 130 for an interrupted run, 141 where nobody reads on.
     """
     try:
         yield
     except InputError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # whoever reads the output has had enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        raise SystemExit(141) from None
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

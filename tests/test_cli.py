@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,11 @@ def test_a_json_file_that_is_none_names_itself(tmp_path: Path):
         with pytest.raises(InputError) as error:
             read_json(tmp_path / name)
         assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    """`... | head -1`: the rest is not printed, and nothing is said of it."""
+    script = "from homework.cli import run\ndef count():\n    for i in range(100000): print(i)\nrun(count)"
+    command = f"{sys.executable} -c '{script}' count | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout == "0\n" and done.stderr == ""
