@@ -238,7 +238,7 @@ def text(
     stage.tower.to(memory_format=torch.channels_last)
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        pixels, targets, scenes = frames.augmented(rng, batch)
+        pixels, targets, scenes = frames.augmented(rng, batch, crowded=CROWDED)
         return stage.losses(pixels, targets, scenes, rng, whole=pixels.shape[-1] == frames.views.shape[2])
 
     evaluate = lambda: evaluate_dense(image_logits(stage, held_out))

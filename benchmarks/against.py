@@ -1,0 +1,267 @@
+"""Ours against the public pipeline of `baseline.py`, in turns on one machine: `python -m benchmarks.against run`.
+
+Each measure is taken `pairs` times of both, one after the other, and the median of the ratios is printed with both
+medians. Training is timed inside of the Trainer, from the end of the first step to the end of the last.
+"""
+
+import contextlib
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from homework import clip, generate_captions, generate_qa
+from homework.base_vlm import BaseVLM
+from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base, load_processor, pick_device, pick_dtype
+from homework.cli import run as run_commands
+from homework.data import DATA_DIR, with_path
+from homework.errors import write_json
+from homework.evalsets import split_scenes
+from homework.finetune import SHIPPED, PackedViews, collate_views
+from homework.packing import PackedLM
+from homework.pairs import write_split
+from homework.training import LengthGroupedBatches, use_all_cores
+
+from . import baseline
+from .speed import machine
+
+STEPS = {"baseline": 4, "ours": 4}  # of training a repetition, and one before the clock runs
+VLM_BATCH, CLIP_BATCH, RANK = 32, 64, 16
+FIRST = "from homework.finetune import load; print(load().answer([{image!r}], ['What track is this?']))"
+FIRST_BASELINE = """
+import sys
+from peft import PeftModel
+from transformers import Trainer, TrainingArguments
+from benchmarks import baseline
+model, processor = baseline.answering({base!r}, {adapter!r})
+row = {{"image_path": {image!r}, "question": "What track is this?"}}
+print(baseline.answer(model, processor, [row]))
+"""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Two ways to do the same; each gives units a second."""
+
+    name: str
+    baseline: Callable[[], float]
+    ours: Callable[[], float]
+
+
+class Clock(TrainerCallback):
+    """The time of each step's end."""
+
+    def __init__(self):
+        self.ends = []
+
+    def on_step_end(self, *_, **__) -> None:
+        """Called by the Trainer."""
+        self.ends.append(time.perf_counter())
+
+
+class CountingTrainer(Trainer):
+    """A Trainer that groups by length where the data set tells lengths, as ours does."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None):
+        lengths = getattr(self.train_dataset, "lengths", None)
+        if lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        return LengthGroupedBatches(self.args.train_batch_size, lengths, self.args.seed)
+
+
+def training_rate(
+    module: nn.Module, dataset: Dataset, collate: Callable, batch_size: int, steps: int, units: Callable[[dict], int]
+) -> float:
+    """Units a second of training steps with the Trainer, after a first step.
+
+    Args:
+        units: how many of them a batch holds.
+    """
+    clock, counts = Clock(), []
+
+    def counting(items: list) -> dict:
+        batch = collate(items)
+        counts.append(units(batch))
+        return batch
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            max_steps=steps + 1,
+            per_device_train_batch_size=batch_size,
+            learning_rate=1e-4,
+            weight_decay=0.0,
+            optim="adamw_torch_fused",
+            bf16=pick_dtype(pick_device()) == torch.bfloat16,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="no",
+            remove_unused_columns=False,
+            label_names=[],
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=False,
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            CountingTrainer(module, arguments, data_collator=counting, train_dataset=dataset, callbacks=[clock]).train()
+    # the Trainer fetches a batch ahead, so the counts may be one more than the steps
+    return sum(counts[1 : steps + 1]) / (clock.ends[steps] - clock.ends[0])
+
+
+def vlm_training(base: str, rows: list[dict], pixel_cache: Path) -> Measure:
+    """Questions trained a second."""
+
+    def public() -> float:
+        model, processor = baseline.trainable(base, RANK)
+        dataset = baseline.OneQuestion(rows, processor)
+        collate = partial(baseline.collate, pad_id=processor.tokenizer.pad_token_id)
+        return training_rate(model, dataset, collate, VLM_BATCH, STEPS["baseline"], lambda batch: len(batch["labels"]))
+
+    def ours() -> float:
+        model, processor = load_base(base)
+        vlm = BaseVLM.from_parts(add_lora(model, RANK, base), processor)
+        collate = partial(collate_views, processor=processor, tokens=vlm.tokens)
+        # every answer ends with the end token, and nothing else is labelled with it
+        asked = lambda batch: int((batch["labels"] == vlm.tokens.end).sum())
+        dataset = PackedViews(rows, pixel_cache)
+        return training_rate(PackedLM(vlm.model), dataset, collate, VLM_BATCH, STEPS["ours"], asked)
+
+    return Measure(f"questions trained, {Path(base).name}", public, ours)
+
+
+def vlm_answering(base: str, adapter: Path, rows: list[dict]) -> Measure:
+    """Questions answered a second, from the image files to the texts; the models are loaded once."""
+    model, processor = baseline.answering(base, adapter)
+    vlm = BaseVLM(adapter)
+
+    def public() -> float:
+        begin = time.perf_counter()
+        baseline.answer(model, processor, rows)
+        return len(rows) / (time.perf_counter() - begin)
+
+    def ours() -> float:
+        begin = time.perf_counter()
+        vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
+        return len(rows) / (time.perf_counter() - begin)
+
+    same = baseline.answer(model, processor, rows, baseline.as_stored) == vlm.answer(
+        [row["image_path"] for row in rows], [row["question"] for row in rows]
+    )
+    return Measure(f"questions answered ({'the same' if same else 'OTHER'} answers on the same pixels)", public, ours)
+
+
+def clip_training(base: str, rows: list[dict], data: Path) -> Measure:
+    """Images trained a second."""
+
+    def public() -> float:
+        module, processor = baseline.trainable_clip(base, RANK)
+        dataset = baseline.OneCaption(rows, processor.tokenizer)
+        collate = partial(baseline.collate, pad_id=processor.tokenizer.pad_token_id)
+        return training_rate(
+            module, dataset, collate, CLIP_BATCH, STEPS["baseline"], lambda batch: len(batch["pixel_values"])
+        )
+
+    def ours() -> float:
+        module, tokenizer = clip.build_trainable(base, RANK), load_processor(base).tokenizer
+        dataset = clip.CaptionedViews(rows, data, data / ".cache")
+        collate = partial(clip.collate_captioned, texts=clip.tokenize(dataset.captions, tokenizer))
+        return training_rate(module, dataset, collate, CLIP_BATCH, STEPS["ours"], lambda batch: len(batch["truth"]))
+
+    return Measure("CLIP images trained", public, ours)
+
+
+def pairs_written(split_dir: Path, folder: Path) -> Measure:
+    """Question-answer pairs generated and written a second."""
+
+    def public() -> float:
+        begin = time.perf_counter()
+        number = baseline.write_pairs(split_dir, folder / "plain.json")
+        return number / (time.perf_counter() - begin)
+
+    def ours() -> float:
+        begin = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            file = write_split(split_dir, str(folder / "ours.json"), generate_qa.rows)
+        seconds = time.perf_counter() - begin
+        with open(file) as stream:
+            return (sum(1 for _ in stream) - 2) / seconds  # a pair a line, between brackets
+
+    return Measure("pairs generated and written", public, ours)
+
+
+def first_answer(base: str, adapter: Path, image: str) -> Measure:
+    """Starts a second, from the interpreter's start to the first answer."""
+
+    def timed(script: str) -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+        return 1 / (time.perf_counter() - begin)
+
+    public = FIRST_BASELINE.format(base=base, adapter=str(adapter), image=image)
+    return Measure("starts to the first answer", partial(timed, public), partial(timed, FIRST.format(image=image)))
+
+
+def compare(measure: Measure, pairs: int) -> dict:
+    """Take a measure `pairs` times of both in turns, and print the medians."""
+    rates = [(measure.baseline(), measure.ours()) for _ in range(pairs)]
+    public, ours = (statistics.median(side) for side in zip(*rates, strict=True))
+    ratio = statistics.median(b / a for a, b in rates)
+    print(f"{measure.name:64}{public:10.3g}{ours:10.3g}{ratio:8.1f}", flush=True)
+    return {"measure": measure.name, "baseline": public, "ours": ours, "ratio": ratio, "rates": rates}
+
+
+def run(
+    *,
+    data: Path = DATA_DIR,
+    base: str = EMBEDDED_BASE,
+    adapter: Path = SHIPPED,
+    pairs: int = 5,
+    views: int = 60,
+    output: Path | None = None,
+) -> None:
+    """Print how many times faster than the public pipeline training, answering, writing and starting are.
+
+    Args:
+        data: the data folder
+        base: folder or hub name of an Idefics3 model
+        adapter: LoRA on that base, for the answers
+        pairs: how often both are timed
+        views: of valid, about which everything is asked
+        output: write all numbers into this JSON file
+    """
+    use_all_cores()
+    state = machine()
+    print("\n".join(f"{name.replace('_', ' '):14}{value}" for name, value in state.items()))
+    print(f"{'a second':64}{'public':>10}{'ours':>10}{'ratio':>8}")
+    train = sorted(split_scenes(data, "train").items())[:: max(1, len(split_scenes(data, "train")) // 2000)]
+    valid = sorted(split_scenes(data, "valid").items())
+    asked = with_path([row for image, scene in train for row in generate_qa.rows(scene, image)], data)
+    told = with_path([row for image, scene in train for row in generate_captions.rows(scene, image)], data)
+    some = valid[:: max(1, len(valid) // views)][:views]
+    questions = with_path([row for image, scene in some for row in generate_qa.rows(scene, image)], data)
+    with tempfile.TemporaryDirectory() as folder:
+        measures = (
+            partial(pairs_written, data / "valid", Path(folder)),
+            partial(first_answer, base, adapter, questions[0]["image_path"]),
+            partial(vlm_answering, base, adapter, questions),
+            partial(vlm_training, base, asked, data / ".cache"),
+            partial(clip_training, base, told, data),
+        )
+        results = [compare(make(), pairs) for make in measures]
+    if output:
+        write_json(output, {"machine": state, "results": results})
+
+
+if __name__ == "__main__":
+    run_commands(run)

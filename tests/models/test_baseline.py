@@ -1,0 +1,91 @@
+"""benchmarks/baseline and against: the public pipeline does the same work, only slower."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import against, baseline
+from homework import clip
+from homework.checkpoint import Adapted, add_lora, load_base
+from homework.data import CaptionDataset, VQADataset
+from homework.packing import IGNORE, PackedLM, PromptTokens, collate, pack
+from homework.preprocess import clip_pixels, open_image
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """The work of a benchmark, cut down to seconds."""
+    monkeypatch.setattr(baseline, "LONGEST_EDGE", 300)
+    monkeypatch.setattr(against, "VLM_BATCH", 2)
+    monkeypatch.setattr(against, "CLIP_BATCH", 2)
+    monkeypatch.setattr(against, "STEPS", {"baseline": 1, "ours": 1})
+
+
+@pytest.fixture
+def rows(tiny_data) -> list[dict]:
+    """The tiny valid split's questions."""
+    return VQADataset("valid", tiny_data).rows
+
+
+def test_labels_are_the_answers(nano_folder, rows):
+    """Loss falls on the answer and its end token alone."""
+    processor = baseline.load(str(nano_folder))[1]
+    item = baseline.OneQuestion(rows, processor, baseline.as_stored)[0]
+    labelled = item["labels"] != IGNORE
+    assert processor.tokenizer.decode(item["labels"][labelled]) == f" {rows[0]['answer']}<end_of_utterance>"
+    assert torch.equal(item["labels"][labelled], item["input_ids"][labelled]) and labelled[-1]
+
+
+def test_same_loss_as_packed(nano_folder, rows):
+    """On the same pixels a question's loss is what our packing gives it."""
+    model, processor = baseline.load(str(nano_folder))
+    dataset = baseline.OneQuestion(rows[:1], processor, baseline.as_stored)
+    with torch.no_grad():
+        expected = model.eval()(**baseline.collate([dataset[0]], processor.tokenizer.pad_token_id)).loss
+    ours, processor = load_base(str(nano_folder))
+    packed = pack(PromptTokens(processor), [(rows[0]["question"], rows[0]["answer"], 1.0)])
+    pixels = processor.image_processor([[open_image(rows[0]["image_path"])]], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        loss = PackedLM(ours)(**collate([packed], pixels, 2))["loss"]
+    assert loss == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_same_answers_on_the_same_pixels(base_folder, tmp_path, rows):
+    """Token for token; blown up first, images are other pixels, so that is only asked of the time."""
+    model, _ = load_base(str(base_folder))
+    Adapted(add_lora(model, 4, str(base_folder))).save_adapter(tmp_path / "adapter")
+    measure = against.vlm_answering(str(base_folder), tmp_path / "adapter", rows[:10])
+    if base_folder.name == "tiny_nano":
+        assert "(the same answers" in measure.name
+    assert measure.ours() > 0 and measure.baseline() > 0
+
+
+def test_same_pixels_for_clip(nano_folder, tiny_data):
+    """The crop of the grader, as ours makes it."""
+    rows = CaptionDataset("valid", tiny_data).rows
+    tokenizer = baseline.load(str(nano_folder))[1].tokenizer
+    item = baseline.OneCaption(rows, tokenizer)[0]
+    ours = clip_pixels([open_image(rows[0]["image_path"])])[0]
+    assert (item["pixel_values"] - ours).abs().max() < 1e-5
+    assert tokenizer.decode(item["input_ids"]) == rows[0]["caption"] + tokenizer.eos_token
+    assert clip.tokenize([rows[0]["caption"]], tokenizer)["input_ids"][0].tolist() == item["input_ids"].tolist()
+
+
+def test_same_pairs(tiny_data, tmp_path):
+    """The plain loop writes what ours writes."""
+    measure = against.pairs_written(tiny_data / "valid", tmp_path)
+    assert measure.baseline() > 0 and measure.ours() > 0
+    plain, ours = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("plain", "ours"))
+    assert plain == ours and len(plain) == 2 * (10 + 7 + 13)
+
+
+def test_training_is_timed_in_units(nano_folder, tiny_data, capsys):
+    """Both trainings run, and a comparison prints both medians and the median ratio."""
+    rows = VQADataset("train", tiny_data).rows
+    measure = against.vlm_training(str(nano_folder), rows, tiny_data / ".cache")
+    result = against.compare(measure, 1)
+    assert result["ratio"] == pytest.approx(result["ours"] / result["baseline"]) and result["ratio"] > 0
+    assert "questions trained, tiny_nano" in capsys.readouterr().out
+    captions = CaptionDataset("train", tiny_data).rows
+    assert against.compare(against.clip_training(str(nano_folder), captions, tiny_data), 1)["ratio"] > 0
