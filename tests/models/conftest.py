@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than one only slow down models as small as these
@@ -12,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoProcessor, Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers import AutoProcessor
 
+from benchmarks.geometry import save_smolvlm, smolvlm_config
 from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base
 from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
-from nano.base import VOCABULARY, make_config
+from nano.base import make_config
 
 torch.set_num_threads(1)
 
@@ -65,36 +64,6 @@ def save_tiny_nano(folder: Path) -> None:
     AutoProcessor.from_pretrained(EMBEDDED_BASE).save_pretrained(folder)
 
 
-def smolvlm_config(text: dict, vision: dict, scale_factor: int) -> Idefics3Config:
-    """A stock Idefics3 with SmolVLM's ids, and as there with a language head of its own."""
-    ids = {"bos_token_id": 1, "eos_token_id": 49279, "pad_token_id": 2}
-    text = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 2048, **ids, **text}
-    return Idefics3Config(
-        text_config=text,
-        vision_config={"model_type": "idefics3_vision", **vision},
-        image_token_id=49190,
-        scale_factor=scale_factor,
-        tie_word_embeddings=False,
-        **ids,
-    )
-
-
-def save_smolvlm(folder: Path, config: Idefics3Config, prepare: Callable = stir) -> None:
-    """A base of SmolVLM's architecture with random weights, and its processor as SmolVLM's files set it up."""
-    torch.manual_seed(0)
-    prepare(Idefics3ForConditionalGeneration(config)).save_pretrained(folder)
-    ours, size = AutoProcessor.from_pretrained(EMBEDDED_BASE), config.vision_config.image_size
-    images = Idefics3ImageProcessorPil(
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-        size={"longest_edge": 4 * size},
-        max_image_size={"longest_edge": size},
-    )
-    tokens = (size // config.vision_config.patch_size // config.scale_factor) ** 2
-    processor = Idefics3Processor(images, ours.tokenizer, image_seq_len=tokens, chat_template=ours.chat_template)
-    processor.save_pretrained(folder)
-
-
 @pytest.fixture(scope="session")
 def nano_folder(tmp_path_factory) -> Path:
     """A tiny base of our own architecture."""
@@ -108,7 +77,7 @@ def smol_folder(tmp_path_factory) -> Path:
     """A tiny base of SmolVLM's architecture, its text model as wide as `nano_folder`'s."""
     folder = tmp_path_factory.mktemp("bases") / "tiny_smolvlm"
     vision = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    save_smolvlm(folder, smolvlm_config(TEXT, {"image_size": 64, "patch_size": 16, **vision}, scale_factor=2))
+    save_smolvlm(folder, smolvlm_config(TEXT, {"image_size": 64, "patch_size": 16, **vision}, scale_factor=2), stir)
     return folder
 
 

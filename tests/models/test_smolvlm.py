@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from benchmarks.geometry import write
 from homework import clip, finetune
 from homework.base_vlm import BaseVLM
 from homework.checkpoint import load_processor
@@ -13,32 +14,12 @@ from homework.clip_model import CLIP
 from homework.data import VQADataset
 from homework.preprocess import clip_pixels, open_image
 
-from .conftest import save_smolvlm, smolvlm_config
-
-TEXT = {
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "head_dim": 64,
-}
-VISION = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 512,
-    "patch_size": 16,
-}
-
 
 @pytest.fixture(scope="module")
 def smolvlm_folder(tmp_path_factory) -> Path:
     """A base of that geometry."""
     folder = tmp_path_factory.mktemp("bases") / "smolvlm_256m"
-    # bfloat16 as the published file; as random weights transformers' own are good enough
-    save_smolvlm(folder, smolvlm_config(TEXT, VISION, scale_factor=4), prepare=lambda model: model.bfloat16())
+    write(out=folder)
     return folder
 
 
