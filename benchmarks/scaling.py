@@ -1,9 +1,10 @@
 """How training's cost grows, and how much of the machine it uses: `python -m benchmarks.scaling run`.
 
-Whole steps of the VLM's LoRA training (forward, backward, clipped gradients, AdamW) on views of `train` with the embedded
-base. The matrix rate is measured in the same run, by products of large float32 matrices.
+Whole steps of the VLM's LoRA training (forward, backward, clipped gradients, AdamW) on views of `train` with the
+embedded base. The matrix rate is measured in the same run, by products of large float32 matrices.
 """
 
+import copy
 import resource
 import statistics
 import time
@@ -48,17 +49,16 @@ class Work:
 
     def batch(self, size: int = BATCH, questions: int | None = None, width: int = VIEW_SIZE[0]) -> dict:
         """A batch of the first `size` views with `questions` each (all without), of another width."""
-        tokens = (
-            (self.summary + 7 * -(-width // 16)) if width != VIEW_SIZE[0] else self.tokens.prefix.count(self.image_id)
-        )
-        first = self.tokens.prefix.index(self.image_id)
+        tokens, first = copy.copy(self.tokens), self.tokens.prefix.index(self.image_id)
         last = first + self.tokens.prefix.count(self.image_id)
-        prefix = [*self.tokens.prefix[:first], *[self.image_id] * tokens, *self.tokens.prefix[last:]]
+        tokens.prefix = [*tokens.prefix[:first], *[self.image_id] * self.image_tokens(width), *tokens.prefix[last:]]
         pixels = normalise(self.views[:size].repeat(1, 1, -(-width // VIEW_SIZE[0]), 1)[:, :, :width])
-        original, self.tokens.prefix = self.tokens.prefix, prefix
-        packed = [pack(self.tokens, (pairs * 16)[:questions] if questions else pairs) for pairs in self.pairs[:size]]
-        self.tokens.prefix = original
-        return collate(packed, pixels[:, None], pad_id=2)
+        asked = [(pairs * max(QUESTIONS))[:questions] if questions else pairs for pairs in self.pairs[:size]]
+        return collate([pack(tokens, pairs) for pairs in asked], pixels[:, None], pad_id=2)
+
+    def image_tokens(self, width: int) -> int:
+        """How many tokens a view of that width becomes."""
+        return self.summary + 7 * -(-width // 16)
 
 
 def prepare(data: Path) -> Work:
@@ -119,7 +119,7 @@ def growth(work: Work, repetitions: int) -> dict[str, list[tuple[float, float]]]
     found = {
         "views in a batch": [(size, timed(size=size)) for size in VIEWS],
         f"questions a view, {BATCH} views": [(number, timed(questions=number)) for number in QUESTIONS],
-        f"image tokens, {BATCH} views": [(work.summary + 7 * -(-w // 16), timed(width=w)) for w in WIDTHS],
+        f"image tokens, {BATCH} views": [(work.image_tokens(w), timed(width=w)) for w in WIDTHS],
     }
     cores = available_cores()
     by_cores = []
