@@ -85,14 +85,20 @@ def ask_everything(vlm: BaseVLM, scenes: dict[str, Scene], data: Path) -> dict[s
     return dict(asked)
 
 
-def table(title: str, asked: Iterable[Asked], group: Callable[[Asked], str | None]) -> list[str]:
-    """Lines: percent right and number of questions by group (those that give None left out) and kind."""
+def tally(asked: Iterable[Asked], group: Callable[[Asked], str | None]) -> tuple[Counter, Counter]:
+    """(right, asked) questions by (group, kind); those that give no group are left out."""
     right, number = Counter(), Counter()
     for one in asked:
         name = group(one)
         if name is not None:
             number[name, one.kind] += 1
             right[name, one.kind] += one.is_right
+    return right, number
+
+
+def table(title: str, asked: Iterable[Asked], group: Callable[[Asked], str | None]) -> list[str]:
+    """Lines: percent right and number of questions by group (those that give None left out) and kind."""
+    right, number = tally(asked, group)
     names = sorted({name for name, _ in number})
     kinds = [kind for kind in KINDS if any((name, kind) in number for name in names)]
     lines = [f"{title:24}" + "".join(f"{kind:>16}" for kind in kinds)]
@@ -135,12 +141,18 @@ def by_pair(pairs: Counter) -> Callable[[Asked], str | None]:
     return group
 
 
-def confusions(asked: Iterable[Asked], kind: str, lines: int = 30) -> list[str]:
-    """For each true answer of a kind, from the worst to the best: percent right, and what is said instead."""
+def said_for(asked: Iterable[Asked], kind: str) -> dict[str, Counter]:
+    """True answer of a kind -> how often each answer was given for it, in lower case."""
     said = defaultdict(Counter)
     for one in asked:
         if one.kind == kind:
             said[one.truth][one.answer.strip().lower()] += 1
+    return dict(said)
+
+
+def confusions(asked: Iterable[Asked], kind: str, lines: int = 30) -> list[str]:
+    """For each true answer of a kind, from the worst to the best: percent right, and what is said instead."""
+    said = said_for(asked, kind)
     shares = {truth: answers[truth.lower()] / answers.total() for truth, answers in said.items()}
     result = [f"{kind}: true answer, right, and what is said instead"]
     for truth in sorted(shares, key=shares.get)[:lines]:
@@ -189,6 +201,16 @@ def _number(answer: str) -> float:
     return float(answer) if answer.isdecimal() else float("nan")
 
 
+def trained_pairs(data: Path) -> Counter:
+    """How many views of each (ego kart, track) the training split has; none, and a word of it, without that split."""
+    try:
+        trained = split_scenes(data, "train")
+    except InputError as error:
+        print(f"no table by pairs: {error}")
+        return Counter()
+    return Counter((scene.ego.name, scene.track) for scene in trained.values() if scene.ego)
+
+
 def report(checkpoint: str, split: str = "valid", data: str = str(DATA_DIR), output: str | None = None) -> None:
     """Ask a checkpoint everything about a split; print where it fails and how its answers agree.
 
@@ -202,12 +224,7 @@ def report(checkpoint: str, split: str = "valid", data: str = str(DATA_DIR), out
     """
     data_dir = Path(data)
     scenes = split_scenes(data_dir, split)
-    pairs = Counter()
-    try:
-        trained = split_scenes(data_dir, "train")
-        pairs = Counter((scene.ego.name, scene.track) for scene in trained.values() if scene.ego)
-    except InputError as error:
-        print(f"no table by pairs: {error}")
+    pairs = trained_pairs(data_dir)
     vlm = BaseVLM(checkpoint)
     vlm.show_progress = True
     views = ask_everything(vlm, scenes, data_dir)
