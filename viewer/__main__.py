@@ -1,0 +1,7 @@
+"""Looking at the models: `python -m viewer --help`."""
+
+from homework.cli import run
+
+from .report import report
+
+run(report)

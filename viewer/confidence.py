@@ -1,0 +1,50 @@
+"""How sure a VLM is: the probability that it would give an answer, word for word."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from tqdm import tqdm
+
+from homework.base_vlm import BaseVLM
+from homework.checkpoint import unwrap
+from homework.packing import IGNORE, collate, pack
+
+IMAGES_AT_ONCE = 16  # a view's pairs are one sequence of some 400 tokens, and attention grows with its square
+
+
+@torch.inference_mode()
+def probabilities(
+    vlm: BaseVLM, pairs: Mapping[str, Sequence[tuple[str, str]]], progress: bool = False
+) -> dict[str, list[float]]:
+    """The probability, 0 to 1, of each answer and its end, given the image and the question.
+
+    Args:
+        pairs: image path -> its (question, answer) pairs, each of which is read on its own.
+        progress: show a bar.
+
+    Raises:
+        InputError: an image is missing or broken.
+    """
+    paths, found = list(pairs), {}
+    inner, head = unwrap(vlm.model).model, vlm.model.get_output_embeddings()
+    bar = tqdm(total=len(paths), desc="how sure it is", unit="view", disable=not progress)
+    for start in range(0, len(paths), IMAGES_AT_ONCE):
+        chunk = paths[start : start + IMAGES_AT_ONCE]
+        packed = [pack(vlm.tokens, [(question, answer, 1.0) for question, answer in pairs[path]]) for path in chunk]
+        batch = collate(packed, vlm.pixel_values(chunk), vlm.processor.tokenizer.pad_token_id)
+        batch = {name: values.to(vlm.device) for name, values in batch.items()}
+        labels, _ = batch.pop("labels"), batch.pop("weights")
+        hidden = inner(**batch, use_cache=False).last_hidden_state  # [b, s, d]
+        answered = labels != IGNORE
+        logits = head(hidden[answered]).float()  # [answer tokens, vocabulary], as elsewhere there is nothing to look up
+        log_likelihoods = logits.log_softmax(-1).gather(1, labels[answered][:, None])[:, 0].tolist()
+        at = iter(log_likelihoods)
+        for path, view in zip(chunk, packed, strict=True):
+            sums = torch.zeros(len(pairs[path]))
+            for branch, label in zip(view.branch, view.labels, strict=True):
+                if label != IGNORE:
+                    sums[branch - 1] += next(at)
+            found[path] = sums.exp().tolist()
+        bar.update(len(chunk))
+    bar.close()
+    return found
