@@ -2,6 +2,7 @@
 
 from homework.cli import run
 
+from .explore import explore
 from .report import report
 
-run(report)
+run(report, explore)

@@ -1,0 +1,54 @@
+"""The command `explore`: a local page to browse views and to ask the models about them."""
+
+import socket
+import threading
+from pathlib import Path
+
+from homework.data import DATA_DIR
+from homework.errors import InputError
+
+HOST = "127.0.0.1"  # the page can ask the models anything: it is for this machine alone
+
+
+def explore(
+    data: str = str(DATA_DIR), checkpoint: str = "homework/vlm", clip: str = "homework/clip", port: int = 8000
+) -> None:
+    """Browse views on a local page: boxes, pairs, captions; ask the VLM and CLIP; find wrong answers.
+
+    Example: python -m viewer explore --checkpoint runs/demo/vlm
+
+    Args:
+        data: the data folder.
+        checkpoint: of the VLM: a PEFT folder or a base; without it the page opens too.
+        clip: checkpoint of the CLIP; without it the page opens too.
+        port: of the page's address; 0 takes a free one.
+
+    Raises:
+        InputError: no frames in `data`, or the port is taken.
+    """
+    import uvicorn
+
+    from .app import make_app
+    from .library import Library
+    from .models import Models
+
+    library, models = Library(Path(data)), Models(checkpoint, clip)
+    listener = _listen(port)
+    threading.Thread(target=models.load, daemon=True).start()
+    print(f"open http://{HOST}:{listener.getsockname()[1]} in a browser; Ctrl-C ends it", flush=True)
+    config = uvicorn.Config(make_app(library, models), log_level="warning", timeout_graceful_shutdown=1)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:
+        print("closed")
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen()  # who opens the address as soon as it is printed waits, and isn't refused
+    except (OSError, OverflowError) as error:
+        raise InputError(f"{HOST}:{port}", f"can't be used ({error})", "name another one: --port 8001") from None
+    return listener
