@@ -138,6 +138,11 @@ def make_app(views: Library, models: Models) -> FastAPI:
         models.check(checked.split, all_of(checked.split))
         return {}
 
+    @app.delete("/api/check")
+    def stop() -> dict:
+        models.stop_checking()
+        return {}
+
     @app.post("/api/upload")
     async def upload(request: Request) -> dict:
         """The body is the file itself; one that is too large is not read to its end."""

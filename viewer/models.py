@@ -113,6 +113,10 @@ class Models:
             self._checked = split
             threading.Thread(target=self._check, args=(split, views), daemon=True).start()
 
+    def stop_checking(self) -> None:
+        """End `check` after the views that are being asked about; what was found is kept."""
+        self._checked = ""
+
     def _check(self, split: str, views: dict[str, View]) -> None:
         left = [view for key, view in views.items() if (split, key) not in self.answers]
         (vlm,) = self._models["vlm"]

@@ -228,6 +228,8 @@ function listen() {
           $("wrong").checked = false;
           throw error;
         }
+      } else {
+        await call("/api/check", { method: "DELETE" });
       }
       await list();
     }),
