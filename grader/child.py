@@ -10,13 +10,16 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path, PurePath
 
 CLIP_SIZE = 192
 MEAN = STD = 0.5
+IMPORTS_TORCH = re.compile(rb"^(import|from) torch\b", re.MULTILINE)
 MAX_ANSWER = 10_000  # characters; the true ones have less than 30
 
 
@@ -53,9 +56,11 @@ class Recorder:
 
     def answer(self, image_paths, questions, *args, **kwargs) -> list[str]:
         """The VLM's own answers."""
-        answers = list(self._vlm.answer(image_paths, questions, *args, **kwargs))
+        given = iter(self._vlm.answer(image_paths, questions, *args, **kwargs))
+        answers = list(islice(given, len(questions) + 1))  # no more: they may never end
         if len(answers) != len(questions):
-            raise StepError(f"vlm.answer: {len(answers)} answers to {len(questions)} questions")
+            number = "more" if len(answers) > len(questions) else len(answers)
+            raise StepError(f"vlm.answer: {number} answers to {len(questions)} questions")
         if not all(isinstance(answer, str) for answer in answers):
             raise StepError("vlm.answer: an answer that is no string")
         longest = max(map(len, answers), default=0)
@@ -142,13 +147,13 @@ PARTS: dict[str, tuple[str, Callable]] = {"vlm": ("load_vlm", answer_vlm), "clip
 def parameter_counter(package: Path) -> Callable[[object], int]:
     """What counts a model's parameters, made before the bundle's code can change torch.
 
-    A bundle that nowhere names torch is not made to wait for it; its model counts for itself.
+    Where no module of the bundle begins with importing torch, it isn't imported: a model of none counts for itself.
     """
 
     def ask(model) -> int:
         return sum(parameter.numel() for parameter in model.parameters())
 
-    if not any(b"torch" in file.read_bytes() for file in package.rglob("*.py")):
+    if not any(IMPORTS_TORCH.search(file.read_bytes()) for file in package.rglob("*.py")):
         return ask
     import torch
 
@@ -226,6 +231,8 @@ def main() -> None:
     try:
         with step("the sandbox"):
             missing = shut_in(job)
+            if missing != job["missing"] and job["part"]:
+                raise StepError(f"the sandbox: {'; '.join(missing)}")  # more than was announced
         if job["part"] is None:
             say({"missing": missing})
         else:

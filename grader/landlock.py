@@ -5,6 +5,7 @@ for a failure, and it knows neither the scope for signals nor the rules for TCP.
 """
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,9 +53,11 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> None:
     Paths that are not there are left out.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: the kernel has no Landlock, or refused.
     """
     number = version()
+    if not number:
+        raise OSError(errno.ENOSYS, "no Landlock")
     handled = (1 << FILE_RIGHTS[min(number, len(FILE_RIGHTS)) - 1]) - 1
     attributes = _Ruleset(handled, NET_RIGHTS if number >= 4 else 0, SCOPES if number >= 6 else 0)
     size = 24 if number >= 6 else 16 if number >= 4 else 8  # a kernel takes the fields that it knows

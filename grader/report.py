@@ -9,10 +9,11 @@ from homework.data import BenchmarkResult
 from homework.errors import replacing
 
 from .grade import Grade
-from .run import COURSE_SAMPLES
+from .run import COURSE_SAMPLES, printable
 from .score import EXTRA_POINTS, POINTS, Part
 
 TITLES = {"vlm": "VLM", "clip": "CLIP"}
+FORMULA = ("=", "+", "-", "@")  # what a cell begins with that a spreadsheet computes
 COLUMNS = ("bundle", "vlm", "clip", "total", "seconds", "problem")
 
 
@@ -79,8 +80,15 @@ def _row(grade: Grade) -> tuple:
     points = {part.name: part.points + part.extra for part in grade.parts}
     reasons = [f"{TITLES[part.name]}: {part.reason}" for part in grade.parts if part.reason]
     seconds = sum(part.seconds for part in grade.parts)
-    problem = " | ".join(reasons) or grade.refused
-    return (grade.bundle.name, points.get("vlm", 0.0), points.get("clip", 0.0), grade.total, seconds, problem)
+    problem = " | ".join(reasons) or printable(grade.refused)
+    return (
+        printable(grade.bundle.name),
+        points.get("vlm", 0.0),
+        points.get("clip", 0.0),
+        grade.total,
+        seconds,
+        problem,
+    )
 
 
 def table(grades: Sequence[Grade]) -> str:
@@ -96,7 +104,10 @@ def table(grades: Sequence[Grade]) -> str:
 
 def print_progress(grade: Grade) -> None:
     """A line on stderr, as each bundle is done."""
-    print(f"{grade.bundle.name}: {'refused' if grade.refused else f'{grade.total:.1f} points'}", file=sys.stderr)
+    print(
+        f"{printable(grade.bundle.name)}: {'refused' if grade.refused else f'{grade.total:.1f} points'}",
+        file=sys.stderr,
+    )
 
 
 def write_csv(path: Path, grades: Sequence[Grade]) -> None:
@@ -105,5 +116,4 @@ def write_csv(path: Path, grades: Sequence[Grade]) -> None:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         for row in map(_row, grades):
-            # a cell that begins like a formula would be one in a spreadsheet, and names are a stranger's
-            writer.writerow([f"'{cell}" if str(cell)[:1] in "=+-@" else cell for cell in row])
+            writer.writerow([f"'{cell}" if str(cell).startswith(FORMULA) else cell for cell in row])

@@ -54,7 +54,7 @@ def run_part(part: str, root: Path, timeout: float, tokenizer: str | Path = TOKE
     Raises:
         PartError: it failed, took too long, is too large, or sent something else than answers.
     """
-    job = _job(root, part, tokenizer, memory)
+    job = _job(root, part, tokenizer, memory) | {"missing": list(not_enforced())}
     start = time.monotonic()
     lines, status = _communicate(job, root, timeout)
     if status:
@@ -63,7 +63,7 @@ def run_part(part: str, root: Path, timeout: float, tokenizer: str | Path = TOKE
     messages = [_message(line) for _, line in lines]
     for message in messages:
         if isinstance(message.get("error"), str):
-            raise PartError(_printable(message["error"]))
+            raise PartError(printable(message["error"]))
     if len(messages) < 2:
         raise PartError("the process ended before it had answered")
     (loaded, _), (answered, _) = lines[:2]
@@ -76,16 +76,16 @@ def not_enforced() -> tuple[str, ...]:
     """Which limits this system can't enforce, a line each: asked of a child that has no bundle.
 
     Raises:
-        PartError: no child process can be shut in here.
+        PartError: no process can be shut in here.
     """
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="grader-") as name:
         root = Path(name).resolve()
-        lines, _ = _communicate(_job(root, None, "", MEMORY), root, timeout=60)
-    message = _message(lines[0][1]) if lines else {"error": "it ended without a word"}
+        lines, _ = _communicate(_job(root, None, "", MEMORY) | {"missing": []}, root, timeout=60)
+    message = _message(lines[0][1]) if lines else {"error": "the process ended without a word"}
     if "error" in message:
-        raise PartError(f"no child process can be shut in here: {message['error']}")
+        raise PartError(f"no process can be shut in here: {message['error']}")
     return tuple(message["missing"])
 
 
@@ -182,7 +182,7 @@ def _threads(pid: int) -> int:
         return 0
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """One short line that moves no cursor."""
     return "".join(character if character.isprintable() else " " for character in text[:400])
 

@@ -4,7 +4,8 @@ import errno
 import os
 
 CLONE_THREAD = 0x00010000
-MAP_SHARED_ANONYMOUS = 0x21
+# Memory that RLIMIT_DATA does not count: shared, or a stack by name.
+UNCOUNTED_MAPS = (0x21, 0x100)  # MAP_SHARED | MAP_ANONYMOUS, MAP_GROWSDOWN
 SET_OWNER, SET_OWNER_EX = 8, 15  # of fcntl(2): whom a file sends signals
 SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 
@@ -18,7 +19,6 @@ REFUSED = {
         setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr mknod mknodat mount umount2 pivot_root chroot
         open_by_handle_at name_to_handle_at swapon swapoff quotactl sync syncfs inotify_init inotify_init1
         fanotify_init""",
-    # memory that RLIMIT_DATA does not count
     "shared memory": "shmget shmat shmctl memfd_create mq_open mq_unlink msgget semget userfaultfd",
     "limits": "setrlimit setpriority ioprio_set sched_setscheduler sched_setparam sched_setattr acct",
     "the machine": """bpf perf_event_open add_key request_key keyctl init_module finit_module delete_module kexec_load
@@ -31,16 +31,12 @@ KEPT = {436, 439, 441, 449}  # close_range, faccessat2, epoll_pwait2, futex_wait
 
 
 def available():
-    """The pyseccomp module, or None where it or libseccomp is missing, or the kernel has no filters."""
+    """The pyseccomp module, or None where it or libseccomp is missing."""
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError, AttributeError):
         return None
-    try:
-        with open("/proc/self/status") as stream:
-            return pyseccomp if any(line.startswith("Seccomp:") for line in stream) else None
-    except OSError:
-        return None
+    return pyseccomp
 
 
 def restrict(seccomp) -> None:
@@ -50,8 +46,10 @@ def restrict(seccomp) -> None:
         seccomp: what `available` gave.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: there is none, or the kernel refused.
     """
+    if seccomp is None:
+        raise OSError(errno.ENOSYS, "no seccomp")
     rules = seccomp.SyscallFilter(seccomp.ALLOW)
     refuse, unknown = seccomp.ERRNO(errno.EPERM), seccomp.ERRNO(errno.ENOSYS)
     for name in " ".join(REFUSED.values()).split():
@@ -67,7 +65,8 @@ def restrict(seccomp) -> None:
     rules.add_rule(refuse, "tgkill", argument(0, seccomp.NE, os.getpid()))
     rules.add_rule(refuse, "prlimit64", argument(2, seccomp.NE, 0))
     rules.add_rule(refuse, "prctl", argument(0, seccomp.EQ, SET_PARENT_DEATH_SIGNAL))
-    rules.add_rule(refuse, "mmap", argument(3, seccomp.MASKED_EQ, MAP_SHARED_ANONYMOUS, MAP_SHARED_ANONYMOUS))
+    for flags in UNCOUNTED_MAPS:
+        rules.add_rule(refuse, "mmap", argument(3, seccomp.MASKED_EQ, flags, flags))
     for command in (SET_OWNER, SET_OWNER_EX):
         rules.add_rule(refuse, "fcntl", argument(1, seccomp.EQ, command))
     rules.load()

@@ -126,7 +126,7 @@ def check_names(bundle: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
             raise InputError(bundle, f"{name!r} is a link or a device", REMEDY)
     top = sorted({entry.filename.partition("/")[0] for entry in entries})
     if top != [PACKAGE]:
-        names = ", ".join(map(repr, top[:3])) or "nothing"
+        names = ", ".join(top[:3]) or "nothing"
         raise InputError(bundle, f"expected one top-level folder, {PACKAGE}, found {names}", REMEDY)
 
 
