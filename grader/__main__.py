@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,8 @@ def announce_limits(required: bool) -> None:
 def main() -> None:
     """Run the command line."""
     options = parse()
+    # as Ctrl-C: the bundles' processes and temporary folders go first
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # After the arguments, since the import takes a while: help and a wrong flag answer at once.
     from homework.errors import one_line_errors, write_json
 

@@ -7,6 +7,7 @@ for a failure, and it knows neither the scope for signals nor the rules for TCP.
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,9 +41,11 @@ def _call(number: int, *arguments) -> int:
 
 def version() -> int:
     """Of the kernel's interface; 0 where there is none."""
+    if sys.platform != "linux":
+        return 0
     try:
         return _call(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(VERSION_FLAG))
-    except (OSError, AttributeError, TypeError):  # no such system call; no libc to ask
+    except OSError:
         return 0
 
 

@@ -27,6 +27,7 @@ POLL = 0.1  # seconds between two looks at a child
 ENVIRONMENT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "SYSTEMROOT")
 
 _children: set[subprocess.Popen] = set()
+_stopped = threading.Event()
 
 
 class PartError(Exception):
@@ -90,7 +91,8 @@ def not_enforced() -> tuple[str, ...]:
 
 
 def stop_all() -> None:
-    """Kill every child that runs now, for a grader that is interrupted."""
+    """Kill every child that runs now, and start no other: the grader was interrupted."""
+    _stopped.set()
     for child in list(_children):
         _kill(child)
 
@@ -157,6 +159,8 @@ def _communicate(job: dict, root: Path, timeout: float) -> tuple[list[tuple[floa
                 raise PartError(f"stopped: it sent more than {MAX_OUTPUT / 1e6:.0f} MB")
             if time.monotonic() > deadline and child.poll() is None:
                 raise PartError(f"stopped: over the limit of {timeout:g} s")
+            if _stopped.is_set():
+                raise PartError("stopped: the grader was interrupted")
             if _threads(child.pid) > MAX_THREADS:
                 raise PartError(f"stopped: more than {MAX_THREADS} threads")
         return reader.lines(), child.returncode

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,26 @@ def test_grades_a_folder(place, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert [entry["total"] for entry in report] == [50, 0, 0] and report[1]["parts"] == {}
     assert len(report[0]["parts"]["vlm"]["samples"]) == 10
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_leaves_nothing(place, tmp_path, number, status):
+    """It waits for no bundle's time limit, starts none that waits, and takes its temporary folders away."""
+    for name in "abc":
+        write_zip(tmp_path / f"{name}.zip", write_package(tmp_path / name, "import time; time.sleep(1000)"))
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-m", "grader", tmp_path, "--data", place / "data", "--workers", 2]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    grader = subprocess.Popen([*map(str, command)], cwd=ROOT, env=environment, **pipes)
+    deadline = time.monotonic() + 30
+    while len(list((tmp_path / "temporary").glob("*/homework"))) < 2:
+        assert time.monotonic() < deadline and grader.poll() is None
+        time.sleep(0.05)
+    grader.send_signal(number)
+    assert grader.communicate(timeout=20)[0] == b""
+    assert grader.returncode == status
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_folder_without_bundles(place, tmp_path):
@@ -118,7 +141,8 @@ def test_an_honest_bundle_has_the_same_score_outside(place, tmp_path):
     code = """
 import homework
 rows, vlm = homework.data.VQADataset("valid_grader"), homework.load_vlm()
-print("\\n", sum(vlm.answer([r["image_path"]], [r["question"]])[0].lower().startswith(r["answer"]) for r in rows) / len(rows))
+answers = [vlm.answer([row["image_path"]], [row["question"]])[0].lower() for row in rows]
+print("\\n", sum(a.startswith(row["answer"]) for a, row in zip(answers, rows)) / len(rows))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "outside", capture_output=True, text=True)
     report = tmp_path / "report.json"
