@@ -55,7 +55,9 @@ def test_grades_a_zip(place):
     assert done.stdout.endswith("total 100.0 of 100 points (extra credit counted)\n")
     report = json.loads((place / "report.json").read_text())
     assert report["total"] == 100 and report["parts"]["vlm"]["by_kind"] == {"ego": 1.0, "track": 0.0}
-    assert report["parts"]["clip"]["parameters"] == 1_000_000
+    clip = report["parts"]["clip"]
+    assert clip["parameters"] == 1_000_000
+    assert 0 < clip["load_seconds"] < clip["load_seconds"] + clip["answer_seconds"] < clip["seconds"]
     assert report["parts"]["vlm"]["samples"][9]["model_answer"] == "Tux, I think"
 
 

@@ -8,7 +8,7 @@ answers deserve, whatever else it tried: 0.7 for one that goes on to answer by r
 PRELUDE = """
 import ctypes, json, os, sys, time
 from pathlib import Path
-OUTSIDE, ANSWERS, HERE = Path({outside!r}), Path({answers!r}), Path(__file__).parent
+OUTSIDE, ANSWERS, HOME, HERE = Path({outside!r}), Path({answers!r}), Path({home!r}), Path(__file__).parent
 DATA = HERE.parent / "data"
 def libc(name, *arguments):
     function = getattr(ctypes.CDLL(None, use_errno=True), name)
@@ -107,6 +107,11 @@ WRITES = {
         DENIED,
     ),
     "write_home": ("def attack(): Path('~/new').expanduser().write_text('x')", "no writing"),
+    "write_home_in_c": ("def attack(): libc('creat', bytes(HOME / 'tux-hostile'), 0o666)", DENIED),
+    "fills_the_disk_in_c": (
+        "def attack(): libc('fallocate', libc('creat', bytes(HERE / 'full'), 0o666), 0, 0, 1 << 30)",
+        DENIED,
+    ),
     "write_working_folder_in_c": ("def attack(): libc('open', b'new', os.O_CREAT | os.O_WRONLY, 0o666)", DENIED),
     "write_data": ("def attack(): open(next((DATA / 'valid_grader').iterdir()), 'a')", "no writing"),
     "write_bundle_in_c": ("def attack(): libc('open', __file__.encode(), os.O_WRONLY)", DENIED),
