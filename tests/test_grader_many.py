@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 
 
 def grade(place, bundle, *flags, **settings):
-    command = [sys.executable, "-m", "grader", bundle, "--data", place / "data", *flags]
+    command = [sys.executable, "-m", "grader", bundle, "--data", place / "data", "--timeout", 600, *flags]
     return subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, **settings)
 
 
@@ -159,16 +159,8 @@ def test_the_submission_has_the_same_answers_outside(tiny_data, tmp_path):
     from homework.checkpoint import EMBEDDED_BASE, load_processor
 
     bundle.bundle(ROOT / "homework", tmp_path / "mine.zip")
-    command = [
-        sys.executable,
-        "-m",
-        "grader",
-        tmp_path / "mine.zip",
-        "--data",
-        tiny_data,
-        "--json",
-        tmp_path / "r.json",
-    ]
+    flags = ["--data", tiny_data, "--timeout", 600, "--json", tmp_path / "r.json"]
+    command = [sys.executable, "-m", "grader", tmp_path / "mine.zip", *flags]
     done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     parts = json.loads((tmp_path / "r.json").read_text())["parts"]
