@@ -1,5 +1,6 @@
-"""Grades a bundle: `python3 -m grader ID.zip`.
+"""Grades bundles: `python3 -m grader ID.zip`.
 
-`unpack` lays the bundle out, `run` runs its models in a child process (`child`), `score` compares the
-answers with the truth and `report` prints the points. Only the child imports anything of the bundle.
+`unpack` checks a bundle and lays it out, `asked` puts the questions beside it, `run` runs its models in a child process
+(`child`) that the `sandbox` shuts in, `score` compares the answers with the truth and `report` prints the points. Only
+the child imports anything of the bundle. docs/SECURITY.md says what is promised.
 """

@@ -1,7 +1,8 @@
-"""The command line: `python3 -m grader ID.zip`."""
+"""The command line: `python3 -m grader ID.zip`, or a folder of such zips."""
 
 import argparse
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,72 +17,88 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("a whole number above 0")
+    return int(text)
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         "python -m grader",
-        description="Grade a bundle on data/valid_grader.",
-        epilog="Exit status: 0 both parts were scored, 1 the bundle was refused or a part has no score, 2 usage.",
+        description="Grade a bundle, or a folder of them, on data/valid_grader. docs/SECURITY.md: what it shuts off.",
+        epilog="Exit status: 0 all parts were scored, 1 a bundle was refused or a part has no score, 2 usage.",
     )
-    parser.add_argument("bundle", type=Path, help="the bundle ID.zip, or the folder of the package")
+    parser.add_argument(
+        "bundle", type=Path, help="the bundle ID.zip, or the folder of the package, or a folder of such zips"
+    )
     parser.add_argument("--data", metavar="DIR", type=Path, default=Path("data"), help="data folder; default: ./data")
     parser.add_argument(
         "--timeout", metavar="S", type=_seconds, default=TIMEOUT, help="seconds a part, loading included; default: 60"
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report with every answer as JSON")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the points, a line a bundle")
+    parser.add_argument("--workers", metavar="N", type=_count, default=1, help="bundles at the same time; default: 1")
     parser.add_argument("--tokenizer", metavar="NAME", help="CLIP's tokenizer, folder or hub name; default: tux_nano's")
+    parser.add_argument(
+        "--require-sandbox", action="store_true", help="refuse to run where this system can't enforce every limit"
+    )
     return parser.parse_args(arguments)
 
 
-def grade(options: argparse.Namespace) -> list:
-    """Run and score both parts.
+def announce_limits(required: bool) -> None:
+    """Say on stderr which limits this system does not enforce.
 
     Raises:
-        InputError: the bundle or the data is refused, before anything runs.
+        InputError: there are such, and all are required.
     """
-    from homework.data import MultiChoiceQADataset, VQADataset
+    from homework.errors import InputError
 
-    from .run import SPLIT, TOKENIZER
-    from .unpack import unpacked
+    from .run import PartError, not_enforced
 
-    datasets = {"vlm": VQADataset, "clip": MultiChoiceQADataset}
-    truth = {part: list(dataset(SPLIT, options.data)) for part, dataset in datasets.items()}
-    with unpacked(options.bundle, options.data) as root:
-        tokenizer = options.tokenizer or TOKENIZER
-        return [grade_part(part, rows, root, options.timeout, tokenizer) for part, rows in truth.items()]
-
-
-def grade_part(name: str, rows: list[dict], root: Path, timeout: float, tokenizer: str | Path):
-    """Run one part and score its answers, or say why there are none."""
-    from .run import PartError, run_part
-    from .score import Part, score
-
-    start = time.monotonic()
     try:
-        run = run_part(name, root, timeout, tokenizer)
+        missing = not_enforced()
     except PartError as error:
-        return Part(name, reason=str(error), seconds=time.monotonic() - start)
-    seconds = time.monotonic() - start
-    result, unanswered = score(name, rows, run.pop("records"))
-    if unanswered == len(rows):
-        return Part(name, reason="it answered none of the questions", seconds=seconds)
-    return Part(name, result, unanswered=unanswered, seconds=seconds, **run)
+        raise InputError("this system", str(error), "grade on another") from None
+    for line in missing:
+        print(f"not enforced: {line}", file=sys.stderr)
+    if missing and required:
+        problem = f"{len(missing)} of the limits can't be enforced"
+        raise InputError("this system", problem, "grade on another, or leave --require-sandbox out")
 
 
 def main() -> None:
     """Run the command line."""
     options = parse()
-    # After the arguments, since the import brings torch: help and a wrong flag answer at once.
+    # as Ctrl-C: the bundles' processes and temporary folders go first
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # After the arguments, since the import takes a while: help and a wrong flag answer at once.
     from homework.errors import one_line_errors, write_json
 
     from . import report
+    from .asked import read_truth
+    from .grade import Grader, bundles_in
 
     with one_line_errors():
-        parts = grade(options)
-        print(report.text(options.bundle, parts))
+        bundles = bundles_in(options.bundle)
+        grader = Grader(read_truth(options.data), options.timeout, options.tokenizer)
+        announce_limits(options.require_sandbox)
+        start = time.monotonic()
+        if bundles is None:
+            grades = [grader.grade(options.bundle)]
+            print(report.text(grades[0]))
+            content = report.as_json(grades[0])
+        else:
+            grades = list(grader.grade_all(bundles, min(options.workers, len(bundles)), report.print_progress))
+            print(report.table(grades))
+            print(f"{len(grades)} bundles in {time.monotonic() - start:.0f} s")
+            content = [report.as_json(grade) for grade in grades]
         if options.json:
-            write_json(options.json, report.as_json(options.bundle, parts))
-    sys.exit(any(part.result is None for part in parts))
+            write_json(options.json, content)
+        if options.csv:
+            report.write_csv(options.csv, grades)
+    sys.exit(not all(grade.is_scored for grade in grades))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,26 @@
-"""Runs one of a bundle's models, in a process of its own: a job in the arguments, answers on stdout.
+"""Runs one of a bundle's models, in a process of its own that is shut in: a job in the arguments, answers on stdout.
 
-It knows no points, and it imports nothing of this repository: `homework` is the bundle's here. `run.py` starts it
-as a script.
+It knows no points and no right answers, and `homework` is the bundle's here. `run.py` starts it as a script. It writes
+lines of JSON: `{"missing": [...]}` for a job without a part; else `{"loaded": parameters}`, then `{"records": [...]}`
+or `{"error": "..."}` in place of either. All that runs beside the bundle's code can be changed by it, so `run.py`
+believes none of it.
 """
 
 import contextlib
 import importlib
 import json
 import os
+import re
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import PurePath
+from itertools import islice
+from pathlib import Path, PurePath
 
 CLIP_SIZE = 192
 MEAN = STD = 0.5
+IMPORTS_TORCH = re.compile(rb"^(import|from) torch\b", re.MULTILINE)
+MAX_ANSWER = 10_000  # characters; the true ones have less than 30
 
 
 class StepError(Exception):
@@ -50,11 +56,16 @@ class Recorder:
 
     def answer(self, image_paths, questions, *args, **kwargs) -> list[str]:
         """The VLM's own answers."""
-        answers = list(self._vlm.answer(image_paths, questions, *args, **kwargs))
+        given = iter(self._vlm.answer(image_paths, questions, *args, **kwargs))
+        answers = list(islice(given, len(questions) + 1))  # no more: they may never end
         if len(answers) != len(questions):
-            raise StepError(f"vlm.answer: {len(answers)} answers to {len(questions)} questions")
+            number = "more" if len(answers) > len(questions) else len(answers)
+            raise StepError(f"vlm.answer: {number} answers to {len(questions)} questions")
         if not all(isinstance(answer, str) for answer in answers):
             raise StepError("vlm.answer: an answer that is no string")
+        longest = max(map(len, answers), default=0)
+        if longest > MAX_ANSWER:
+            raise StepError(f"vlm.answer: an answer of {longest:,} characters, more than {MAX_ANSWER:,}")
         for path, question, answer in zip(image_paths, questions, answers, strict=True):
             self.records.append({"image": image_key(str(path)), "asked": question, "answer": answer})
         return answers
@@ -107,6 +118,8 @@ def choose(clip, tokenizer, image_path: str, candidates: list[str]) -> str:
         likeness = vision @ text.T
     if likeness.shape != (1, len(candidates)):
         raise StepError(f"clip: likeness of shape {tuple(likeness.shape)}, expected (1, {len(candidates)})")
+    if not likeness.isfinite().all():
+        raise StepError("clip: a likeness that is no finite number")
     return candidates[int(likeness.argmax())]
 
 
@@ -131,28 +144,56 @@ def answer_clip(homework, clip, job: dict) -> list[dict]:
 PARTS: dict[str, tuple[str, Callable]] = {"vlm": ("load_vlm", answer_vlm), "clip": ("load_clip", answer_clip)}
 
 
-def run(job: dict) -> dict:
-    """Load the part's model and ask it everything.
+def parameter_counter(package: Path) -> Callable[[object], int]:
+    """What counts a model's parameters, made before the bundle's code can change torch.
 
-    Returns:
-        `parameters`, `load_seconds`, `answer_seconds` and `records`, which is empty for too large a model.
+    Where no module of the bundle begins with importing torch, it isn't imported: a model of none counts for itself.
+    """
+
+    def ask(model) -> int:
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    if not any(IMPORTS_TORCH.search(file.read_bytes()) for file in package.rglob("*.py")):
+        return ask
+    import torch
+
+    kind, numel = torch.nn.Module, torch.Tensor.numel
+
+    def count(model) -> int:
+        if not isinstance(model, kind):
+            return ask(model)
+        waiting, seen, total = [model], set(), 0
+        while waiting:
+            module = vars(waiting.pop())
+            for tensor in module["_parameters"].values():
+                if tensor is not None and id(tensor) not in seen:  # a shared one counts once
+                    seen.add(id(tensor))
+                    total += numel(tensor)
+            for child in module["_modules"].values():
+                if child is not None and id(child) not in seen:
+                    seen.add(id(child))
+                    waiting.append(child)
+        return total
+
+    return count
+
+
+def run(job: dict, say: Callable[[dict], None]) -> None:
+    """Load the part's model and ask it everything, unless it is too large.
+
+    Raises:
+        StepError: what failed.
     """
     load, ask = PARTS[job["part"]]
-    start = time.monotonic()
+    count = parameter_counter(Path(job["root"], "homework"))
     with step("import homework"):
         homework = importlib.import_module("homework")
     with step(f"homework.{load}()"):
         model = getattr(homework, load)()
         model.model.eval()
-        parameters = sum(parameter.numel() for parameter in model.model.parameters())
-    loaded = time.monotonic()
-    records = ask(homework, model, job) if parameters <= job["max_parameters"] else []
-    return {
-        "parameters": parameters,
-        "load_seconds": loaded - start,
-        "answer_seconds": time.monotonic() - loaded,
-        "records": records,
-    }
+        parameters = int(count(model.model))
+    say({"loaded": parameters})
+    say({"records": ask(homework, model, job) if parameters <= job["max_parameters"] else []})
 
 
 def take_stdout() -> int:
@@ -163,17 +204,44 @@ def take_stdout() -> int:
     return channel
 
 
+def shut_in(job: dict) -> list[str]:
+    """Start the sandbox. Its modules lie beside this file, where nothing of a bundle is looked for.
+
+    Returns:
+        what this system does not enforce, a line each.
+    """
+    here = str(Path(__file__).parent)
+    sys.path.insert(0, here)
+    try:
+        from sandbox import enforce
+    finally:
+        sys.path.remove(here)
+    return enforce(job)
+
+
 def main() -> None:
     """Do the job that the first argument describes."""
     job, channel = json.loads(sys.argv[1]), take_stdout()
-    sys.path.insert(0, job["root"])  # before anything else that could hold a `homework`
+
+    def say(message: dict) -> None:
+        line = (json.dumps(message) + "\n").encode()
+        while line:
+            line = line[os.write(channel, line) :]
+
     try:
-        with step(job["part"]):
-            result = run(job)
+        with step("the sandbox"):
+            missing = shut_in(job)
+            if missing != job["missing"] and job["part"]:
+                raise StepError(f"the sandbox: {'; '.join(missing)}")  # more than was announced
+        if job["part"] is None:
+            say({"missing": missing})
+        else:
+            sys.path.insert(0, job["root"])  # before anything else that could hold a `homework`
+            tempfile.tempdir = os.getcwd()  # torch asks for its name on import; nothing can be written there either
+            with step(job["part"]):
+                run(job, say)
     except StepError as error:
-        result = {"error": str(error)}
-    with os.fdopen(channel, "w") as stream:
-        json.dump(result, stream)
+        say({"error": str(error)})
     os._exit(0)  # no thread or exit handler of the bundle can hold us up
 
 

@@ -1,28 +1,29 @@
-"""Parts -> the report, as text and as JSON."""
+"""Grades -> the report, as text, as JSON, as a table and as CSV."""
 
+import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from homework.data import BenchmarkResult
+from homework.errors import replacing
 
-from .run import COURSE_SAMPLES
+from .grade import Grade
+from .run import COURSE_SAMPLES, printable
 from .score import EXTRA_POINTS, POINTS, Part
 
 TITLES = {"vlm": "VLM", "clip": "CLIP"}
+FORMULA = ("=", "+", "-", "@")  # what a cell begins with that a spreadsheet computes
+COLUMNS = ("bundle", "vlm", "clip", "total", "seconds", "problem")
 
 
-def total(parts: Sequence[Part]) -> float:
-    """Points of all parts with their extra credit."""
-    return sum(part.points + part.extra for part in parts)
-
-
-def text(bundle: Path, parts: Sequence[Part]) -> str:
+def text(grade: Grade) -> str:
     """The report for a screen."""
-    lines = [f"{bundle}"]
-    for part in parts:
+    lines = [f"{grade.bundle}"]
+    for part in grade.parts:
         lines += ["", *_part_lines(part)]
-    possible = POINTS * len(parts)
-    return "\n".join([*lines, "", f"total {total(parts):.1f} of {possible:.0f} points (extra credit counted)"])
+    possible = POINTS * len(grade.parts)
+    return "\n".join([*lines, "", f"total {grade.total:.1f} of {possible:.0f} points (extra credit counted)"])
 
 
 def _part_lines(part: Part) -> list[str]:
@@ -55,13 +56,14 @@ def _kind_lines(result: BenchmarkResult) -> list[str]:
     ]
 
 
-def as_json(bundle: Path, parts: Sequence[Part]) -> dict:
+def as_json(grade: Grade) -> dict:
     """The report for a file, every answer included."""
     return {
-        "bundle": str(bundle),
-        "total": total(parts),
-        "possible": POINTS * len(parts),
-        "parts": {part.name: _part_json(part) for part in parts},
+        "bundle": str(grade.bundle),
+        "total": grade.total,
+        "possible": POINTS * len(TITLES),
+        "refused": grade.refused,
+        "parts": {part.name: _part_json(part) for part in grade.parts},
     }
 
 
@@ -71,3 +73,47 @@ def _part_json(part: Part) -> dict:
     if part.result is None:
         return content
     return content | {"course_accuracy": part.course.accuracy} | part.result.to_json()
+
+
+def _row(grade: Grade) -> tuple:
+    """A value for each of `COLUMNS`; points and seconds are numbers."""
+    points = {part.name: part.points + part.extra for part in grade.parts}
+    reasons = [f"{TITLES[part.name]}: {part.reason}" for part in grade.parts if part.reason]
+    seconds = sum(part.seconds for part in grade.parts)
+    problem = " | ".join(reasons) or printable(grade.refused)
+    return (
+        printable(grade.bundle.name),
+        points.get("vlm", 0.0),
+        points.get("clip", 0.0),
+        grade.total,
+        seconds,
+        problem,
+    )
+
+
+def table(grades: Sequence[Grade]) -> str:
+    """A line a bundle, for a screen."""
+    rows = [_row(grade) for grade in grades]
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{'bundle':<{width}} {'VLM':>6} {'CLIP':>6} {'total':>6} {'s':>6}"]
+    for name, vlm, clip, total, seconds, problem in rows:
+        numbers = f"{vlm:6.1f} {clip:6.1f} {total:6.1f} {seconds:6.1f}"
+        lines.append(f"{name:<{width}} {numbers}{'  ' if problem else ''}{problem}")
+    return "\n".join(lines)
+
+
+def print_progress(grade: Grade) -> None:
+    """A line on stderr, as each bundle is done."""
+    print(
+        f"{printable(grade.bundle.name)}: {'refused' if grade.refused else f'{grade.total:.1f} points'}",
+        file=sys.stderr,
+    )
+
+
+def write_csv(path: Path, grades: Sequence[Grade]) -> None:
+    """The table as a file, with a line of column names. Whole or not at all."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        for row in map(_row, grades):
+            writer.writerow([f"'{cell}" if str(cell).startswith(FORMULA) else cell for cell in row])

@@ -65,14 +65,18 @@ class Part:
 
 
 def match(rows: Sequence[dict], key: str, records: Sequence[dict]) -> list[str | None]:
-    """The answer to each row, None where there is none. Order and number of the records don't matter.
+    """The answer to each row, None where there is none. Order doesn't matter, of the records or of the candidates.
 
     Args:
         key: the row's field with what was asked, `question` or `candidates`.
         records: `image`, `asked` and `answer` of each answer that the child sent.
     """
-    answers = {(record["image"], json.dumps(record["asked"])): record["answer"] for record in records}
-    return [answers.get((image_key(row["image_path"]), json.dumps(row[key]))) for row in rows]
+
+    def asked(content: str | list[str]) -> str:
+        return json.dumps(sorted(content) if isinstance(content, list) else content)
+
+    answers = {(record["image"], asked(record["asked"])): record["answer"] for record in records}
+    return [answers.get((image_key(row["image_path"]), asked(row[key]))) for row in rows]
 
 
 def score(part: str, rows: Sequence[dict], records: Sequence[dict]) -> tuple[BenchmarkResult, int]:

@@ -89,7 +89,8 @@ class AdapterTrainer(Trainer):
         lengths = getattr(self.train_dataset, "lengths", None)
         if lengths is None:
             return super()._get_train_sampler(train_dataset)
-        return LengthGroupedBatches(self.args.train_batch_size, lengths, self.args.seed)
+        # grouped by the batch of all processes together, so that their number does not change what is in it
+        return LengthGroupedBatches(self.args.train_batch_size * self.args.world_size, lengths, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.accelerator.unwrap_model(self.model).save_adapter(output_dir or self.args.output_dir)
@@ -149,18 +150,20 @@ def fit(
     """Train, or go on with a stopped run, then put the adapter into `output`.
 
     Args:
+        recipe: its batch is shared by all processes that `accelerate launch` starts.
         work: folder for checkpoints and TensorBoard; its checkpoints go once the run is done.
         score: gives the numbers to log, some `evaluations` times a run.
     """
     use_all_cores()
-    resume = _resume_point(work, recipe)
-    if resume:
-        print(f"going on from {resume}")
+    processes = int(os.environ.get("WORLD_SIZE", 1))  # set by `accelerate launch` and torchrun
+    if recipe.batch_size % processes:
+        problem = f"{recipe.batch_size} views can't be shared evenly by {processes} processes"
+        raise InputError("--batch-size", problem, "take a multiple of their number")
     every = max(1, recipe.steps // evaluations)
     arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=recipe.batch_size // processes,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=min(50, recipe.steps // 10),
@@ -181,6 +184,10 @@ def fit(
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
     )
+    with arguments.main_process_first(local=False, desc="looking for checkpoints"):
+        resume = _resume_point(work, recipe)
+    if resume:
+        print(f"going on from {resume}")
     trainer = AdapterTrainer(
         module, arguments, data_collator=collate, train_dataset=dataset, eval_dataset=dataset, score=score
     )

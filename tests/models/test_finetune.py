@@ -1,7 +1,10 @@
 """LoRA training of the VLM: checkpoints, resuming, refusals, and what `test` prints."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from homework import checkpoint, finetune
 from homework.base_vlm import BaseVLM
 from homework.checkpoint import add_lora, load_base
 from homework.data import VQADataset
-from homework.errors import InputError
+from homework.errors import InputError, read_json
 from homework.training import last_checkpoint
 
 WEIGHTS = "adapter_model.safetensors"
@@ -284,3 +287,32 @@ def test_every_weight_of_an_adapter_has_its_place(adapter, nano_folder, tmp_path
     with pytest.raises(InputError) as info:
         BaseVLM(tmp_path)
     assert one_line(info.value, tmp_path)
+
+
+def trained_losses(nano_folder, data, folder, launcher: list[str], batch_size: int = 4) -> list[float]:
+    """The loss curve of a short training in processes of its own."""
+    command = [sys.executable, "-m", *launcher, "homework.finetune", "train", "--base", nano_folder, "--data", data]
+    command += ["--steps", 5, "--batch-size", batch_size, "--output", folder / "out", "--work", folder / "work"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    root = Path(finetune.__file__).parents[1]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, cwd=root)
+    assert done.returncode == 0, done.stderr
+    return [row["loss"] for row in read_json(folder / "out/training.json")["curve"] if "loss" in row]
+
+
+TWO_PROCESSES = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(nano_folder, no_progress, tmp_path):
+    """`accelerate launch` over two processes has the loss curve of one with the same batch."""
+    one = trained_losses(nano_folder, no_progress, tmp_path / "one", [])
+    two = trained_losses(nano_folder, no_progress, tmp_path / "two", TWO_PROCESSES)
+    assert len(one) == 5 and two == pytest.approx(one, rel=1e-3)
+
+
+def test_batch_that_processes_cannot_share(nano_folder, no_progress, monkeypatch):
+    """A batch of 5 views for 2 processes: one line, before anything is trained."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--batch-size: 5 views can't be shared evenly by 2 processes"):
+        finetune.train(str(nano_folder), data=str(no_progress), steps=1, batch_size=5)

@@ -1,0 +1,104 @@
+"""Grades one bundle, or many side by side: unpack, run each part, score."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from homework.errors import InputError
+
+from .asked import Truth, write_asked
+from .run import TOKENIZER, PartError, run_part, stop_all
+from .score import Part, score
+from .unpack import unpacked
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What came of one bundle: its parts, or why it was refused before anything of it ran."""
+
+    bundle: Path
+    parts: Sequence[Part] = ()
+    refused: str = ""
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether every part has a score."""
+        return not self.refused and all(part.result is not None for part in self.parts)
+
+    @property
+    def total(self) -> float:
+        """Points of all parts with their extra credit."""
+        return sum(part.points + part.extra for part in self.parts)
+
+
+def bundles_in(path: Path) -> list[Path] | None:
+    """The zips of a folder of bundles; None for a single bundle, zip or package."""
+    if not path.is_dir() or (path / "__init__.py").exists():
+        return None
+    return sorted(path.glob("*.zip")) or None
+
+
+class Grader:
+    """Grades bundles against one truth."""
+
+    def __init__(self, truth: Truth, timeout: float, tokenizer: str | Path | None = None):
+        """The truth, the seconds a part may take, and CLIP's tokenizer."""
+        self.truth, self.timeout, self.tokenizer = truth, timeout, tokenizer or TOKENIZER
+
+    def grade(self, bundle: Path) -> Grade:
+        """Run and score both parts.
+
+        Raises:
+            InputError: the bundle is refused, before anything of it runs.
+        """
+        with unpacked(bundle) as root:
+            write_asked(self.truth, root / "data")
+            return Grade(bundle, [self._part(name, rows, root) for name, rows in self.truth.items()])
+
+    def grade_all(self, bundles: Sequence[Path], workers: int, told: Callable[[Grade], None]) -> Iterator[Grade]:
+        """The grades in the order of the bundles. One that is refused, or breaks the grader, stops no other.
+
+        Args:
+            workers: how many at a time; each takes a core or more.
+            told: is called with each grade as it comes.
+        """
+
+        def grade(bundle: Path) -> Grade:
+            try:
+                result = self.grade(bundle)
+            except InputError as error:
+                result = Grade(bundle, refused=f"{error.args[1]}; {error.args[2]}")
+            except Exception as error:  # the next bundle is another student's
+                result = Grade(bundle, refused=f"the grader failed: {type(error).__name__}: {error}")
+            told(result)
+            return result
+
+        with ThreadPoolExecutor(workers) as pool, _stopping(pool):
+            yield from pool.map(grade, bundles)
+
+    def _part(self, name: str, rows: list[dict], root: Path) -> Part:
+        start = time.monotonic()
+        try:
+            run = run_part(name, root, self.timeout, self.tokenizer)
+        except PartError as error:
+            return Part(name, reason=str(error), seconds=time.monotonic() - start)
+        seconds = time.monotonic() - start
+        result, unanswered = score(name, rows, run.records)
+        if unanswered == len(rows):
+            return Part(name, reason="it answered none of the questions", seconds=seconds)
+        times = {"load_seconds": run.load_seconds, "answer_seconds": run.answer_seconds, "seconds": seconds}
+        return Part(name, result, unanswered=unanswered, parameters=run.parameters, **times)
+
+
+@contextlib.contextmanager
+def _stopping(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """On Ctrl-C, wait for no bundle's time limit."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        stop_all()
+        raise
