@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,11 @@ def call(monkeypatch, capsys) -> Callable:
         return (1, out, f"{err}{code}\n") if isinstance(code, str) else (code or 0, out, err)
 
     return call
+
+
+def heed_ctrl_c() -> None:
+    """For `preexec_fn`: a child heeds Ctrl-C even where the tests run in the background, whose processes ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def assert_one_line_error(result: tuple[int, str, str], name: str) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import heed_ctrl_c
 from fake_bundle import write_data, write_package, write_zip
 
 from grader.run import PartError, not_enforced, run_part
@@ -67,7 +68,7 @@ def test_interrupted_it_leaves_nothing(place, tmp_path, number, status):
     command = [sys.executable, "-m", "grader", tmp_path, "--data", place / "data", "--workers", 2]
     environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    grader = subprocess.Popen([*map(str, command)], cwd=ROOT, env=environment, **pipes)
+    grader = subprocess.Popen([*map(str, command)], cwd=ROOT, env=environment, preexec_fn=heed_ctrl_c, **pipes)
     deadline = time.monotonic() + 30
     while len(list((tmp_path / "temporary").glob("*/homework"))) < 2:
         assert time.monotonic() < deadline and grader.poll() is None

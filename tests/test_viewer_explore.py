@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import assert_one_line_error
+from conftest import assert_one_line_error, heed_ctrl_c
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install -r requirements.txt")
@@ -170,7 +170,7 @@ def server(tiny_data):
         "--port",
         "0",
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     line = process.stdout.readline()
     yield re.search(r"http://127\.0\.0\.1:\d+", line)[0], process
     process.kill()
