@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from homework import clip, generate_captions, generate_qa
 from homework.base_vlm import BaseVLM
@@ -40,13 +40,14 @@ from homework.evalsets import split_scenes
 from homework.finetune import SHIPPED, PackedViews, collate_views
 from homework.packing import PackedLM
 from homework.pairs import write_split
-from homework.training import LengthGroupedBatches, use_all_cores
+from homework.training import AdapterTrainer, use_all_cores
 
 from . import baseline
 from .speed import machine
 
 STEPS = {"baseline": 4, "ours": 4}  # of training a repetition, and one before the clock runs
 VLM_BATCH, CLIP_BATCH, RANK = 32, 64, 16
+TRAIN_VIEWS = 2000  # at least, where the split has as many
 FIRST = "from homework.finetune import load; print(load().answer([{image!r}], ['What track is this?']))"
 FIRST_BASELINE = """
 import sys
@@ -77,16 +78,6 @@ class Clock(TrainerCallback):
     def on_step_end(self, *_, **__) -> None:
         """Called by the Trainer."""
         self.ends.append(time.perf_counter())
-
-
-class CountingTrainer(Trainer):
-    """A Trainer that groups by length where the data set tells lengths, as ours does."""
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None):
-        lengths = getattr(self.train_dataset, "lengths", None)
-        if lengths is None:
-            return super()._get_train_sampler(train_dataset)
-        return LengthGroupedBatches(self.args.train_batch_size, lengths, self.args.seed)
 
 
 def training_rate(
@@ -123,7 +114,9 @@ def training_rate(
             dataloader_pin_memory=False,
         )
         with contextlib.redirect_stdout(io.StringIO()):
-            CountingTrainer(module, arguments, data_collator=counting, train_dataset=dataset, callbacks=[clock]).train()
+            AdapterTrainer(
+                module, arguments, data_collator=counting, train_dataset=dataset, callbacks=[clock], score=dict
+            ).train()
     # the Trainer fetches a batch ahead, so the counts may be one more than the steps
     return sum(counts[1 : steps + 1]) / (clock.ends[steps] - clock.ends[0])
 
@@ -255,8 +248,8 @@ def run(
     state = machine()
     print("\n".join(f"{name.replace('_', ' '):14}{value}" for name, value in state.items()))
     print(f"{'a second':64}{'public':>10}{'ours':>10}{'ratio':>8}")
-    train = sorted(split_scenes(data, "train").items())[:: max(1, len(split_scenes(data, "train")) // 2000)]
-    valid = sorted(split_scenes(data, "valid").items())
+    train, valid = (sorted(split_scenes(data, split).items()) for split in ("train", "valid"))
+    train = train[:: max(1, len(train) // TRAIN_VIEWS)]
     asked = with_path([row for image, scene in train for row in generate_qa.rows(scene, image)], data)
     told = with_path([row for image, scene in train for row in generate_captions.rows(scene, image)], data)
     some = valid[:: max(1, len(valid) // views)][:views]

@@ -18,26 +18,26 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from homework.checkpoint import add_lora, load_adapter, pick_device, pick_dtype, resolve_base
+from homework.base_vlm import MAX_NEW_TOKENS
+from homework.checkpoint import add_lora, load_adapter, load_processor, pick_device, pick_dtype, resolve_base
+from homework.clip import with_lora
 from homework.clip_model import CLIP
 from homework.generate_qa import rows as qa_rows
+from homework.packing import IGNORE
+from homework.preprocess import CLIP_SIZE
 from homework.scene import image_file, info_files, scene
 
 LONGEST_EDGE = 2048  # `size.longest_edge` in the processor of SmolVLM-256M-Instruct
-CLIP_SIZE = 192
-IGNORE = -100
-MAX_NEW_TOKENS = 24
 BATCH = 32
 
 
 def load(base: str) -> tuple[nn.Module, "AutoProcessor"]:
-    """(model with eager attention, processor without splitting) of a base, on the best device in its best dtype."""
+    """(model with eager attention, processor) of a base, on the best device in its best dtype."""
     device = pick_device()
     model = AutoModelForImageTextToText.from_pretrained(
         resolve_base(base), dtype=pick_dtype(device), attn_implementation="eager"
     )
-    processor = AutoProcessor.from_pretrained(resolve_base(base), do_image_splitting=False, do_resize=False)
-    return model.to(device), processor
+    return model.to(device), load_processor(base)
 
 
 def blown_up(path: str) -> Image.Image:
@@ -101,9 +101,8 @@ def trainable(base: str, rank: int) -> tuple[nn.Module, "AutoProcessor"]:
 
 
 def answering(base: str, adapter: str | Path) -> tuple[nn.Module, "AutoProcessor"]:
-    """(model with trained LoRA, processor that pads on the left)."""
+    """(model with trained LoRA, processor)."""
     model, processor = load(base)
-    processor.tokenizer.padding_side = "left"
     return load_adapter(model, adapter).eval(), processor
 
 
@@ -168,10 +167,7 @@ def trainable_clip(base: str, rank: int) -> tuple[InfoNCE, "AutoProcessor"]:
     """(CLIP with LoRA on a base's encoders and new projections, processor)."""
     model, processor = load(base)
     clip = CLIP(model.model.vision_model, model.model.text_model).to(model.device)
-    peft_clip = add_lora(clip, rank, base)
-    for name, parameter in clip.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad or not name.startswith(("vision_encoder.", "text_encoder.")))
-    return InfoNCE(peft_clip), processor
+    return InfoNCE(with_lora(clip, rank, base)), processor
 
 
 def write_pairs(split_dir: Path, file: Path) -> int:

@@ -14,8 +14,7 @@ from homework import clip
 from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE, load_base, load_processor, portable_base
 from homework.cli import run
-from homework.data import DATA_DIR, CaptionDataset, VQADataset, benchmark, with_image, with_path
-from homework.evalsets import multiple_choice, split_scenes
+from homework.data import DATA_DIR, benchmark
 from homework.finetune import PackedViews, collate_views, print_result, whole_split_rows
 from homework.packing import PackedLM
 from homework.training import Recipe, fit
@@ -64,7 +63,7 @@ def vlm(
         seed: of the order of views.
     """
     data_dir = Path(data)
-    dataset = PackedViews(with_image(VQADataset("train", data_dir)), data_dir / ".cache")
+    dataset = PackedViews.of_split("train", data_dir)
     torch.manual_seed(seed)
     model, processor = load_base(base)
     asked = BaseVLM.from_parts(model.float().requires_grad_(True), processor)
@@ -100,7 +99,7 @@ def clip_encoders(
         questions: how many are made of valid.
     """
     data_dir = Path(data)
-    dataset = clip.CaptionedViews(with_image(CaptionDataset("train", data_dir)), data_dir, data_dir / ".cache")
+    dataset = clip.CaptionedViews.of_split("train", data_dir)
     torch.manual_seed(seed)
     model, tokenizer = clip.build(base).float(), load_processor(base).tokenizer
     for name, parameter in model.named_parameters():
@@ -108,7 +107,7 @@ def clip_encoders(
     recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset))
     collate = partial(clip.collate_captioned, texts=clip.tokenize(dataset.captions, tokenizer))
     fit(FullCLIP(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
-    rows = with_path(multiple_choice(split_scenes(data_dir, "valid"), questions, seed=0), data_dir)
+    rows = clip.made_rows("valid", questions, data_dir)
     clip.print_score(
         rows, clip.predict(model, tokenizer, rows), f"{'no' if frozen else 'every'} encoder weight trained"
     )

@@ -73,6 +73,11 @@ class CaptionedViews(Dataset):
             self.truth[row, [index[caption] for caption in known]] = 1
         self.views = load_views([data_dir / image for image in true], cache_dir)
 
+    @classmethod
+    def of_split(cls, split: str, data_dir: Path) -> "CaptionedViews":
+        """Every caption of a split's *_captions.json whose image is there."""
+        return cls(with_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
+
     def __len__(self) -> int:
         return len(self.truth)
 
@@ -110,13 +115,17 @@ def build(base: str) -> CLIP:
     return CLIP(vlm.model.vision_model, vlm.model.text_model).to(vlm.device)
 
 
-def build_trainable(base: str, rank: int) -> ContrastiveCLIP:
-    """A new CLIP with LoRA on its encoders; its projections are new, so they are trained whole."""
-    clip = build(base)
+def with_lora(clip: CLIP, rank: int, base: str) -> nn.Module:
+    """A PeftModel of a CLIP: LoRA on its encoders; its projections are new, so they are trained whole."""
     peft_clip = add_lora(clip, rank, base)
     for name, parameter in clip.named_parameters():
         parameter.requires_grad_(parameter.requires_grad or not name.startswith(ENCODERS))
-    return ContrastiveCLIP(peft_clip)
+    return peft_clip
+
+
+def build_trainable(base: str, rank: int) -> ContrastiveCLIP:
+    """A new CLIP with LoRA."""
+    return ContrastiveCLIP(with_lora(build(base), rank, base))
 
 
 def _progress(clip: nn.Module, tokenizer, rows: list[dict]) -> dict[str, float]:
@@ -162,7 +171,7 @@ def train(
 
     guard_training_split(split)
     data_dir = Path(data)
-    dataset = CaptionedViews(with_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
+    dataset = CaptionedViews.of_split(split, data_dir)
     torch.manual_seed(seed)
     module, tokenizer = build_trainable(base, rank), load_processor(base).tokenizer
     rows = questions_on_valid(multiple_choice, progress_questions, data_dir)
@@ -226,6 +235,17 @@ def score(rows: Sequence[dict], predictions: Sequence[int]) -> tuple[Counter, Co
     return right, asked
 
 
+def made_rows(split: str, number: int, data_dir: Path) -> list[dict]:
+    """`number` multiple-choice questions, each with one true candidate, made of a split's frames; always the same.
+
+    Raises:
+        InputError: the split can't give as many.
+    """
+    from .evalsets import multiple_choice, split_scenes
+
+    return with_path(multiple_choice(split_scenes(data_dir, split), number, seed=0), data_dir)
+
+
 def print_score(rows: Sequence[dict], predictions: Sequence[int], title: str) -> None:
     """Accuracy in total and by the kind of the true caption, in percent, with 95 % intervals."""
     right, asked = score(rows, predictions)
@@ -256,12 +276,7 @@ def test(
         output: write every prediction into this JSON file.
     """
     data_dir = Path(data)
-    if whole:
-        from .evalsets import multiple_choice, split_scenes
-
-        rows = with_path(multiple_choice(split_scenes(data_dir, split), whole, seed=0), data_dir)
-    else:
-        rows = MultiChoiceQADataset(split, data_dir).rows
+    rows = made_rows(split, whole, data_dir) if whole else MultiChoiceQADataset(split, data_dir).rows
     clip = load(Path(checkpoint).resolve())
     tokenizer = load_processor(adapter_base(checkpoint)).tokenizer
     predictions = predict(clip, tokenizer, rows, progress=True)

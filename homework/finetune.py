@@ -49,6 +49,11 @@ class PackedViews(Dataset):
         self.lengths = [len(pairs) for pairs in self.pairs]
         self.views = load_views(list(by_image), cache_dir)
 
+    @classmethod
+    def of_split(cls, split: str, data_dir: Path) -> "PackedViews":
+        """Every pair of a split's *_qa_pairs.json whose image is there."""
+        return cls(with_image(VQADataset(split, data_dir)), data_dir / ".cache")
+
     def __len__(self) -> int:
         return len(self.pairs)
 
@@ -113,7 +118,7 @@ def train(
 
     guard_training_split(split)
     data_dir = Path(data)
-    dataset = PackedViews(with_image(VQADataset(split, data_dir)), data_dir / ".cache")
+    dataset = PackedViews.of_split(split, data_dir)
     torch.manual_seed(seed)
     model, processor = load_base(base)
     vlm = BaseVLM.from_parts(add_lora(model, rank, base), processor)

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.answers import Asked, ask_everything, trained_pairs
 from homework.base_vlm import BaseVLM
-from homework.checkpoint import EMBEDDED_BASE, adapter_base, load_processor, resolve_base
+from homework.checkpoint import adapter_base, load_processor, resolve_base
 from homework.clip import load as load_clip
 from homework.clip import predict
 from homework.data import BenchmarkResult, score_answers, with_path
@@ -153,8 +153,7 @@ def describe(checkpoint: str, model: torch.nn.Module) -> Model:
     folder = Path(checkpoint)
     base, base_megabytes = folder, None
     if (folder / "adapter_config.json").exists():
-        name = adapter_base(folder)
-        base = Path(EMBEDDED_BASE if name == "tux_nano" else resolve_base(name))
+        base = Path(resolve_base(adapter_base(folder)))
         base_megabytes = _megabytes(base) if base.is_dir() else None
     training = folder / "training.json"
     curve = read_json(training).get("curve", []) if training.exists() else []
