@@ -35,7 +35,7 @@ from .dense import IMAGE_HEADS, DenseHeads, accuracy, dense_loss, forward
 from .frames import CROWDED, PASTE, Frames
 from .targets import IGNORE, KARTS
 from .text import TextStage
-from .trainer import load_checkpoint, train_stage
+from .trainer import load_checkpoint, read_checkpoint, train_stage
 
 HELD_OUT = 20  # every 20th moment of train is kept for choosing; valid is only for measuring
 SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
@@ -113,7 +113,8 @@ def dense(
         steps: how many batches.
         batch: views a batch.
         seed: of weights, batches and augmentation.
-        start: a tower to begin with instead of random weights, e.g. nano/stage.safetensors; the heads are new.
+        start: a tower to begin with instead of random weights: the saved stage, or the checkpoint dense.pt of a run;
+            the heads are new.
         paste: share of views whose ego kart is replaced by another view's.
     """
     use_all_cores()
@@ -138,7 +139,11 @@ def begin_with(tower: TuxNanoVisionModel, file: Path) -> None:
     Raises:
         InputError: not a saved stage, or one of other channels.
     """
-    saved = {name.removeprefix("tower."): weight for name, weight in _saved_weights(file).items() if "tower." in name}
+    saved = {
+        name.removeprefix("tower."): weight
+        for name, weight in _saved_weights(file).items()
+        if name.startswith("tower.")
+    }
     try:
         missing = tower.load_state_dict(saved, strict=False).missing_keys
     except RuntimeError as error:
@@ -153,6 +158,9 @@ def begin_with(tower: TuxNanoVisionModel, file: Path) -> None:
 
 
 def _saved_weights(file: Path) -> dict[str, torch.Tensor]:
+    """A stage's weights, from the checkpoint of a run or as `export` saves them."""
+    if file.suffix == ".pt":
+        return read_checkpoint(file)["model"]
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
@@ -161,11 +169,7 @@ def _saved_weights(file: Path) -> dict[str, torch.Tensor]:
 
 def _saved_vision(file: Path) -> VisionStage:
     """The tower and its heads, from the checkpoint of a run or as `export` saves them."""
-    stage = VisionStage()
-    if file.suffix == ".pt":
-        load_checkpoint(file, stage)
-        return stage
-    weights = _saved_weights(file)
+    stage, weights = VisionStage(), _saved_weights(file)
     try:
         stage.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,8 +1,9 @@
 """One training loop for every stage: trapezoid schedule, checkpoints to resume from, a curve in JSON lines."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -92,17 +93,34 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
     Raises:
         InputError: no such checkpoint, a broken one, or one of another geometry.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_checkpoint(path)
+    with _blaming(path):
         module.load_state_dict(state["model"])
         if optimizer:
             optimizer.load_state_dict(state["optimizer"])
+        return state["step"]
+
+
+def read_checkpoint(path: Path) -> dict:
+    """What `train_stage` wrote: `step`, `model` and `optimizer`.
+
+    Raises:
+        InputError: no such checkpoint, or a broken one.
+    """
+    with _blaming(path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: state[name] for name in ("step", "model", "optimizer")}
+
+
+@contextlib.contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise InputError(path, "no such checkpoint", "run the stage before this one") from None
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(path, f"not a checkpoint of this stage ({reason})", "move it away to start anew") from None
-    return state["step"]
 
 
 def _drop_rows_after(step: int, curve: Path) -> None:

@@ -444,6 +444,16 @@ def test_more_attention_layers_begin_as_the_identity(tmp_path):
         assert torch.equal(small(pixels).last_hidden_state, large(pixels).last_hidden_state)
 
 
+def test_a_run_can_begin_with_the_checkpoint_of_another(tmp_path):
+    """As with the saved stage, the tower is taken over from a `.pt` file."""
+    config = TuxNanoVisionConfig(**VISION, batch_norm=True)
+    first, second = (TuxNanoVisionModel(config) for _ in range(2))
+    file = tmp_path / "dense.pt"
+    torch.save({"step": 1, "model": {f"tower.{k}": v for k, v in first.state_dict().items()}, "optimizer": {}}, file)
+    begin_with(second, file)
+    assert all(torch.equal(weight, second.state_dict()[name]) for name, weight in first.state_dict().items())
+
+
 @pytest.mark.parametrize("saved", ["other channels", "no tower", "no stage"])
 def test_what_no_tower_can_begin_with(tmp_path, saved):
     """One line that names the file."""
