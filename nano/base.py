@@ -14,13 +14,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from homework.nano_model import (
-    TuxNanoConfig,
-    TuxNanoImageProcessor,
-    TuxNanoProcessor,
-    TuxNanoVisionConfig,
-    image_seq_len,
-)
+from homework.nano_model import TuxNanoConfig, TuxNanoImageProcessor, TuxNanoProcessor
+from homework.nano_vision import TuxNanoVisionConfig, image_seq_len
 from homework.preprocess import MEAN, STD
 
 VOCABULARY = 49280

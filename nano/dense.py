@@ -4,43 +4,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from homework.nano_model import TuxNanoVisionModel
+from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
 
-from .targets import IGNORE, KARTS, MAX_COUNT, NONE, TRACKS
+from .targets import IGNORE, KARTS, MAX_COUNT, TRACKS
 
 IMAGE_HEADS = {"ego": len(KARTS), "total": MAX_COUNT + 1, "track": len(TRACKS), "count": 4 * (MAX_COUNT + 1)}
 
 
 class DenseHeads(nn.Module):
-    """Linear heads on the tower's three levels: stride 8, tokens, summary."""
+    """Linear heads on the tower's levels: stride 8, and 4 in the fovea; tokens of both; summary."""
 
-    def __init__(self, fine_channels: int, dim: int, num_summary_tokens: int):
+    def __init__(self, config: TuxNanoVisionConfig):
         super().__init__()
-        self.num_summary_tokens = num_summary_tokens
-        self.fine = nn.Conv2d(fine_channels, len(KARTS) + 1 + 1 + 4, 1)  # which kart, is a centre, box
+        self.num_summary_tokens, dim = config.num_summary_tokens, config.hidden_size
+        self.fine = nn.Conv2d(config.channels[-2], len(KARTS) + 1 + 1 + 4, 1)  # which kart, is a centre, box
+        self.fovea_fine = nn.Conv2d(config.fovea_channels[-2], len(KARTS) + 1, 1)
         self.token = nn.Linear(dim, len(KARTS) + 1 + 2)  # which karts' centres, the ego kart's, left and in front
+        self.fovea_token = nn.Linear(dim, len(KARTS) + 1 + 2)
         outputs = sum(IMAGE_HEADS.values()) + 3 * len(KARTS)
-        self.image = nn.Sequential(nn.Dropout(0.1), nn.Linear(num_summary_tokens * dim, outputs))
-        nn.init.constant_(self.token.bias, -4.0)  # most cells hold no kart
+        self.image = nn.Sequential(nn.Dropout(0.1), nn.Linear(config.num_summary_tokens * dim, outputs))
+        for head in (self.token, self.fovea_token):
+            nn.init.constant_(head.bias, -4.0)  # most cells hold no kart
 
-    def forward(self, fine_map: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """Maps [b, c, h8, w8] and tokens [b, s, d] -> logits by name, shaped as in `targets.py`."""
+    def forward(self, fine_map: Tensor, fovea_map: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """Maps [b, c, h8, w8] of the view and [b, c, h4, w4] of the fovea, tokens [b, s, d] -> logits by name.
+
+        They are shaped as in `targets.py`.
+        """
         fine = self.fine(fine_map).permute(0, 2, 3, 1)  # [b, h8, w8, karts + 6]
         kart, center, box = fine.split((len(KARTS) + 1, 1, 4), dim=-1)
-        summary, cells = tokens[:, : self.num_summary_tokens], tokens[:, self.num_summary_tokens :]
+        # the fovea's tokens are as many as its map has cells of the next stride
+        in_fovea = -(-fovea_map.shape[-2] // 2) * -(-fovea_map.shape[-1] // 2)
+        summary, cells, fovea = tokens.split(
+            (self.num_summary_tokens, tokens.shape[1] - self.num_summary_tokens - in_fovea, in_fovea), dim=1
+        )
         image = self.image(summary.flatten(1)).split((*IMAGE_HEADS.values(), 3 * len(KARTS)), dim=1)
         logits = dict(zip((*IMAGE_HEADS, "relation"), image, strict=True))
         logits["count"] = logits["count"].unflatten(1, (4, MAX_COUNT + 1))
         logits["relation"] = logits["relation"].unflatten(1, (len(KARTS), 3))
-        token, side = self.token(cells).split((len(KARTS) + 1, 2), dim=-1)
-        return logits | {"kart": kart, "center": center[..., 0], "box": box, "token": token, "side": side}
+        logits["token"], logits["side"] = self.token(cells).split((len(KARTS) + 1, 2), dim=-1)
+        logits["fovea_token"], logits["fovea_side"] = self.fovea_token(fovea).split((len(KARTS) + 1, 2), dim=-1)
+        logits["fovea_kart"] = self.fovea_fine(fovea_map).permute(0, 2, 3, 1)
+        return logits | {"kart": kart, "center": center[..., 0], "box": box}
 
 
 def forward(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Pixels [b, 3, h, w] -> (logits by name, tokens [b, s, d])."""
-    maps = tower.feature_maps(pixels)
-    tokens = tower.encode(maps[-1])
-    return heads(maps[-2], tokens), tokens
+    view, fovea = tower.feature_maps(pixels)
+    tokens = tower.encode(view[-1], fovea[-1])
+    return heads(view[-2], fovea[-2], tokens), tokens
 
 
 def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,23 +66,33 @@ def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[st
         logits["relation"], targets["relation"].clamp(min=0).float(), reduction="none"
     )
     losses["relation"] = (relation * known).sum() / len(relation)
-    # a cell of a kart weighs as much as 5 of the background
-    kart = targets["kart"].long()
-    weight = torch.where(kart == NONE, 1.0, 5.0)
-    cell = F.cross_entropy(logits["kart"].flatten(0, 2), kart.flatten(), ignore_index=IGNORE, reduction="none")
-    losses["kart"] = 2 * (cell * weight.flatten()).sum() / weight.sum()
+    for part in ("", "fovea_"):
+        kart, weight = targets[part + "kart"].long(), targets[part + "weight"].float()
+        cell = F.cross_entropy(
+            logits[part + "kart"].flatten(0, 2), kart.flatten(), ignore_index=IGNORE, reduction="none"
+        )
+        losses[part + "kart"] = 2 * (cell * weight.flatten()).sum() / weight.sum()
+        losses[part + "token"] = _each_view(logits[part + "token"], targets[part + "token"])
+        losses[part + "side"] = _known(logits[part + "side"], targets[part + "side"])
     center = targets["center"].float()
     losses["center"] = 20 * F.binary_cross_entropy_with_logits(
         logits["center"], center, pos_weight=torch.tensor(3.0, device=center.device)
     )
     box = (logits["box"] - targets["box"].float()).abs().sum(-1)
     losses["box"] = (box * center).sum() / center.sum().clamp(min=1)
-    token = F.binary_cross_entropy_with_logits(logits["token"], targets["token"].float(), reduction="none")
-    losses["token"] = token.sum() / max(1, len(token))
-    known = targets["side"] != IGNORE
-    side = F.binary_cross_entropy_with_logits(logits["side"], targets["side"].clamp(min=0).float(), reduction="none")
-    losses["side"] = (side * known).sum() / known.sum().clamp(min=1)
     return losses
+
+
+def _each_view(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy: its sum, a view."""
+    return F.binary_cross_entropy_with_logits(logits, target.float(), reduction="sum") / max(1, len(target))
+
+
+def _known(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy: its mean where something is known."""
+    known = target != IGNORE
+    each = F.binary_cross_entropy_with_logits(logits, target.clamp(min=0).float(), reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from homework.preprocess import load_views, normalise
-from homework.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE, Scene, image_file, info_files, read_info, scene
+from homework.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE, Kart, Scene, image_file, info_files, read_info, scene
 from supertux.moments import moment_of
 
 from .targets import KART_ID, cell_targets, image_targets, mirror
@@ -22,8 +22,10 @@ CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
 PASTE = 0.2  # share of the views whose ego kart is replaced by another view's
 DONORS = 8  # views that are looked at for one whose ego kart fits
 ZOOMED, MAX_ZOOM = 0.5, 1.25  # share of the views of which a part is taken for the whole, and how much larger it gets
-CROWDED = 1.0  # by how much a view's chance grows with each kart beside the first, of at most MOST_KARTS
-MOST_KARTS = 4
+ADDED, MOST_ADDED = 0.3, 3  # share of the views that get far karts of other views, and at most how many
+FAR = 12  # pixels: the shorter side of a box under which a kart is far
+CROWDED = 1.0  # by how much a view's chance grows with each kart beside the first and each far one, up to
+HARDEST = 4
 
 
 class Frames:
@@ -43,7 +45,8 @@ class Frames:
             chances += [chance / sum(of_split) for chance in of_split]
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.chances = np.array(chances)
-        self.others = np.array([np.clip(len(scene.karts), 1, MOST_KARTS) - 1 for scene in self.scenes])
+        self.hardness = np.array([_hardness(scene) for scene in self.scenes])
+        self.places = [kart.box for scene in self.scenes for kart in scene.karts if _side(kart) < FAR]
         self.alone = np.array([i for i, s in enumerate(self.scenes) if len(s.karts) == 1 and self._can_be_pasted(s)])
 
     def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[float]:
@@ -72,8 +75,7 @@ class Frames:
     def _can_be_pasted(scene: Scene) -> bool:
         if scene.ego is None:
             return False
-        x1, y1, x2, y2 = scene.ego.box
-        return x2 - x1 >= 10 and y2 - y1 >= 10 and scene.ego.name in KART_ID
+        return _side(scene.ego) >= 10 and scene.ego.name in KART_ID
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
         """Pixels [b, 3, 100, 150] and targets (see `targets.py`) of views as they are."""
@@ -87,11 +89,12 @@ class Frames:
         crop: float = 0.2,
         zoom: float = ZOOMED,
         crowded: float = 0.0,
+        added: float = ADDED,
     ) -> tuple[Tensor, dict[str, Tensor], list[Scene]]:
         """A random batch of augmented views, each split as often as any other.
 
-        Parts of views are taken for the whole, some ego karts replaced, half of the views mirrored, light and colour
-        varied.
+        Parts of views are taken for the whole, some ego karts replaced, far karts added, half of the views mirrored,
+        light and colour varied.
 
         Args:
             rng: of everything.
@@ -99,13 +102,14 @@ class Frames:
             paste: share of the views whose ego kart is replaced.
             crop: share of the batches that show the middle columns only, as the grader's CLIP crop does.
             zoom: share of the views of which a part is taken for the whole.
-            crowded: by how much a view's chance grows with each kart beside the first.
+            crowded: by how much a view's chance grows with each kart beside the first and each far one.
+            added: share of the views that get far karts.
 
         Returns:
             pixels [b, 3, 100, 150 or 100], targets as in `batch`, and the scenes that they are of.
         """
         views, batch_scenes = [], []
-        chosen = self._choose(rng, size, self.chances * (1 + crowded * self.others))
+        chosen = self._choose(rng, size, self.chances * (1 + crowded * self.hardness))
         donors = self.alone[self._choose(rng, size * DONORS, self.chances[self.alone])].reshape(size, DONORS)
         for i, candidates in zip(chosen, donors, strict=True):
             view, of_view = self.views[i], self.scenes[i]
@@ -113,6 +117,8 @@ class Frames:
                 view, of_view = zoomed(view, *self.labels[i], random_window(rng))
             if rng.random() < paste:
                 view, of_view = self._paste(view, of_view, candidates)
+            if self.places and rng.random() < added:
+                view, of_view = self._add(view, of_view, rng)
             if rng.random() < 0.5:
                 view, of_view = view[:, ::-1], mirror(of_view)
             views.append(view)
@@ -132,14 +138,33 @@ class Frames:
         """
         if not self._can_be_pasted(scene):
             return view, scene
-        x1, y1, x2, y2 = scene.ego.box
         donor = min(candidates, key=lambda i: _stretch(self.scenes[i].ego.box, scene.ego.box))
         name = self.scenes[donor].ego.name
-        for other in scene.others:
-            a1, b1, a2, b2 = other.box
-            if other.name == name or (a1 <= x2 and x1 <= a2 and b1 <= y2 and y1 <= b2):
-                return view, scene
-        u1, v1, u2, v2 = self.scenes[donor].ego.box
+        if any(other.name == name or _overlap(other.box, scene.ego.box) for other in scene.others):
+            return view, scene
+        view = self._with_ego_of(donor, view, scene.ego.box)
+        karts = [replace(kart, name=name) if kart is scene.ego else kart for kart in scene.karts]
+        return view, Scene(scene.track, tuple(karts))
+
+    def _add(self, view: np.ndarray, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, Scene]:
+        """Up to MOST_ADDED more karts where other views have far ones, beside those that are there.
+
+        Each is a larger ego kart of another view, shrunk.
+        """
+        karts = list(scene.karts)
+        for _ in range(rng.integers(1, MOST_ADDED + 1)):
+            box = self.places[rng.integers(len(self.places))]
+            candidates = self.alone[self._choose(rng, DONORS, self.chances[self.alone])]
+            donor = min(candidates, key=lambda i: _stretch(self.scenes[i].ego.box, box))
+            name = self.scenes[donor].ego.name
+            if not any(other.name == name or _overlap(other.box, box) for other in karts):
+                view = self._with_ego_of(donor, view, box)
+                karts.append(Kart(len(karts), name, box))
+        return view, Scene(scene.track, tuple(karts))
+
+    def _with_ego_of(self, donor: int, view: np.ndarray, box: tuple) -> np.ndarray:
+        """A copy of the view with another view's ego kart in the box."""
+        (u1, v1, u2, v2), (x1, y1, x2, y2) = self.scenes[donor].ego.box, box
         patch = Image.fromarray(self.views[donor][v1 : v2 + 1, u1 : u2 + 1])
         view = view.copy()
         target = view[y1 : y2 + 1, x1 : x2 + 1]
@@ -148,8 +173,24 @@ class Frames:
         y, x = (np.abs(np.linspace(-1, 1, n)) ** 4 for n in (height, width))
         alpha = np.clip((1.15 - y[:, None] - x[None]) / 0.3, 0, 1)[..., None]  # a box with soft, round corners
         target[:] = alpha * patch + (1 - alpha) * target
-        karts = [replace(kart, name=name) if kart is scene.ego else kart for kart in scene.karts]
-        return view, Scene(scene.track, tuple(karts))
+        return view
+
+
+def _side(kart: Kart) -> int:
+    """The shorter side of a kart's box, in pixels."""
+    x1, y1, x2, y2 = kart.box
+    return min(x2 - x1, y2 - y1)
+
+
+def _hardness(scene: Scene) -> int:
+    """How many karts there are beside the first, and far ones among all; at most HARDEST."""
+    far = sum(_side(kart) < FAR for kart in scene.karts)
+    return int(np.clip(len(scene.karts) - 1 + far, 0, HARDEST))
+
+
+def _overlap(a: tuple, b: tuple) -> bool:
+    """Do two boxes share a pixel?"""
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
 def _stretch(old: tuple, new: tuple) -> float:

@@ -1,9 +1,11 @@
 """Scene -> the dense targets that the vision tower learns from first."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from homework.nano_vision import FOVEA_SIZE, FOVEA_TOP
 from homework.scene import VIEW_SIZE, Scene
 
 KARTS = (
@@ -20,8 +22,46 @@ TRACK_ID = {name: index for index, name in enumerate(TRACKS)}
 NONE = len(KARTS)  # a cell without a kart
 IGNORE = -1
 MAX_COUNT = 9  # larger numbers count as this one
+KART_WEIGHT = 10  # of a kart of one cell, beside 1 of a cell without
 
-FINE, COARSE = 8, 16  # strides of the two maps that targets are given for
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a map of a part of the view, in pixels. The first cell's middle is the part's corner."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    stride: int
+
+    @property
+    def columns(self) -> int:
+        """Cells in a row."""
+        return -(-self.width // self.stride)
+
+    @property
+    def rows(self) -> int:
+        """Cells in a column."""
+        return -(-self.height // self.stride)
+
+    def cell_of(self, x: float, y: float) -> tuple[int, int] | None:
+        """(row, column) of the cell that holds a point of the view; None outside of the part."""
+        x, y = x - self.left, y - self.top
+        if not (0 <= x < self.width and 0 <= y < self.height):
+            return None
+        return min(round(y / self.stride), self.rows - 1), min(round(x / self.stride), self.columns - 1)
+
+    def cells_of(self, x1: float, y1: float, x2: float, y2: float) -> tuple[slice, slice]:
+        """Rows and columns of the cells whose middle is in a box."""
+        rows, columns = (
+            slice(max(0, -(-(a - first) // self.stride)), max(0, (b - first) // self.stride + 1))
+            for a, b, first in ((y1, y2, self.top), (x1, x2, self.left))
+        )
+        return rows, columns
+
+
+FOVEA = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP, *FOVEA_SIZE
 
 
 def mirror(scene: Scene) -> Scene:
@@ -63,44 +103,70 @@ def image_targets(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
 
 
 def cell_targets(scenes: Sequence[Scene], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, np.ndarray]:
-    """What is true of each cell of the maps of the image's columns `left` to `left + width`.
+    """What is true of each cell of the maps of the image's columns `left` to `left + width`, and of the fovea's.
 
     Returns:
-        kart [n, h, w] at stride 8: the kart whose box covers the cell's middle (the smallest such box),
-        `NONE` without one; center [n, h, w] at stride 8: a kart's centre lies in the cell; box [n, h, w, 4]: log
-        of that kart's width and height, and where its centre lies beside the cell's middle, in cells; 0 elsewhere;
-        token [n, h16 * w16, karts + 1] at stride 16: the karts whose centre lies in the cell, and whether the ego
-        kart's does; side [n, h16 * w16, 2]: are those beside the ego kart left of it, in front of it; `IGNORE` without
-        one, or where two differ.
+        kart, weight, center, box at stride 8, fovea_kart, fovea_weight at stride 4 in the fovea: see `kart_maps`;
+        token, side at stride 16, fovea_token, fovea_side at stride 8 in the fovea: see `token_targets`.
     """
-    n, grid = len(scenes), [(-(-VIEW_SIZE[1] // s), -(-width // s)) for s in (FINE, COARSE)]
-    kart_map = np.full((n, *grid[0]), NONE, dtype=np.int8)
-    center = np.zeros((n, *grid[0]), dtype=bool)
-    box = np.zeros((n, *grid[0], 4), dtype=np.float16)
-    token = np.zeros((n, *grid[1], len(KARTS) + 1), dtype=bool)
-    side, found = np.full((n, *grid[1], 2), IGNORE, dtype=np.int8), set()
+    part = left, 0, width, VIEW_SIZE[1]
+    targets = kart_maps(scenes, Grid(*part, 8)) | token_targets(scenes, Grid(*part, 16))
+    in_fovea = kart_maps(scenes, Grid(*FOVEA, 4)) | token_targets(scenes, Grid(*FOVEA, 8))
+    return targets | {f"fovea_{name}": in_fovea[name] for name in ("kart", "weight", "token", "side")}
+
+
+def kart_maps(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
+    """Which kart covers each cell, and where karts' centres are.
+
+    Returns:
+        kart [n, h, w]: the kart whose box covers the cell's middle (the smallest such box), `NONE` without one;
+        weight [n, h, w]: 1 there, and more for the cells of small karts, that a kart weighs as the root of its size;
+        center [n, h, w]: a kart's centre lies in the cell; box [n, h, w, 4]: log of that kart's width and height, and
+        where its centre lies beside the cell's middle, in cells; 0 elsewhere.
+    """
+    shape = len(scenes), grid.rows, grid.columns
+    kart_map, weight = np.full(shape, NONE, dtype=np.int8), np.ones(shape, dtype=np.float16)
+    center, box = np.zeros(shape, dtype=bool), np.zeros((*shape, 4), dtype=np.float16)
     for i, scene in enumerate(scenes):
         for kart in sorted(scene.karts, key=lambda k: -(k.box[2] - k.box[0]) * (k.box[3] - k.box[1])):
-            x1, y1, x2, y2 = (value - offset for value, offset in zip(kart.box, (left, 0) * 2, strict=True))
-            index = KART_ID.get(kart.name, IGNORE)
-            # the cell with index c has its middle at pixel c * stride
-            rows, columns = (slice(max(0, -(-a // FINE)), b // FINE + 1) for a, b in ((y1, y2), (x1, x2)))
-            if columns.stop > 0:
-                kart_map[i, rows, columns] = index
-            cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
-            if not 0 <= cx < width:
+            index, (x1, y1, x2, y2), at = KART_ID.get(kart.name, IGNORE), kart.box, grid.cell_of(*kart.center)
+            rows, columns = grid.cells_of(*kart.box)
+            cells = kart_map[i, rows, columns].size
+            heavy = KART_WEIGHT / max(1, cells) ** 0.5
+            kart_map[i, rows, columns], weight[i, rows, columns] = index, heavy
+            if at is None:
                 continue
-            at = round(cy / FINE), round(cx / FINE)
-            kart_map[(i, *at)] = index
+            kart_map[(i, *at)], weight[(i, *at)] = index, heavy
             center[(i, *at)] = True
-            box[(i, *at)] = *np.log((x2 - x1, y2 - y1)), cx / FINE - at[1], cy / FINE - at[0]
-            cell = min(round(cy / COARSE), grid[1][0] - 1), min(round(cx / COARSE), grid[1][1] - 1)
+            dx, dy = (
+                (middle - first) / grid.stride for middle, first in zip(kart.center, (grid.left, grid.top), strict=True)
+            )
+            box[(i, *at)] = *np.log((x2 - x1, y2 - y1)), dx - at[1], dy - at[0]
+    return {"kart": kart_map, "weight": weight, "center": center, "box": box}
+
+
+def token_targets(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
+    """Which karts' centres lie in each cell, and on which side of the ego kart they are.
+
+    Returns:
+        token [n, h * w, karts + 1]: the karts whose centre lies in the cell, and whether the ego kart's does;
+        side [n, h * w, 2]: are those beside the ego kart left of it, in front of it; `IGNORE` without one, or where
+        two differ.
+    """
+    n = len(scenes)
+    token = np.zeros((n, grid.rows, grid.columns, len(KARTS) + 1), dtype=bool)
+    side, found = np.full((n, grid.rows, grid.columns, 2), IGNORE, dtype=np.int8), set()
+    for i, scene in enumerate(scenes):
+        for kart in scene.karts:
+            at, index = grid.cell_of(*kart.center), KART_ID.get(kart.name, IGNORE)
+            if at is None:
+                continue
+            cell = (i, *at)
             if index != IGNORE:
-                token[(i, *cell, index)] = True
-            token[(i, *cell, NONE)] |= kart is scene.ego
+                token[(*cell, index)] = True
+            token[(*cell, NONE)] |= kart is scene.ego
             if kart is not scene.ego:
                 flags = np.array([scene.is_left(kart), scene.is_front(kart)], dtype=np.int8)
-                side[(i, *cell)] = np.where((side[(i, *cell)] == flags) | ((i, *cell) not in found), flags, IGNORE)
-                found.add((i, *cell))
-    maps = {"kart": kart_map, "center": center, "box": box}
-    return maps | {"token": token.reshape(n, -1, len(KARTS) + 1), "side": side.reshape(n, -1, 2)}
+                side[cell] = np.where((side[cell] == flags) | (cell not in found), flags, IGNORE)
+                found.add(cell)
+    return {"token": token.reshape(n, -1, len(KARTS) + 1), "side": side.reshape(n, -1, 2)}

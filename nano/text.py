@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from homework.clip import tokenize
 from homework.clip_model import CLIP
-from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
+from homework.nano_model import TuxNanoForConditionalGeneration
+from homework.nano_vision import TuxNanoVisionConfig
 from homework.packing import IGNORE, PromptTokens, collate, pack
 from homework.questions import KINDS, ask, captions, training_weight
 from homework.scene import Scene
@@ -16,6 +17,8 @@ from .dense import DenseHeads, dense_loss
 from .vocabulary import SmallVocabulary, caption_texts
 from .wording import REWORDED
 
+# the dense stage's losses that reach the tokens
+DENSE = ("ego", "total", "track", "count", "relation", "token", "side", "fovea_token", "fovea_side")
 PAIRS_A_KIND = {"ego": 1, "total": 1, "track": 1, "relation": 3, "count": 3}
 
 
@@ -30,10 +33,10 @@ class TextStage(nn.Module):
         config.image_token_id = int(self.vocabulary.row[config.image_token_id])
         config.text_config.pad_token_id = int(self.vocabulary.row[config.text_config.pad_token_id])
         self.model = TuxNanoForConditionalGeneration(config)
-        self.heads = DenseHeads(vision.channels[-2], vision.hidden_size, vision.num_summary_tokens)
+        self.heads = DenseHeads(vision)
         self.clip = CLIP(self.model.model.vision_model, self.model.model.text_model)
-        for stage in self.tower.stages:
-            stage.requires_grad_(False)
+        for stages in (self.tower.stages, self.tower.fovea):
+            stages.requires_grad_(False)
         self.captions = caption_texts()
         self.caption_index = {text: index for index, text in enumerate(self.captions)}
         encoded = tokenize(self.captions, tokens.tokenizer)
@@ -48,6 +51,7 @@ class TextStage(nn.Module):
         """As usual, but the convolutions' batch norms stay as the dense stage left them."""
         super().train(mode)
         self.tower.stages.eval()
+        self.tower.fovea.eval()
         return self
 
     def losses(
@@ -55,10 +59,10 @@ class TextStage(nn.Module):
     ):
         """Loss by name: questions (on whole views only), captions, and the dense stage's that reach the tokens."""
         with torch.no_grad():
-            maps = self.tower.feature_maps(pixels)
-        tokens = self.tower.encode(maps[-1])
-        losses = dense_loss(self.heads(maps[-2], tokens), targets)
-        losses = {name: 0.3 * losses[name] for name in ("ego", "total", "track", "count", "relation", "token", "side")}
+            view, fovea = self.tower.feature_maps(pixels)
+        tokens = self.tower.encode(view[-1], fovea[-1])
+        losses = dense_loss(self.heads(view[-2], fovea[-2], tokens), targets)
+        losses = {name: 0.3 * losses[name] for name in DENSE}
         vision = self.clip.project_image(tokens)
         text = self.clip.encode_text(self.caption_ids, self.caption_mask)
         losses["captions"] = 0.5 * self.clip.loss(vision, text, self._truth(scenes))

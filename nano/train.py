@@ -21,12 +21,8 @@ from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
 from homework.data import guard_training_split
 from homework.errors import InputError, replacing
-from homework.nano_model import (
-    TuxNanoForConditionalGeneration,
-    TuxNanoVisionConfig,
-    TuxNanoVisionModel,
-    fold_batch_norm,
-)
+from homework.nano_model import TuxNanoForConditionalGeneration
+from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, fold_batch_norm
 from homework.packing import PromptTokens
 from homework.training import use_all_cores
 
@@ -49,7 +45,7 @@ class VisionStage(nn.Module):
     def __init__(self, config: TuxNanoVisionConfig = VISION):
         super().__init__()
         self.tower = TuxNanoVisionModel(config).to(memory_format=torch.channels_last)
-        self.heads = DenseHeads(config.channels[-2], config.hidden_size, config.num_summary_tokens)
+        self.heads = DenseHeads(config)
 
 
 @torch.no_grad()
@@ -134,7 +130,7 @@ def dense(
 
 @torch.no_grad()
 def begin_with(tower: TuxNanoVisionModel, file: Path) -> None:
-    """Take over a saved tower; attention layers that it lacks begin as the identity.
+    """Take over a saved tower; a fovea that it lacks begins anew, attention layers as the identity.
 
     Raises:
         InputError: not a saved stage, or one of other channels.
@@ -149,7 +145,7 @@ def begin_with(tower: TuxNanoVisionModel, file: Path) -> None:
     except RuntimeError as error:
         raise InputError(file, f"a tower of another geometry ({str(error).splitlines()[1].strip()})", REMEDY) from None
     new = {name.split(".")[1] for name in missing if name.startswith("layers.")}
-    if len(new) == len(tower.layers) or not all(name.startswith("layers.") for name in missing):
+    if len(new) == len(tower.layers) or not all(name.startswith(("layers.", "fovea")) for name in missing):
         raise InputError(file, f"no tower in it: {missing[0]} is missing", REMEDY)
     for number in map(int, new):
         for part in (tower.layers[number].proj, tower.layers[number].fc2):

@@ -16,7 +16,9 @@ from transformers import AutoProcessor
 from benchmarks.geometry import save_smolvlm, smolvlm_config
 from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base
-from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
+from homework.nano_model import TuxNanoForConditionalGeneration
+from homework.nano_vision import TuxNanoVisionConfig
+from homework.scene import Kart, Scene
 from nano.base import make_config
 
 torch.set_num_threads(1)
@@ -32,10 +34,17 @@ TEXT = {
 VISION = {
     "channels": (8, 16, 16, 24),
     "blocks": (0, 1, 1, 1),
+    "fovea_channels": (8, 16, 24),
+    "fovea_blocks": (1, 1, 0),
     "hidden_size": 64,
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
 }
+
+SCENE = Scene(
+    "abyss",
+    (Kart(0, "tux", (60, 40, 90, 71)), Kart(1, "gnu", (10, 20, 40, 48)), Kart(2, "xue", (100, 60, 137, 91))),
+)
 
 
 @torch.no_grad()
@@ -47,7 +56,7 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
-        if weight.ndim < 2 or ".stages." in name:
+        if weight.ndim < 2 or ".stages." in name or ".fovea." in name:
             continue
         gain = 0.1 if "embed_tokens" in name else 2.5 * weight[0].numel() ** -0.5
         weight.normal_(0, gain, generator=generator)

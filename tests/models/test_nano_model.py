@@ -7,15 +7,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
-from homework.nano_model import (
-    TuxNanoConfig,
-    TuxNanoForConditionalGeneration,
-    TuxNanoProcessor,
-    TuxNanoVisionConfig,
-    TuxNanoVisionModel,
-    fold_batch_norm,
-    image_seq_len,
-)
+from homework.nano_model import TuxNanoConfig, TuxNanoForConditionalGeneration, TuxNanoProcessor
+from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, fold_batch_norm, image_seq_len
 from homework.preprocess import normalise, open_image
 
 from .conftest import VISION
@@ -58,16 +51,29 @@ def test_fold_batch_norm_keeps_the_function():
 
 @pytest.mark.parametrize("height, width", [(100, 150), (192, 192), (64, 333), (37, 20), (400, 600)])
 def test_takes_any_size(tower, height, width):
-    """Any image gives two summary tokens and one for each cell of 16 pixels at the height it was trained at."""
+    """Two summary tokens, one a cell of 16 pixels at the height it was trained at, and the fovea's 12x4."""
     tokens = tower(torch.zeros(1, 3, height, width)).last_hidden_state
-    cells = 7 * -(-round(width * 100 / height) // 16)
+    cells = 7 * -(-round(width * 100 / height) // 16) + 4 * 12
     assert tokens.shape == (1, 2 + cells, VISION["hidden_size"])
 
 
+def test_fovea_is_the_same_in_view_and_crop(tower):
+    """The middle of a view shows the tower's fovea what the whole view does."""
+    view = torch.randn(1, 3, 100, 150)
+    whole, crop = (tower.feature_maps(image)[1] for image in (view, view[..., 25:125]))
+    assert [feature_map.shape[-2:] for feature_map in whole] == [(16, 48), (8, 24), (4, 12)]
+    for a, b in zip(whole, crop, strict=True):
+        assert torch.equal(a, b)
+    outside = view.clone()
+    outside[..., 32:64, 27:123] = 0
+    moved = tower.feature_maps(view - outside)[1][0] - whole[0]
+    assert moved.abs().max() == 0  # it sees nothing else
+
+
 def test_crop_has_fewer_tokens_than_a_view(tower):
-    """The grader's crop keeps the karts' size: 7x7 cells instead of 7x10."""
+    """The grader's crop keeps the karts' size: 7x7 cells instead of 7x10; and the fovea."""
     view, crop = (tower(torch.zeros(1, 3, *size)).last_hidden_state.shape[1] for size in ((100, 150), (192, 192)))
-    assert (view, crop) == (2 + 70, 2 + 49)
+    assert (view, crop) == (2 + 70 + 48, 2 + 49 + 48)
     assert view == image_seq_len(tower.config)
 
 
@@ -174,7 +180,7 @@ def test_chat_turn(processor, views):
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     assert text == "<|im_start|>User:<image>What track is this?<end_of_utterance>\nAssistant:"
     ids = processor(text=text, images=[Image.open(views[0])])["input_ids"][0]
-    image = [49189, 49152, *[49190] * 72, 49189]
+    image = [49189, 49152, *[49190] * 120, 49189]
     assert ids[: 3 + len(image)] == [1, 11126, 42, *image]
     assert processor.tokenizer.decode(ids[3 + len(image) :]) == "What track is this?<end_of_utterance>\nAssistant:"
     assert ids[-5:] == [49279, 198, 9519, 9531, 42]

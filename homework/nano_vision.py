@@ -1,0 +1,228 @@
+"""The embedded base's vision tower: convolutions over the view, finer ones over its middle, attention over both."""
+
+from collections.abc import Sequence
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Idefics3PreTrainedModel, PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .scene import VIEW_SIZE
+
+# The part of a view around the horizon where far karts are: columns around the middle one, and rows.
+FOVEA_SIZE, FOVEA_TOP = (96, 32), 32
+
+
+@strict
+class TuxNanoVisionConfig(PreTrainedConfig):
+    """Channels of the residual stages at stride 2, 4, 8 and 16, then attention layers over the last map.
+
+    The fovea has stages of its own, at stride 2, 4 and 8, which spend more on each of its pixels.
+    `batch_norm` is true while the tower is trained from scratch; `fold_batch_norm` makes it false.
+    """
+
+    model_type = "tux_nano_vision"
+    base_config_key = "vision_config"
+
+    hidden_size: int = 192
+    channels: list[int] | tuple[int, ...] = (32, 64, 128, 192)
+    blocks: list[int] | tuple[int, ...] = (0, 1, 2, 2)
+    fovea_channels: list[int] | tuple[int, ...] = (32, 96, 192)
+    fovea_blocks: list[int] | tuple[int, ...] = (1, 2, 1)
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 6
+    num_summary_tokens: int = 2
+    image_size: int = 100
+    patch_size: int = 16
+    batch_norm: bool = False
+    initializer_range: float = 0.02
+
+
+def conv(inputs: int, outputs: int, stride: int, batch_norm: bool) -> nn.Sequential:
+    """3x3 convolution; with a batch norm, or with the bias that the norm folds into."""
+    layers = [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=not batch_norm)]
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    return nn.Sequential(*layers)
+
+
+class ResidualBlock(nn.Module):
+    """relu(x + conv(relu(conv(x)))), He et al. 2015 (arXiv:1512.03385)."""
+
+    def __init__(self, channels: int, batch_norm: bool):
+        super().__init__()
+        self.conv1 = conv(channels, channels, 1, batch_norm)
+        self.conv2 = conv(channels, channels, 1, batch_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
+
+
+def residual_stages(
+    inputs: int, channels: Sequence[int], blocks: Sequence[int], strides: Sequence[int], batch_norm: bool
+) -> nn.ModuleList:
+    """Each a convolution of its stride, then blocks."""
+    stages = []
+    for outputs, count, stride in zip(channels, blocks, strides, strict=True):
+        down = conv(inputs, outputs, stride, batch_norm)
+        stages.append(nn.Sequential(down, nn.ReLU(), *(ResidualBlock(outputs, batch_norm) for _ in range(count))))
+        inputs = outputs
+    return nn.ModuleList(stages)
+
+
+def run_stages(stages: nn.ModuleList, x: Tensor) -> list[Tensor]:
+    """[b, c, h, w] -> the map of each stage, [b, channels, h / stride, w / stride] rounded up."""
+    x, maps = x.contiguous(memory_format=torch.channels_last), []
+    for stage in stages:
+        x = stage(x)
+        maps.append(x)
+    return maps
+
+
+class AttentionLayer(nn.Module):
+    """A pre-norm transformer encoder layer. [b, s, d] -> [b, s, d]."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, s, d = x.shape
+        # [b, s, 3d] -> 3 x [b, heads, s, d / heads]
+        q, k, v = self.qkv(self.norm1(x)).view(b, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, s, d))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class TuxNanoVisionModel(Idefics3PreTrainedModel):
+    """Image -> summary tokens, one token a cell of 16x16 pixels, one a cell of 8x8 of the fovea; row by row.
+
+    Takes any size: an image is first brought to the height it was trained at, so the grader's 192x192 crop
+    shows karts as large as the 150x100 views do. Positions are measured from the image's centre, so the
+    cells of a centre crop get the positions that they have in the whole view.
+    """
+
+    config: TuxNanoVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules = ["ResidualBlock", "AttentionLayer"]
+
+    def __init__(self, config: TuxNanoVisionConfig):
+        super().__init__(config)
+        self.stages = residual_stages(3, config.channels, config.blocks, (2, 2, 2, 2), config.batch_norm)
+        self.fovea = residual_stages(12, config.fovea_channels, config.fovea_blocks, (1, 2, 2), config.batch_norm)
+        self.project = nn.Linear(config.channels[-1], config.hidden_size)
+        self.fovea_project = nn.Linear(config.fovea_channels[-1], config.hidden_size)
+        self.position = nn.Linear(4 * POSITION_FREQUENCIES, config.hidden_size)
+        self.summary = nn.Embedding(config.num_summary_tokens, config.hidden_size)
+        self.layers = nn.ModuleList(
+            AttentionLayer(config.hidden_size, config.num_attention_heads) for _ in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The first layer, as peft and transformers ask for it."""
+        return self.stages[0]
+
+    def feature_maps(self, pixel_values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """[b, 3, h, w] -> the maps of the stages (see `run_stages`) of the view, and of its fovea."""
+        height, width = pixel_values.shape[-2:]
+        if height != self.config.image_size:
+            size = (self.config.image_size, round(width * self.config.image_size / height))
+            # in float32: torch's antialiasing knows no bfloat16 on CPUs
+            resized = F.interpolate(pixel_values.float(), size, mode="bilinear", antialias=True)
+            pixel_values = resized.to(pixel_values.dtype)
+        missing = max(0, FOVEA_SIZE[0] - pixel_values.shape[-1])  # columns of an image narrower than the fovea
+        fovea = F.pad(pixel_values, (missing // 2, missing - missing // 2))
+        left = (fovea.shape[-1] - FOVEA_SIZE[0]) // 2
+        fovea = fovea[..., FOVEA_TOP : FOVEA_TOP + FOVEA_SIZE[1], left : left + FOVEA_SIZE[0]]
+        # 2x2 pixels become 12 channels: half the size, and nothing is lost
+        return run_stages(self.stages, pixel_values), run_stages(self.fovea, F.pixel_unshuffle(fovea, 2))
+
+    def encode(self, view: Tensor, fovea: Tensor) -> Tensor:
+        """The last stages' maps [b, c, h, w] of view and fovea -> tokens [b, summary + cells of both, d]."""
+        patch, (h, w) = self.config.patch_size, view.shape[-2:]
+        parts = [self.summary.weight.expand(len(view), -1, -1)]
+        for project, feature_map, corner, stride in (
+            (self.project, view, (-patch * (h - 1) / 2, -patch * (w - 1) / 2), patch),
+            (self.fovea_project, fovea, FOVEA_CORNER, patch // 2),
+        ):
+            x = project(feature_map.flatten(2).transpose(1, 2))  # [b, h * w, d]
+            positions = cell_positions(*feature_map.shape[-2:], corner, stride, patch, x.device)
+            parts.append(x + self.position(positions.to(x.dtype)))
+        x = torch.cat(parts, dim=1)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+    def forward(
+        self, pixel_values: Tensor, patch_attention_mask: Tensor | None = None, **_
+    ) -> BaseModelOutputWithPooling:
+        """[b, 3, h, w] -> last_hidden_state [b, s, d]. The mask is Idefics3's; views have no padding."""
+        return BaseModelOutputWithPooling(
+            last_hidden_state=self.encode(*(maps[-1] for maps in self.feature_maps(pixel_values)))
+        )
+
+
+POSITION_FREQUENCIES = 8
+# The fovea's first cell, from the middle of the view's cells (10 by 7, 16 pixels apart): y, x in pixels.
+FOVEA_CORNER = (FOVEA_TOP - 48, (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2 - 72)
+
+
+def cell_positions(h: int, w: int, corner: tuple[float, float], stride: int, unit: int, device: torch.device) -> Tensor:
+    """Sines and cosines of each cell's offset from the image's centre. [h * w, 4 * POSITION_FREQUENCIES].
+
+    The wave lengths go from 2 units to 4 times the width of a view.
+
+    Args:
+        h, w: rows and columns.
+        corner: (y, x) of the first cell's middle, in pixels from the centre; the others' lie `stride` pixels apart
+            (3x3 convolutions, stride 2, padding 1).
+        stride, unit: pixels.
+        device: of the result.
+    """
+    scale = torch.logspace(0, 1, POSITION_FREQUENCIES, base=4 * VIEW_SIZE[0] / (2 * unit), device=device)
+    y, x = (
+        (torch.arange(n, device=device) * stride + first) / unit * torch.pi / scale[:, None]
+        for n, first in zip((h, w), corner, strict=True)
+    )
+    y, x = y.T[:, None].expand(h, w, -1), x.T[None].expand(h, w, -1)  # [h, w, frequencies]
+    return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1).flatten(0, 1)
+
+
+def image_seq_len(config: TuxNanoVisionConfig) -> int:
+    """How many tokens a 150x100 view becomes."""
+    cells = 0
+    for size, stride in ((VIEW_SIZE, config.patch_size), (FOVEA_SIZE, config.patch_size // 2)):
+        width, height = (-(-side // stride) for side in size)
+        cells += width * height
+    return config.num_summary_tokens + cells
+
+
+@torch.no_grad()
+def fold_batch_norm(tower: TuxNanoVisionModel) -> TuxNanoVisionModel:
+    """The same function (in eval mode) with each batch norm folded into its convolution's weight and bias."""
+    config = TuxNanoVisionConfig(**{**tower.config.to_dict(), "batch_norm": False})
+    folded = TuxNanoVisionModel(config)
+    weights = {}
+    for name, module in tower.named_modules():
+        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], nn.BatchNorm2d):
+            convolution, norm = module
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            weights[f"{name}.0.weight"] = convolution.weight * scale[:, None, None, None]
+            weights[f"{name}.0.bias"] = norm.bias - norm.running_mean * scale
+    rest = {k: v for k, v in tower.state_dict().items() if not k.startswith(("stages.", "fovea."))}
+    folded.load_state_dict(weights | rest)
+    return folded.eval()

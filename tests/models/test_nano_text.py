@@ -1,0 +1,73 @@
+"""nano/: the text stage's vocabulary and words."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoProcessor
+
+from homework.checkpoint import EMBEDDED_BASE
+from homework.packing import PromptTokens
+from homework.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
+from nano.base import VOCABULARY
+from nano.text import sample_pairs
+from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
+from nano.wording import REWORDED
+
+from .conftest import SCENE
+
+
+@pytest.fixture(scope="module")
+def tokens() -> PromptTokens:
+    """The shipped processor's prompt parts."""
+    return PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tokens) -> SmallVocabulary:
+    """The small vocabulary."""
+    return SmallVocabulary(tokens)
+
+
+def test_small_vocabulary_is_the_full_softmax(vocabulary):
+    """Training with the small table minimises the loss of the whole vocabulary."""
+    generator = torch.Generator().manual_seed(0)
+    embedding = nn.Embedding(len(vocabulary), 16, dtype=torch.float64)
+    with torch.no_grad():
+        embedding.weight.normal_(generator=generator)
+    hidden = torch.randn(20, 16, generator=generator, dtype=torch.float64)
+    ids = vocabulary.used[torch.randint(len(vocabulary.used), (20,), generator=generator)]
+    small = vocabulary.cross_entropy(hidden, embedding.weight, vocabulary.row[ids])
+    table = vocabulary.expand(embedding)
+    assert table.shape == (VOCABULARY, 16)
+    full = F.cross_entropy(hidden @ table.T, ids, reduction="none")
+    assert torch.allclose(small, full, rtol=1e-10)
+
+
+def test_small_vocabulary_knows_every_text(vocabulary, tokens):
+    """No token of a prompt, question, answer or caption falls among the unused ones."""
+    texts = [tokens.prefix, *map(tokens.answer, answer_texts()), *map(tokens.question, (q for q, _ in qa_pairs(SCENE)))]
+    texts += [tokens.tokenizer(text + tokens.tokenizer.eos_token)["input_ids"] for text in caption_texts()]
+    assert {i for ids in texts for i in ids} <= set(vocabulary.used.tolist())
+    assert set(captions(SCENE)) <= set(caption_texts())
+    assert {answer for _, answer in qa_pairs(SCENE)} <= set(answer_texts())
+    assert len(vocabulary.used) < 500
+
+
+def test_base_learns_other_words_for_the_same_answers():
+    """The base is asked what the course asks, for the same answers, but never in the course's words."""
+    rng = np.random.default_rng(0)
+    official, asked = dict(qa_pairs(SCENE)), [pair for _ in range(50) for pair in sample_pairs(SCENE, rng)]
+    assert not official.keys() & {question for question, *_ in asked}
+    by_template = {row.template: row for row in REWORDED}
+    assert len(by_template) == len(REWORDED) == 3 * len(QUESTIONS)
+    kinds = Counter(row.kind for row, question, _ in ask(SCENE, REWORDED) if question in {q for q, *_ in asked})
+    assert set(kinds) == set(KINDS)
+    answers = {question: answer for _, question, answer in ask(SCENE, REWORDED)}
+    assert all(answers[question] == answer for question, answer, _ in asked)
+    assert answers["Does gnu drive to the left or right of the ego car?"] == "left"
+    assert answers["Tell the place of xue relative to the ego car."] == "back and right"
+    assert answers["Count the karts in front of the ego car."] == "1"
