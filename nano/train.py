@@ -217,6 +217,7 @@ def text(
     steps: int = 800,
     batch: int = 64,
     seed: int = 0,
+    start: str | None = None,
 ) -> None:
     """Train the text model, connector and attention layers on captions and questions.
 
@@ -227,12 +228,15 @@ def text(
         steps: how many batches.
         batch: views a batch.
         seed: of weights, batches and augmentation.
+        start: the checkpoint text.pt of another run, to begin with its text model instead of random weights.
     """
     use_all_cores()
     torch.manual_seed(seed)
     vision = _saved_vision(Path(out) / "dense.pt")
     frames, held_out = _train_frames(data, splits)
     stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
+    if start:
+        begin_text_with(stage, Path(start))
     stage.tower.load_state_dict(vision.tower.state_dict())
     stage.heads.load_state_dict(vision.heads.state_dict())
     stage.tower.to(memory_format=torch.channels_last)
@@ -243,6 +247,23 @@ def text(
 
     evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
     train_stage(stage, loss_of, Path(out), "text", steps, 1e-3, seed=seed, evaluate=evaluate)
+
+
+def begin_text_with(stage: TextStage, file: Path) -> None:
+    """Take over what another text stage learned but for its tower and heads, which come from a dense stage.
+
+    Raises:
+        InputError: no checkpoint of a text stage of this geometry.
+    """
+    weights = read_checkpoint(file)["model"]
+    apart = ("heads.", "model.model.vision_model.", "clip.vision_encoder.")
+    weights = {name: weight for name, weight in weights.items() if not name.startswith(apart)}
+    try:
+        if stage.load_state_dict(weights, strict=False).unexpected_keys or not weights:
+            raise RuntimeError("other weights")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(file, f"not a checkpoint of this stage ({reason})", "name a run's text.pt") from None
 
 
 def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:

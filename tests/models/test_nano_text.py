@@ -10,14 +10,17 @@ from torch.nn import functional as F
 from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
+from homework.errors import InputError
+from homework.nano_vision import TuxNanoVisionConfig
 from homework.packing import PromptTokens
 from homework.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
 from nano.base import VOCABULARY
-from nano.text import sample_pairs
+from nano.text import TextStage, sample_pairs
+from nano.train import begin_text_with
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
 from nano.wording import REWORDED
 
-from .conftest import SCENE
+from .conftest import SCENE, VISION
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +74,20 @@ def test_base_learns_other_words_for_the_same_answers():
     assert answers["Does gnu drive to the left or right of the ego car?"] == "left"
     assert answers["Tell the place of xue relative to the ego car."] == "back and right"
     assert answers["Count the karts in front of the ego car."] == "1"
+
+
+def test_a_text_stage_begins_with_another_s_text_model(tokens, tmp_path):
+    """All but tower and heads is taken over; a dense stage's checkpoint is refused in one line."""
+    torch.manual_seed(0)
+    first, second = (TextStage(TuxNanoVisionConfig(**VISION), tokens) for _ in range(2))
+    file = tmp_path / "text.pt"
+    torch.save({"step": 1, "model": first.state_dict(), "optimizer": {}}, file)
+    tower = {name: weight.clone() for name, weight in second.tower.state_dict().items()}
+    begin_text_with(second, file)
+    for name, weight in first.state_dict().items():
+        same = torch.equal(weight, second.state_dict()[name])
+        assert same or name.startswith(("heads.", "model.model.vision_model.", "clip.vision_encoder.")), name
+    assert all(torch.equal(weight, second.tower.state_dict()[name]) for name, weight in tower.items())
+    torch.save({"step": 1, "model": {"tower.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
+    with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
+        begin_text_with(second, file)
