@@ -177,7 +177,7 @@ def clip_training(base: str, rows: list[dict], data: Path) -> Measure:
     def ours() -> float:
         module, tokenizer = clip.build_trainable(base, RANK), load_processor(base).tokenizer
         dataset = clip.CaptionedViews(rows, data, data / ".cache")
-        collate = partial(clip.collate_captioned, texts=clip.tokenize(dataset.captions, tokenizer))
+        collate = partial(clip.collate_captioned, texts=dataset.texts(tokenizer))
         return training_rate(module, dataset, collate, CLIP_BATCH, STEPS["ours"], lambda batch: len(batch["truth"]))
 
     return Measure("CLIP images trained", public, ours)

@@ -105,7 +105,7 @@ def clip_encoders(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (frozen and name.startswith(clip.ENCODERS)))
     recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset))
-    collate = partial(clip.collate_captioned, texts=clip.tokenize(dataset.captions, tokenizer))
+    collate = partial(clip.collate_captioned, texts=dataset.texts(tokenizer))
     fit(FullCLIP(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
     rows = clip.made_rows("valid", questions, data_dir)
     clip.print_score(

@@ -186,7 +186,7 @@ def clip_training(views: list[View], data: Path, batch_size: int, rank: int, rep
     torch.manual_seed(0)
     module = clip.build_trainable(EMBEDDED_BASE, rank)
     tokenizer = load_processor(EMBEDDED_BASE).tokenizer
-    collate = partial(clip.collate_captioned, texts=clip.tokenize(dataset.captions, tokenizer))
+    collate = partial(clip.collate_captioned, texts=dataset.texts(tokenizer))
     return training_rates(module, dataset, collate, batch_size, lambda batch: len(batch["truth"]), repetitions)
 
 

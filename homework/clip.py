@@ -22,7 +22,7 @@ from .checkpoint import (
     portable_base,
     unwrap,
 )
-from .clip_model import CLIP, ENCODERS
+from .clip_model import CLIP, ENCODERS, log_odds_of
 from .data import (
     DATA_DIR,
     CaptionDataset,
@@ -78,6 +78,10 @@ class CaptionedViews(Dataset):
         """Every caption of a split's *_captions.json whose image is there."""
         return cls(with_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
 
+    def texts(self, tokenizer) -> dict[str, Tensor]:
+        """What all batches share: input_ids and attention_mask [n, s] of the captions, and their log_odds [n]."""
+        return tokenize(self.captions, tokenizer) | {"log_odds": log_odds_of(self.truth)}
+
     def __len__(self) -> int:
         return len(self.truth)
 
@@ -87,7 +91,7 @@ class CaptionedViews(Dataset):
 
 
 def collate_captioned(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Items of `CaptionedViews` and all tokenised captions -> a batch for `ContrastiveCLIP`."""
+    """Items of `CaptionedViews` and its `texts` -> a batch for `ContrastiveCLIP`."""
     views, truth = zip(*items, strict=True)
     return {"pixel_values": clip_pixels(views), "truth": torch.stack(truth), **texts}
 
@@ -95,10 +99,12 @@ def collate_captioned(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor
 class ContrastiveCLIP(Adapted):
     """A CLIP with LoRA that maps images and all captions of the split to its loss."""
 
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, truth: Tensor) -> dict:
-        """pixel_values [b, 3, 192, 192]; input_ids, attention_mask [n, s]; truth [b, n]. Returns `loss`."""
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, truth: Tensor, log_odds: Tensor
+    ) -> dict:
+        """pixel_values [b, 3, 192, 192]; input_ids, attention_mask [n, s]; truth [b, n]; log_odds [n] -> `loss`."""
         vision, text, _ = self.base(pixel_values, input_ids, attention_mask)
-        return {"loss": self.base.loss(vision, text, truth)}
+        return {"loss": self.base.loss(vision, text, truth, log_odds)}
 
     def save_adapter(self, folder: str | Path) -> None:
         super().save_adapter(folder)
@@ -178,7 +184,7 @@ def train(
     fit(
         module,
         dataset,
-        partial(collate_captioned, texts=tokenize(dataset.captions, tokenizer)),
+        partial(collate_captioned, texts=dataset.texts(tokenizer)),
         Recipe(portable_base(base), steps, batch_size, learning_rate, rank, seed, len(dataset)),
         Path(work),
         Path(output),

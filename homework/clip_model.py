@@ -15,6 +15,12 @@ POOL_HEAD_DIM = 32
 ENCODERS = ("vision_encoder.", "text_encoder.")
 
 
+def log_odds_of(truth: Tensor) -> Tensor:
+    """[views, texts], 1 where a text is true of a view -> the log odds of each text, [texts]; never infinite."""
+    true = truth.sum(0)
+    return ((true + 1) / (len(truth) - true + 1)).log()
+
+
 class AttentionPool(nn.Module):
     """One learned query a head picks what it needs of the tokens. [b, s, d] -> [b, d]."""
 
@@ -48,9 +54,9 @@ class CLIP(nn.Module):
         self.vision_pool = AttentionPool(width)
         self.vision_projection = nn.Linear(width, dim)
         self.text_projection = nn.Linear(text_encoder.config.hidden_size, dim)
-        # SigLIP's start (arXiv:2303.15343): temperature 10, a bias near the log odds of a true pair
+        # SigLIP's start (arXiv:2303.15343), but for the bias: the log odds of each text stand in its place
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.logit_bias = nn.Parameter(torch.tensor(-5.0))
+        self.logit_bias = nn.Parameter(torch.tensor(0.0))
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """[b, 3, h, w] of any float type -> unit vectors [b, dim]."""
@@ -79,17 +85,22 @@ class CLIP(nn.Module):
         vision, text = self.encode_image(pixel_values), self.encode_text(input_ids, attention_mask)
         return vision, text, self.logit_scale.exp()
 
-    def loss(self, vision: Tensor, text: Tensor, truth: Tensor) -> Tensor:
+    def loss(self, vision: Tensor, text: Tensor, truth: Tensor, log_odds: Tensor) -> Tensor:
         """Sigmoid loss of each image against each text: nothing true is ever called wrong.
+
+        How often a text is true at all is added here and left out when candidates are compared, so that what is left
+        is what the image says (logit adjustment, arXiv:2007.07314): of five candidates one is true, and one about a
+        kart that is seldom there as likely as one about the number of karts.
 
         Args:
             vision, text: [b, dim], [n, dim].
             truth: [b, n], 1 where the text is true of the image.
+            log_odds: [n], of each text before the image is seen; see `log_odds_of`.
 
         Returns:
             the mean over images of the sum over texts.
         """
-        logits = self.logit_scale.exp() * vision @ text.T + self.logit_bias
+        logits = self.logit_scale.exp() * vision @ text.T + self.logit_bias + log_odds
         return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(1).mean()
 
     def additional_weights(self) -> dict[str, Tensor]:

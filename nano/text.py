@@ -41,6 +41,7 @@ class TextStage(nn.Module):
         self.caption_index = {text: index for index, text in enumerate(self.captions)}
         encoded = tokenize(self.captions, tokens.tokenizer)
         self.caption_ids, self.caption_mask = self.vocabulary.row[encoded["input_ids"]], encoded["attention_mask"]
+        self.log_odds = torch.zeros(len(self.captions))
 
     @property
     def tower(self) -> nn.Module:
@@ -65,12 +66,12 @@ class TextStage(nn.Module):
         losses = {name: 0.3 * losses[name] for name in DENSE}
         vision = self.clip.project_image(tokens)
         text = self.clip.encode_text(self.caption_ids, self.caption_mask)
-        losses["captions"] = 0.5 * self.clip.loss(vision, text, self._truth(scenes))
+        losses["captions"] = 0.5 * self.clip.loss(vision, text, self.truth(scenes), self.log_odds)
         if whole:
             losses["questions"] = self._question_loss(tokens, scenes, rng)
         return losses
 
-    def _truth(self, scenes: list[Scene]) -> Tensor:
+    def truth(self, scenes: list[Scene]) -> Tensor:
         """[b, captions], 1 where a caption is true of a scene."""
         truth = torch.zeros(len(scenes), len(self.captions))
         for row, scene in enumerate(scenes):

@@ -19,6 +19,7 @@ from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
+from homework.clip_model import log_odds_of
 from homework.data import guard_training_split
 from homework.errors import InputError, replacing
 from homework.nano_model import TuxNanoForConditionalGeneration
@@ -240,6 +241,7 @@ def text(
     stage.tower.load_state_dict(vision.tower.state_dict())
     stage.heads.load_state_dict(vision.heads.state_dict())
     stage.tower.to(memory_format=torch.channels_last)
+    stage.log_odds = log_odds_of(stage.truth(frames.scenes))
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         pixels, targets, scenes = frames.augmented(rng, batch, crowded=CROWDED)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from homework import clip, training
-from homework.clip_model import ADDITIONAL_WEIGHTS, CLIP
+from homework.clip_model import ADDITIONAL_WEIGHTS, CLIP, log_odds_of
 from homework.data import CaptionDataset, MultiChoiceQADataset
 from homework.errors import InputError, write_json
 from homework.preprocess import clip_pixels, open_image
@@ -24,6 +24,7 @@ from homework.training import last_checkpoint
 
 TEXTS = ["tux is the ego car.", "The track is gran_paradiso_island.", "There are 10 karts in the scene."]
 WEIGHTS = "adapter_model.safetensors"
+EVEN = torch.zeros(())  # log odds of captions that are as often true as not
 
 
 def build(loaded, seed: int = 0) -> CLIP:
@@ -97,11 +98,11 @@ def test_loss_of_perfect_features_is_nothing(loaded_nano, tiny_data):
     with torch.no_grad():
         model.logit_scale.fill_(math.log(60 / least))
         model.logit_bias.fill_(-30.0)
-    assert model.loss(vision, text, truth).item() < 1e-6
+    assert model.loss(vision, text, truth, EVEN).item() < 1e-6
     # a single true pair called wrong would cost much
     wrong = truth.clone()
     wrong[0, truth[0].argmax()] = 0
-    assert model.loss(vision, text, wrong).item() > 1
+    assert model.loss(vision, text, wrong, EVEN).item() > 1
 
 
 def test_no_true_caption_is_pushed_away(loaded_nano, tiny_data):
@@ -110,8 +111,19 @@ def test_no_true_caption_is_pushed_away(loaded_nano, tiny_data):
     model = build(loaded_nano)
     text = torch.eye(truth.shape[1])
     vision = torch.zeros(truth.shape, requires_grad=True)
-    model.loss(vision, text, truth).backward()
+    model.loss(vision, text, truth, EVEN).backward()
     assert torch.equal(vision.grad < 0, truth == 1)
+
+
+def test_seldom_captions_are_not_thought_less_likely(loaded_nano):
+    """An image that says nothing gives each caption the score 0, be it true of one view in 100 or of half of them."""
+    truth = torch.zeros(1000, 3)
+    truth[:10, 0], truth[:500, 1], truth[:, 2] = 1, 1, 1
+    model, text = build(loaded_nano), torch.eye(3)
+    vision = torch.zeros(truth.shape, requires_grad=True)
+    model.loss(vision, text, truth, log_odds_of(truth)).backward()
+    assert vision.grad.sum(0).abs().max() < 0.01  # nothing draws the views' scores from 0 on the whole
+    assert log_odds_of(truth).isfinite().all()
 
 
 def test_padding_side_does_not_matter(loaded):
