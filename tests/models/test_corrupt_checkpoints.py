@@ -1,4 +1,4 @@
-"""Broken bases and adapters: each loads, or is refused in one line that names its folder, without filling the memory."""
+"""Broken bases and adapters: each loads, or is refused in one line, and none fills the memory."""
 
 import json
 import random

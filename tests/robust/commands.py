@@ -31,8 +31,15 @@ def copy_frames(target: Path, count: int, split: str = "train") -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """A copy of a folder that takes no space: nothing writes into a file that is there."""
-    shutil.copytree(source, target, copy_function=os.link)
+    """A copy of a folder, of links where both are on one disk: nothing writes into a file that is there."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy(source, target)
+
+    shutil.copytree(source, target, copy_function=link)
 
 
 class Command:
