@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from . import nano_model
@@ -20,6 +21,11 @@ from .errors import InputError, read_json
 EMBEDDED_BASE = str(Path(__file__).parent / "tux_nano")
 # Linear layers that are trained whole (CLIP's projections) or not at all (the language head), never by LoRA.
 WITHOUT_LORA = {"lm_head", "vision_projection", "text_projection", "key_value"}
+
+DEPTHS, MAX_DEPTH = (
+    {"num_hidden_layers", "blocks"},
+    1000,
+)  # names of a config's numbers of layers; the most that is read
 
 
 def pick_device() -> torch.device:
@@ -62,8 +68,13 @@ def load_model(base: str = EMBEDDED_BASE) -> nn.Module:
     """
     device = pick_device()
     with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
+        place = resolve_base(base)
+        # trust_remote_code: left out, transformers asks whoever sits there, and runs the code on a `y`
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        config._attn_implementation = "sdpa"  # of its parts too: a config may name one from the hub, which is code
+        _require_possible(place, config)
         model = AutoModelForImageTextToText.from_pretrained(
-            resolve_base(base), dtype=pick_dtype(device), attn_implementation="sdpa", use_safetensors=True
+            place, config=config, dtype=pick_dtype(device), use_safetensors=True, trust_remote_code=False
         )
     return model.to(device).eval()
 
@@ -74,11 +85,45 @@ def load_processor(base: str = EMBEDDED_BASE) -> "AutoProcessor":
     Raises:
         InputError: neither a readable folder nor a hub name that can be reached.
     """
+    from .packing import PromptTokens  # which imports this module
+
     with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
         # no splitting and no blow-up: an image is resized once, to what the vision tower takes
-        processor = AutoProcessor.from_pretrained(resolve_base(base), do_image_splitting=False, do_resize=False)
-    processor.tokenizer.padding_side = "left"
+        processor = AutoProcessor.from_pretrained(
+            resolve_base(base), do_image_splitting=False, do_resize=False, trust_remote_code=False
+        )
+        processor.tokenizer.padding_side = "left"
+        if processor.tokenizer.eos_token is None or processor.tokenizer.pad_token is None:
+            raise ValueError("its tokenizer has no end or no padding token")
+        PromptTokens(processor)  # what is broken in it shows when it is used
     return processor
+
+
+def _require_possible(place: str, config) -> None:
+    """A config may claim any size, and transformers makes room for it before it compares it with the weights.
+
+    Raises:
+        ValueError: more layers, or more weights, than the folder's files can hold.
+    """
+    if not Path(place).is_dir():
+        return  # a model of the hub
+    if _deepest(config.to_dict()) > MAX_DEPTH:
+        raise ValueError(f"its config claims more than {MAX_DEPTH} layers")
+    size = sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))
+    with torch.device("meta"):  # where weights take no memory
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    claimed = sum(parameter.numel() for parameter in model.parameters())
+    if claimed > 2 * size:  # a weight takes a byte at least, and two that are tied are stored once
+        raise ValueError(f"its config claims {claimed:,} weights, but the files of its weights have {size:,} bytes")
+
+
+def _deepest(value, counts: bool = False) -> float:
+    """The largest number of layers that a config, as a dict, tells."""
+    if isinstance(value, dict):
+        return max((_deepest(entry, counts or key in DEPTHS) for key, entry in value.items()), default=0)
+    if isinstance(value, list | tuple):
+        return max((_deepest(entry, counts) for entry in value), default=0)
+    return value if counts and isinstance(value, int | float) else 0
 
 
 @contextlib.contextmanager
@@ -91,6 +136,8 @@ def _blaming(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except InputError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(path, f"{problem} ({reason})", remedy) from None
@@ -124,13 +171,33 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     from peft.utils import load_peft_weights
 
     with _blaming(checkpoint, "not an adapter for this base", "train again on this base, or use the adapter's own"):
-        peft_model = PeftModel.from_pretrained(model, str(checkpoint))
+        peft_model = PeftModel.from_pretrained(model, str(checkpoint), config=_lora_config(Path(checkpoint)))
         # peft only warns of layers without a weight, and passes over weights without a layer
         there = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
         differ = {name for name in there.keys() ^ load_peft_weights(str(checkpoint), device="cpu") if "lora_" in name}
         if differ:
             raise ValueError(f"{len(differ)} weights of one are not in the other, e.g. {min(differ)}")
         return peft_model
+
+
+def _lora_config(checkpoint: Path):
+    """An adapter's config, without what would run code: peft imports the module that `megatron_core` names.
+
+    Raises:
+        ValueError: it is of no LoRA, or claims a higher rank than the weights have: peft would make room for it.
+    """
+    from peft import PeftConfig
+
+    values = read_json(checkpoint / "adapter_config.json")
+    if not isinstance(values, dict) or values.get("peft_type") != "LORA":
+        raise ValueError("adapter_config.json is of no LoRA")
+    with safe_open(checkpoint / "adapter_model.safetensors", "pt") as weights:
+        names = [name for name in weights.keys() if "lora_A." in name or "lora_embedding_A" in name]  # noqa: SIM118
+        ranks = [weights.get_slice(name).get_shape()[0] for name in names]
+    claimed = max([values["r"], *(values.get("rank_pattern") or {}).values()])
+    if claimed > max(ranks, default=0):
+        raise ValueError(f"adapter_config.json claims rank {claimed}, its weights have {max(ranks, default=0)}")
+    return PeftConfig.from_peft_type(**values | {"megatron_config": None, "megatron_core": None, "auto_mapping": None})
 
 
 def add_lora(model: nn.Module, rank: int, base: str) -> nn.Module:

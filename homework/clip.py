@@ -32,7 +32,7 @@ from .data import (
     with_image,
     with_path,
 )
-from .errors import write_json
+from .errors import InputError, write_json
 from .preprocess import clip_pixels, load_views, open_image
 from .questions import caption_kind, captions
 from .scene import frame_of, read_info, scene
@@ -65,6 +65,8 @@ class CaptionedViews(Dataset):
             if frame not in infos and file.exists():
                 infos[frame] = read_info(file)
             if frame in infos:
+                if view >= len(infos[frame]["detections"]):
+                    raise InputError(file, f"no view {view}", f"take {image} out of the captions")
                 known.update(captions(scene(infos[frame], view)))
         self.captions = sorted(set().union(*true.values()))
         index = {caption: i for i, caption in enumerate(self.captions)}

@@ -1,6 +1,7 @@
 """The three datasets and the benchmark. Splits are folders of `data/`, beside the package."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -110,7 +111,7 @@ def with_image(rows: Sequence[dict]) -> list[dict]:
     Raises:
         InputError: no row's image is there.
     """
-    there = {path for path in {row["image_path"] for row in rows} if Path(path).exists()}
+    there = {path for path in {row["image_path"] for row in rows} if os.path.exists(path)}  # Path.exists can raise
     kept = [row for row in rows if row["image_path"] in there]
     if not kept:
         raise InputError(rows[0]["image_path"], "no such image, nor that of any other pair", "restore the images")

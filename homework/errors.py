@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ class InputError(ValueError):
         super().__init__(path, problem, remedy)  # all three in `args`, so that a worker process can pass it on
 
     def __str__(self) -> str:
-        return "{}: {}; {}".format(*self.args)
+        # a file's name may hold a line break
+        return "{}: {}; {}".format(*self.args).replace("\n", "\\n").replace("\r", "\\r")
 
 
 @contextlib.contextmanager
@@ -50,12 +52,27 @@ def read_json(path: str | Path):
         InputError: the file is missing, or it is not JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        text = Path(path).read_bytes()
+        content = json.loads(text)
+        if re.search(rb"\\u[dD][89a-fA-F]", text):  # half a character is no text: it can't be printed or written
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except FileNotFoundError:
         raise InputError(path, "no such file", "check the path, or run `python -m supertux download`") from None
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(path, f"not readable as JSON ({reason})", "restore or delete the file") from None
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give an `OSError` that names no file, as that of a full disk does, the name of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -69,7 +86,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     try:
-        yield Path(name)
+        with naming(path):
+            yield Path(name)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp makes 0600; give the file the usual rights

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,9 @@ from .scene import VIEW_SIZE
 
 CLIP_SIZE = 192  # the grader's crop
 MEAN = STD = 0.5
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # of those that Pillow knows some start other programs
+# of what is wrong with a broken image the error says enough
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -25,11 +29,11 @@ def open_image(path: str | Path) -> Image.Image:
         InputError: the file is missing, truncated or no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # what a broken image makes of a decoder: nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(path, f"not a readable image ({reason})", "restore or delete the file") from None
 
@@ -50,10 +54,12 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
     """
     name = _digest(paths)
     file = Path(cache_dir) / f"views-{name}.npy" if cache_dir else None
-    if file and file.exists():
-        return np.load(file, mmap_mode="r")
+    shape = (len(paths), VIEW_SIZE[1], VIEW_SIZE[0], 3)
+    cached = _cached(file, shape) if file else None
+    if cached is not None:
+        return cached
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        views = np.empty((len(paths), VIEW_SIZE[1], VIEW_SIZE[0], 3), dtype=np.uint8)
+        views = np.empty(shape, dtype=np.uint8)
         for index, view in enumerate(pool.map(_view, paths)):
             views[index] = view
     if file:
@@ -66,12 +72,21 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
     return views
 
 
+def _cached(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The cache's array, or None: there is none, or it is broken, and is written again."""
+    try:
+        views = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError, SyntaxError):
+        return None
+    return views if views.shape == shape and views.dtype == np.uint8 else None
+
+
 def _digest(paths: Sequence[str | Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
             status = os.stat(path)
-        except FileNotFoundError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@ This is the only place that knows the label rule. It reproduces 120 of the 120 o
 """
 
 import math
+import reprlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +83,7 @@ def read_info(path: str | Path) -> dict:
         for detection in detections:
             problem = _problem(detection, len(info["karts"]))
             if problem:
-                raise InputError(path, f"view {view}: detection {detection}: {problem}", remedy)
+                raise InputError(path, f"view {view}: detection {reprlib.repr(detection)}: {problem}", remedy)
     return info
 
 
@@ -162,7 +163,7 @@ def frame_of(image_name: str) -> tuple[str, int]:
     """
     try:
         frame, view, end = image_name.rsplit("_", 2)
-        if end != "im.jpg" or len(view) != 2:
+        if end != "im.jpg" or len(view) != 2 or not view.isdigit():
             raise ValueError
         return frame, int(view)
     except ValueError:

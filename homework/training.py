@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
@@ -17,8 +18,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .checkpoint import Adapted, pick_device, pick_dtype
 from .data import with_path
-from .errors import InputError, write_json
+from .errors import InputError, naming, read_json, write_json
 from .machine import available_cores
+
+STATE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,22 @@ class LengthGroupedBatches(LengthGroupedSampler):
         return super().__iter__()
 
 
+@contextlib.contextmanager
+def _saving(folder: str | Path) -> Iterator[None]:
+    """A full disk in one line about `folder`: safetensors and torch have errors of their own for it.
+
+    Raises:
+        InputError: they could not write.
+    """
+    try:
+        with naming(folder):
+            yield
+    except (SafetensorError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        remedy = "check its permissions and the free space, then run the same command again to go on"
+        raise InputError(folder, f"not saved ({reason})", remedy) from None
+
+
 class AdapterTrainer(Trainer):
     """A Trainer whose checkpoints are adapters and whose evaluation is a benchmark.
 
@@ -95,6 +114,10 @@ class AdapterTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.accelerator.unwrap_model(self.model).save_adapter(output_dir or self.args.output_dir)
 
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        with _saving(self.args.output_dir):
+            super()._save_checkpoint(*args, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.accelerator.unwrap_model(self.model).load_adapter(resume_from_checkpoint)
 
@@ -112,8 +135,8 @@ class AdapterTrainer(Trainer):
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint. The Trainer writes its state last, so one without it was cut short."""
     whole = []
-    for state in folder.glob("checkpoint-*/trainer_state.json"):
-        with contextlib.suppress(ValueError, OSError, KeyError):
+    for state in folder.glob(f"checkpoint-*/{STATE}"):
+        with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
             whole.append((json.loads(state.read_text())["global_step"], state.parent))
     return max(whole, default=(0, None))[1]
 
@@ -125,7 +148,7 @@ def _resume_point(work: Path, recipe: Recipe) -> Path | None:
         InputError: the folder holds the checkpoints of a run with another recipe.
     """
     file, checkpoint = work / "recipe.json", last_checkpoint(work)
-    if checkpoint and file.exists() and json.loads(file.read_text()) == asdict(recipe):
+    if checkpoint and file.exists() and read_json(file) == asdict(recipe):
         return checkpoint
     if checkpoint:
         raise InputError(
@@ -191,21 +214,28 @@ def fit(
     trainer = AdapterTrainer(
         module, arguments, data_collator=collate, train_dataset=dataset, eval_dataset=dataset, score=score
     )
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with naming(work):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.is_world_process_zero():
-        publish(module, output)
-        write_json(output / "training.json", {"recipe": asdict(recipe), "curve": trainer.state.log_history})
+        publish(module, output, {"recipe": asdict(recipe), "curve": trainer.state.log_history})
         for checkpoint in work.glob("checkpoint-*"):
+            (checkpoint / STATE).unlink(missing_ok=True)  # first: half a checkpoint must not pass for a whole one
             shutil.rmtree(checkpoint)
         print(f"saved {output}")
 
 
-def publish(module: Adapted, output: Path) -> None:
-    """Write the adapter beside `output`, then swap the folders: a full disk leaves the old one whole."""
+def publish(module: Adapted, output: Path, told: dict) -> None:
+    """Write the adapter beside `output`, then swap the folders: a full disk leaves the old one whole.
+
+    Args:
+        told: for `training.json` beside the weights.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
         new, old = Path(temporary) / "new", Path(temporary) / "old"
-        module.save_adapter(new)
+        with _saving(output):
+            module.save_adapter(new)
+            write_json(new / "training.json", told)
         if output.exists():
             output.rename(old)
         try:

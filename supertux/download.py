@@ -11,7 +11,7 @@ import requests
 from tqdm import tqdm
 
 from homework.data import DATA_DIR
-from homework.errors import InputError, replacing
+from homework.errors import InputError, naming, replacing
 
 from . import BROKEN_ZIP
 from .sample import remove_sample
@@ -90,7 +90,7 @@ def _receive(url: str, part: Path) -> int | None:
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdigit() else None
         _require_space(part.parent, (total or have) - have)
-        with open(part, "ab" if resumed else "wb") as stream, _bar(total, have) as bar:
+        with naming(part), open(part, "ab" if resumed else "wb") as stream, _bar(total, have) as bar:
             for piece in response.iter_content(PIECE):
                 stream.write(piece)
                 bar.update(len(piece))

@@ -185,9 +185,9 @@ def test_trained_checkpoint_is_what_was_trained(base_folder, loaded, no_progress
     """Loading gives the trained features again, as a PEFT model whose `.model` is the CLIP."""
     tokenizer, before, publish = loaded[1].tokenizer, [], training.publish
 
-    def recording(module, output) -> None:
+    def recording(module, output, told) -> None:
         before.extend(features(module.base, tokenizer, views))
-        publish(module, output)
+        publish(module, output, told)
 
     monkeypatch.setattr(training, "publish", recording)
     folder = train(base_folder, no_progress, tmp_path)
