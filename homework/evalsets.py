@@ -90,8 +90,9 @@ def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
     Raises:
         InputError: the scenes can't provide as many.
     """
-    # other kinds can do with any view, relation and count need one with two karts
+    # the course's other kinds can do with any view, relation and count need one with two karts
     order = ("count", "relation", "total", "ego", "track")
+    order = (*(kind for kind in KINDS if kind not in order), *order)  # of a new kind nothing is known
     shares = _shares(n, dict.fromkeys(KINDS, 1))
     drawn = _draw(scenes_by_image, {kind: shares[kind] for kind in order}, _askable, random.Random(seed))
     return [
@@ -166,7 +167,7 @@ def build(
         split: where the views come from, e.g. valid
         output: folder to write to, e.g. data/valid_mine
         seed: another seed, other questions; the same seed, the same bytes
-        num_qa: question-answer pairs, the same number of each of the five kinds
+        num_qa: question-answer pairs, the same number of each kind
         num_mc: multiple-choice questions
         data: where the splits are
     """
