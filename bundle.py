@@ -6,12 +6,13 @@ environment too: `replacing` stands here again because the `homework` that it pa
 
 import argparse
 import contextlib
+import difflib
 import os
 import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -84,8 +85,11 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_zip(folder: Path, files: list[Path], target: Path) -> None:
+def write_zip(folder: Path, files: list[Path], target: Path, told: Callable[[int], None] = lambda size: None) -> None:
     """The files as a zip: the same files give the same bytes, whenever and by whomever they were written.
+
+    Args:
+        told: is called with each file's bytes once they are packed.
 
     Raises:
         BundleError: the zip would be larger than `MAX_BYTES`; nothing is written then.
@@ -96,6 +100,7 @@ def write_zip(folder: Path, files: list[Path], target: Path) -> None:
                 _add(archive, folder / file, f"{PACKAGE}/{file.as_posix()}")
                 if archive.fp.tell() > MAX_BYTES:
                     raise BundleError(_too_large(folder, files))
+                told((folder / file).stat().st_size)
         if temporary.stat().st_size > MAX_BYTES:  # the list of contents at the end counts too
             raise BundleError(_too_large(folder, files))
 
@@ -118,8 +123,25 @@ def _too_large(folder: Path, files: list[Path]) -> str:
     return f"{folder}: the bundle exceeds {MAX_BYTES / 1e6:.0f} MB; make it smaller, the largest files are {names}"
 
 
-def bundle(folder: Path, target: Path) -> list[Path]:
+@contextlib.contextmanager
+def _bar(folder: Path, files: list[Path], shown: bool) -> Iterator[Callable[[int], None]]:
+    """What a bar is told of each packed file: on a terminal, and where tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda size: None
+        return
+    total = sum((folder / file).stat().st_size for file in files)
+    settings = {"unit": "B", "unit_scale": True, "delay": 1, "disable": None if shown else True}
+    with tqdm(total=total, desc="packing", **settings) as progress:
+        yield progress.update
+
+
+def bundle(folder: Path, target: Path, shown: bool = False) -> list[Path]:
     """Pack `folder` into `target`.
+
+    Args:
+        shown: show a bar.
 
     Returns:
         the packed files, relative to `folder`.
@@ -132,7 +154,8 @@ def bundle(folder: Path, target: Path) -> list[Path]:
     if not (folder / "__init__.py").is_file():
         raise BundleError(f"{folder}: no __init__.py in it, so no package; name the folder of the package")
     files = [file for file in files_of(folder) if (folder / file).resolve() != target.resolve()]
-    write_zip(folder, files, target)
+    with _bar(folder, files, shown) as told:
+        write_zip(folder, files, target, told)
     return files
 
 
@@ -142,12 +165,29 @@ def _id(text: str) -> str:
     return text.removesuffix(".zip")
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that names the right flag next to a wrong one."""
+
+    def error(self, message: str) -> None:
+        """Usage and one line on stderr, exit status 2."""
+        wrong = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message)
+        nearest = difflib.get_close_matches(wrong[1], self._option_string_actions, 1) if wrong else []
+        super().error(f"{message}. Did you mean {nearest[0]}?" if nearest else message)
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser("bundle.py", description="Pack the submission into ID.zip.")
+    parser = _Parser(
+        "bundle.py",
+        description="Pack the submission into ID.zip.",
+        epilog=f"Example: python3 bundle.py {PACKAGE} ID",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=120),
+        allow_abbrev=False,
+    )
     parser.add_argument("folder", type=Path, help=f"folder of the package: {PACKAGE}")
     parser.add_argument("id", metavar="ID", type=_id, help="your id; the bundle is ID.zip")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path(), help="where to write it; default: here")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path(), help="where to write it [default: .]")
+    parser.add_argument("--quiet", action="store_true", help="no bar and no list of files [default: off]")
     return parser.parse_args(arguments)
 
 
@@ -156,11 +196,16 @@ def main() -> None:
     options = parse()
     target = options.output / f"{options.id}.zip"
     try:
-        files = bundle(options.folder, target)
+        files = bundle(options.folder, target, shown=not options.quiet)
     except BundleError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}; check the path, its permissions and the free space")
+    except KeyboardInterrupt:
+        print(f"interrupted: {target} is as it was; run the same command again", file=sys.stderr)
+        raise SystemExit(130) from None
+    if options.quiet:
+        return
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(files)} files; the largest are")
     for size, file in largest(options.folder, files):
         print(f"{size / 1e6:8.1f} MB  {file.as_posix()}")

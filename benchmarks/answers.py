@@ -14,6 +14,7 @@ from homework.cli import run
 from homework.data import DATA_DIR, is_strictly_correct, with_path
 from homework.errors import InputError, write_json
 from homework.evalsets import split_scenes
+from homework.progress import note
 from homework.questions import KINDS, is_asked_officially, qa_pairs, question_kind
 from homework.scene import Kart, Scene
 
@@ -206,7 +207,7 @@ def trained_pairs(data: Path) -> Counter:
     try:
         trained = split_scenes(data, "train")
     except InputError as error:
-        print(f"no table by pairs: {error}")
+        note(f"no table by pairs: {error}")
         return Counter()
     return Counter((scene.ego.name, scene.track) for scene in trained.values() if scene.ego)
 

@@ -54,7 +54,7 @@ def vlm(
     """Fine-tune all weights of the VLM on the questions of train, and test it on all of valid.
 
     Args:
-        base: folder or hub name of an Idefics3 model; by default the embedded one.
+        base: folder or hub name of an Idefics3 model.
         data: the data folder.
         output: folder for the weights; checkpoints go to a folder beside it.
         steps: how many batches.
@@ -88,7 +88,7 @@ def clip_encoders(
     """Train CLIP with all weights of its encoders, or with none of them, and test it on questions from valid.
 
     Args:
-        base: folder or hub name of an Idefics3 model; by default the embedded one.
+        base: folder or hub name of an Idefics3 model.
         data: the data folder.
         output: folder for the weights; checkpoints go to a folder beside it.
         steps: how many batches.

@@ -12,7 +12,6 @@ import os
 import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -275,6 +274,4 @@ def speed(
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["speed"]:
-        sys.argv.insert(1, "speed")  # the only command, so its name may be left out
-    run(speed)
+    run(speed, alone=True)

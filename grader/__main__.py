@@ -1,50 +1,16 @@
 """The command line: `python3 -m grader ID.zip`, or a folder of such zips."""
 
-import argparse
 import math
 import signal
 import sys
 import time
 from pathlib import Path
 
+from homework.cli import run
+from homework.errors import InputError, UsageError, write_json
+from homework.progress import bar, is_quiet, note
+
 TIMEOUT = 60.0
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError("a number above 0")
-    return seconds
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("a whole number above 0")
-    return int(text)
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        "python -m grader",
-        description="Grade a bundle, or a folder of them, on data/valid_grader. docs/SECURITY.md: what it shuts off.",
-        epilog="Exit status: 0 all parts were scored, 1 a bundle was refused or a part has no score, 2 usage.",
-    )
-    parser.add_argument(
-        "bundle", type=Path, help="the bundle ID.zip, or the folder of the package, or a folder of such zips"
-    )
-    parser.add_argument("--data", metavar="DIR", type=Path, default=Path("data"), help="data folder; default: ./data")
-    parser.add_argument(
-        "--timeout", metavar="S", type=_seconds, default=TIMEOUT, help="seconds a part, loading included; default: 60"
-    )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the report with every answer as JSON")
-    parser.add_argument("--csv", metavar="FILE", type=Path, help="write the points, a line a bundle")
-    parser.add_argument("--workers", metavar="N", type=_count, default=1, help="bundles at the same time; default: 1")
-    parser.add_argument("--tokenizer", metavar="NAME", help="CLIP's tokenizer, folder or hub name; default: tux_nano's")
-    parser.add_argument(
-        "--require-sandbox", action="store_true", help="refuse to run where this system can't enforce every limit"
-    )
-    return parser.parse_args(arguments)
 
 
 def announce_limits(required: bool) -> None:
@@ -53,8 +19,6 @@ def announce_limits(required: bool) -> None:
     Raises:
         InputError: there are such, and all are required.
     """
-    from homework.errors import InputError
-
     from .run import PartError, not_enforced
 
     try:
@@ -68,38 +32,66 @@ def announce_limits(required: bool) -> None:
         raise InputError("this system", problem, "grade on another, or leave --require-sandbox out")
 
 
-def main() -> None:
-    """Run the command line."""
-    options = parse()
+def grade(
+    bundle: Path,
+    *,
+    data: Path = Path("data"),
+    timeout: float = TIMEOUT,
+    json: Path | None = None,
+    csv: Path | None = None,
+    workers: int = 1,
+    tokenizer: str | None = None,
+    require_sandbox: bool = False,
+) -> None:
+    """Grade a bundle, or a folder of them, on data/valid_grader. docs/SECURITY.md: what it shuts off.
+
+    Exit status: 0 all parts were scored, 1 a bundle was refused or a part has no score, 2 usage.
+
+    Example: python -m grader ID.zip --json report.json
+
+    Args:
+        bundle: the bundle ID.zip, or the folder of the package, or a folder of such zips
+        data: the data folder
+        timeout: seconds a part, loading included
+        json: write the report with every answer as JSON
+        csv: write the points, a line a bundle
+        workers: bundles at the same time
+        tokenizer: CLIP's, folder or hub name; without it, tux_nano's
+        require_sandbox: refuse to run where this system can't enforce every limit
+    """
+    if not 0 < timeout < math.inf:
+        raise UsageError("--timeout", f"{timeout:g} seconds", "give a number above 0")
+    if workers < 1:
+        raise UsageError("--workers", f"{workers} bundles at the same time", "give 1 or more")
     # as Ctrl-C: the bundles' processes and temporary folders go first
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # After the arguments, since the import takes a while: help and a wrong flag answer at once.
-    from homework.errors import one_line_errors, write_json
-
+    # here, since the import takes a while: help and a wrong flag answer at once
     from . import report
     from .asked import read_truth
     from .grade import Grader, bundles_in
 
-    with one_line_errors():
-        bundles = bundles_in(options.bundle)
-        grader = Grader(read_truth(options.data), options.timeout, options.tokenizer)
-        announce_limits(options.require_sandbox)
-        start = time.monotonic()
-        if bundles is None:
-            grades = [grader.grade(options.bundle)]
-            print(report.text(grades[0]))
-            content = report.as_json(grades[0])
-        else:
-            grades = list(grader.grade_all(bundles, min(options.workers, len(bundles)), report.print_progress))
-            print(report.table(grades))
-            print(f"{len(grades)} bundles in {time.monotonic() - start:.0f} s")
-            content = [report.as_json(grade) for grade in grades]
-        if options.json:
-            write_json(options.json, content)
-        if options.csv:
-            report.write_csv(options.csv, grades)
-    sys.exit(not all(grade.is_scored for grade in grades))
+    bundles = bundles_in(bundle)
+    grader = Grader(read_truth(data), timeout, tokenizer)
+    grader.show_progress = bundles is None
+    announce_limits(require_sandbox)
+    start = time.monotonic()
+    if bundles is None:
+        grades = [grader.grade(bundle)]
+        print(report.text(grades[0]))
+        content = report.as_json(grades[0])
+    else:
+        told = (lambda _: None) if is_quiet() else report.print_progress
+        graded = grader.grade_all(bundles, min(workers, len(bundles)), told)
+        grades = list(bar(graded, total=len(bundles), desc="grading", unit="bundle"))
+        print(report.table(grades))
+        note(f"{len(grades)} bundles in {time.monotonic() - start:.0f} s")
+        content = [report.as_json(one) for one in grades]
+    if json:
+        write_json(json, content)
+    if csv:
+        report.write_csv(csv, grades)
+    sys.exit(not all(one.is_scored for one in grades))
 
 
 if __name__ == "__main__":
-    main()
+    run(grade, alone=True)

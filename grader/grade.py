@@ -1,6 +1,7 @@
 """Grades one bundle, or many side by side: unpack, run each part, score."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homework.errors import InputError
+from homework.progress import bar
 
 from .asked import Truth, write_asked
 from .run import TOKENIZER, PartError, run_part, stop_all
@@ -42,7 +44,9 @@ def bundles_in(path: Path) -> list[Path] | None:
 
 
 class Grader:
-    """Grades bundles against one truth."""
+    """Grades bundles against one truth. `show_progress` shows the seconds of each part, for one bundle at a time."""
+
+    show_progress = False
 
     def __init__(self, truth: Truth, timeout: float, tokenizer: str | Path | None = None):
         """The truth, the seconds a part may take, and CLIP's tokenizer."""
@@ -82,7 +86,8 @@ class Grader:
     def _part(self, name: str, rows: list[dict], root: Path) -> Part:
         start = time.monotonic()
         try:
-            run = run_part(name, root, self.timeout, self.tokenizer)
+            with _clock(name, self.timeout, self.show_progress):
+                run = run_part(name, root, self.timeout, self.tokenizer)
         except PartError as error:
             return Part(name, reason=str(error), seconds=time.monotonic() - start)
         seconds = time.monotonic() - start
@@ -91,6 +96,28 @@ class Grader:
             return Part(name, reason="it answered none of the questions", seconds=seconds)
         times = {"load_seconds": run.load_seconds, "answer_seconds": run.answer_seconds, "seconds": seconds}
         return Part(name, result, unanswered=unanswered, parameters=run.parameters, **times)
+
+
+@contextlib.contextmanager
+def _clock(part: str, limit: float, shown: bool) -> Iterator[None]:
+    """A bar of the time limit: the child that answers says nothing before it is done."""
+    form = "{desc}: {n:.0f} s of at most {total:.0f} s |{bar}|"
+    start, done = time.monotonic(), threading.Event()
+    with bar(total=limit, desc=f"{part} answers", bar_format=form, **({} if shown else {"disable": True})) as progress:
+
+        def tick() -> None:
+            while not done.wait(0.5):
+                progress.update(min(limit, time.monotonic() - start) - progress.n)
+
+        thread = threading.Thread(target=tick, daemon=True)
+        if not progress.disable:
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            if thread.is_alive():
+                thread.join()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from homework.data import BenchmarkResult
 from homework.errors import replacing
 
@@ -104,7 +106,7 @@ def table(grades: Sequence[Grade]) -> str:
 
 def print_progress(grade: Grade) -> None:
     """A line on stderr, as each bundle is done."""
-    print(
+    tqdm.write(  # so that a bar stays below
         f"{printable(grade.bundle.name)}: {'refused' if grade.refused else f'{grade.total:.1f} points'}",
         file=sys.stderr,
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .checkpoint import EMBEDDED_BASE, adapter_base, load_adapter, load_base, unwrap
 from .packing import PromptTokens
 from .preprocess import open_image
+from .progress import bar
 
 MAX_NEW_TOKENS = 24  # the longest answer, `gran_paradiso_island`, takes 9
 IMAGES_AT_ONCE = 64
@@ -97,9 +97,8 @@ class BaseVLM:
         for row, path in enumerate(image_paths):
             rows_of.setdefault(str(path), []).append(row)
         paths, answers = list(rows_of), [""] * len(questions)
-        bar = tqdm(
-            total=len(questions), desc="answering", unit="question", disable=None if self.show_progress else True
-        )
+        settings = {} if self.show_progress else {"disable": True}
+        progress = bar(total=len(questions), desc="answering", unit="question", **settings)
         for start in range(0, len(paths), IMAGES_AT_ONCE):
             chunk = paths[start : start + IMAGES_AT_ONCE]
             cache = self._image_cache(self.pixel_values(chunk))
@@ -111,8 +110,8 @@ class BaseVLM:
                 texts = self._decode_greedily(cache, [i for i, _ in part], [questions[row] for _, row in part])
                 for (_, row), text in zip(part, texts, strict=True):
                     answers[row] = text
-                bar.update(len(part))
-        bar.close()
+                progress.update(len(part))
+        progress.close()
         return answers
 
     def _image_cache(self, pixel_values: Tensor):

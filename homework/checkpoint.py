@@ -22,10 +22,8 @@ EMBEDDED_BASE = str(Path(__file__).parent / "tux_nano")
 # Linear layers that are trained whole (CLIP's projections) or not at all (the language head), never by LoRA.
 WITHOUT_LORA = {"lm_head", "vision_projection", "text_projection", "key_value"}
 
-DEPTHS, MAX_DEPTH = (
-    {"num_hidden_layers", "blocks"},
-    1000,
-)  # names of a config's numbers of layers; the most that is read
+DEPTHS = {"num_hidden_layers", "blocks", "fovea_blocks"}  # names of a config's numbers of layers
+MAX_DEPTH = 1000  # the most of them that is read
 
 
 def pick_device() -> torch.device:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from .checkpoint import (
     EMBEDDED_BASE,
@@ -34,6 +33,7 @@ from .data import (
 )
 from .errors import InputError, write_json
 from .preprocess import clip_pixels, load_views, open_image
+from .progress import bar
 from .questions import caption_kind, captions
 from .scene import frame_of, read_info, scene
 
@@ -59,7 +59,7 @@ class CaptionedViews(Dataset):
         for row in rows:
             true.setdefault(row["image_file"], set()).add(row["caption"])
         infos: dict[str, dict] = {}
-        for image, known in true.items():
+        for image, known in bar(true.items(), desc="reading frames", unit="view", delay=1):
             frame, view = frame_of(image)
             file = data_dir / f"{frame}_info.json"
             if frame not in infos and file.exists():
@@ -162,7 +162,7 @@ def train(
     Example: python -m homework.clip train --base HuggingFaceTB/SmolVLM-256M-Instruct --output runs/smolclip
 
     Args:
-        base: folder or hub name of an Idefics3 model; by default the embedded one.
+        base: folder or hub name of an Idefics3 model.
         split: folder of the data to train on.
         data: the data folder.
         output: where the adapter goes; the default is what `bundle.py` packs.
@@ -223,13 +223,16 @@ def predict(clip: nn.Module, tokenizer, rows: Sequence[dict], progress: bool = F
     ]
     features = torch.cat(features)  # [texts, dim]
     predictions = []
-    bar = tqdm(range(0, len(rows), IMAGES_AT_ONCE), desc="comparing", disable=None if progress else True)
-    for start in bar:
+    settings = {} if progress else {"disable": True}
+    compared = bar(total=len(rows), desc="comparing", unit="image", **settings)
+    for start in range(0, len(rows), IMAGES_AT_ONCE):
         chunk = rows[start : start + IMAGES_AT_ONCE]
         vision = base.encode_image(clip_pixels([open_image(row["image_path"]) for row in chunk]).to(device))
         for scores, row in zip(vision @ features.T, chunk, strict=True):
             candidates = scores[[index[candidate] for candidate in row["candidates"]]]
             predictions.append(int(candidates.argmax()))
+        compared.update(len(chunk))
+    compared.close()
     return predictions
 
 

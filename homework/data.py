@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from .errors import InputError, read_json
+from .errors import InputError, did_you_mean, read_json, splits_beside
+from .progress import note
 from .questions import question_kind
 
 DATA_DIR = Path(__file__).parent.parent / "data"
@@ -47,7 +48,8 @@ class _Rows(Sequence):
         data_dir = Path(data_dir or DATA_DIR)
         folder = data_dir / split
         if not folder.is_dir():
-            raise InputError(folder, "no such split", "run `python -m supertux download`")
+            remedy = did_you_mean(split, splits_beside(folder), "run `python -m supertux download`")
+            raise InputError(folder, "no such split", remedy)
         files = sorted(folder.glob(self.pattern))
         if not files:
             maker = next((m for name, m in _MAKERS.items() if name in self.pattern), None)
@@ -117,7 +119,7 @@ def with_image(rows: Sequence[dict]) -> list[dict]:
         raise InputError(rows[0]["image_path"], "no such image, nor that of any other pair", "restore the images")
     if len(kept) < len(rows):
         missing = next(row["image_path"] for row in rows if row["image_path"] not in there)
-        print(f"{len(rows) - len(kept)} of {len(rows)} pairs left out: no such image, e.g. {missing}")
+        note(f"{len(rows) - len(kept)} of {len(rows)} pairs left out: no such image, e.g. {missing}")
     return kept
 
 

@@ -1,17 +1,20 @@
 """Errors that a user can act on: one line that names the file and the remedy."""
 
 import contextlib
+import difflib
 import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
 class InputError(ValueError):
     """Bad input. `str(error)` is one line: the file, what is wrong with it, what to do."""
+
+    status = 1
 
     def __init__(self, path: str | Path, problem: str, remedy: str):
         super().__init__(path, problem, remedy)  # all three in `args`, so that a worker process can pass it on
@@ -21,17 +24,37 @@ class InputError(ValueError):
         return "{}: {}; {}".format(*self.args).replace("\n", "\\n").replace("\r", "\\r")
 
 
+class UsageError(InputError):
+    """A flag's value that can't be."""
+
+    status = 2
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A remedy for a name that is not known: the nearest known one, else something else to do."""
+    nearest = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {nearest[0]}? Else {otherwise}" if nearest else otherwise
+
+
+def splits_beside(folder: str | Path) -> list[str]:
+    """The other folders of the data folder."""
+    parent = Path(folder).parent
+    return [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an `InputError`, a full disk or Ctrl-C inside a command into one line and an exit status.
 
     Raises:
-        SystemExit: 1 for bad input or a failed write, 130 for an interrupted run, 141 where nobody reads on.
+        SystemExit: 1 for bad input or a failed write, 2 for a flag's value that can't be, 130 for an interrupted run,
+            141 where nobody reads on.
     """
     try:
         yield
     except InputError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.status) from None
     except BrokenPipeError:  # whoever reads the output has had enough, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         raise SystemExit(141) from None

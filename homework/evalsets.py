@@ -8,6 +8,7 @@ from pathlib import Path
 from .cli import run
 from .data import DATA_DIR, MultiChoiceQADataset, VQADataset
 from .errors import InputError, write_json
+from .progress import bar, note
 from .questions import CAPTIONS, KINDS, caption_kind, captions, is_asked_officially, qa_pairs, question_kind
 from .scene import Scene, frame_of, image_file, info_files, read_info, scene, scenes
 
@@ -34,7 +35,7 @@ def split_scenes(data_dir: str | Path, split: str) -> Scenes:
     """
     return {
         image_file(path, view): view_scene
-        for path in info_files(Path(data_dir) / split)
+        for path in bar(info_files(Path(data_dir) / split), desc="reading frames", unit="frame", delay=1)
         for view, view_scene in scenes(path)
     }
 
@@ -89,8 +90,9 @@ def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
     Raises:
         InputError: the scenes can't provide as many.
     """
-    # other kinds can do with any view, relation and count need one with two karts
+    # the course's other kinds can do with any view, relation and count need one with two karts
     order = ("count", "relation", "total", "ego", "track")
+    order = (*(kind for kind in KINDS if kind not in order), *order)  # of a new kind nothing is known
     shares = _shares(n, dict.fromkeys(KINDS, 1))
     drawn = _draw(scenes_by_image, {kind: shares[kind] for kind in order}, _askable, random.Random(seed))
     return [
@@ -165,7 +167,7 @@ def build(
         split: where the views come from, e.g. valid
         output: folder to write to, e.g. data/valid_mine
         seed: another seed, other questions; the same seed, the same bytes
-        num_qa: question-answer pairs, the same number of each of the five kinds
+        num_qa: question-answer pairs, the same number of each kind
         num_mc: multiple-choice questions
         data: where the splits are
     """
@@ -174,8 +176,8 @@ def build(
     questions = multiple_choice(scenes_by_image, num_mc, seed)
     write_json(output / QA_FILE, pairs)
     write_json(output / MC_FILE, questions)
-    print(f"{output / QA_FILE}: {len(pairs)} pairs")
-    print(f"{output / MC_FILE}: {len(questions)} questions")
+    note(f"{output / QA_FILE}: {len(pairs)} pairs")
+    note(f"{output / MC_FILE}: {len(questions)} questions")
 
 
 def _scene_of(image: str, data: Path) -> Scene:
@@ -196,14 +198,14 @@ def verify(*, data: Path = DATA_DIR) -> None:
     """
     pairs, questions = VQADataset("valid_grader", data), MultiChoiceQADataset("valid_grader", data)
     right = 0
-    for row in pairs:
+    for row in bar(pairs, desc="answers", unit="question", delay=1):
         answer = dict(qa_pairs(_scene_of(row["image_file"], data))).get(row["question"])
         right += answer == row["answer"]
         if answer != row["answer"]:
             print(f"{row['image_file']}: {row['question']} official {row['answer']}, rule {answer}")
     print(f"{right} of {len(pairs)} answers")
     right = several = 0
-    for row in questions:
+    for row in bar(questions, desc="captions", unit="question", delay=1):
         true = set(captions(_scene_of(row["image_file"], data)))
         caption = row["candidates"][row["correct_index"]]
         right += caption in true

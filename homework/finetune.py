@@ -1,7 +1,7 @@
 """LoRA fine-tuning of the VLM on question-answer pairs: `demo_train`, `train`, `test`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .data import (
     with_image,
     with_path,
 )
-from .errors import write_json
+from .errors import InputError, write_json
 from .packing import PackedLM, PromptTokens, collate, pack
 from .preprocess import load_views
 from .questions import is_asked_officially, qa_pairs, question_kind, training_weight
@@ -101,7 +101,7 @@ def train(
     Example: python -m homework.finetune train --base HuggingFaceTB/SmolVLM-256M-Instruct --output runs/smolvlm
 
     Args:
-        base: folder or hub name of an Idefics3 model; by default the embedded one.
+        base: folder or hub name of an Idefics3 model.
         split: folder of the data to train on.
         data: the data folder.
         output: where the adapter goes; the default is what `bundle.py` packs.
@@ -188,6 +188,7 @@ def test(
     split: str = "valid_grader",
     data: str = str(DATA_DIR),
     whole: bool = False,
+    report: bool = False,
     output: str | None = None,
 ) -> None:
     """Benchmark a checkpoint: accuracy in total and by kind, by the prefix rule and strictly.
@@ -199,16 +200,38 @@ def test(
         split: folder of the data to ask about.
         data: the data folder.
         whole: ask everything about the split's frames, not its pair files.
-        output: write every answer into this JSON file.
+        report: write the page of `python -m viewer report` too, about the same split or about valid.
+        output: a JSON file for every answer; with --report the page's folder, by default report.
+
+    Raises:
+        InputError: no such checkpoint or split, or `report` where the package `viewer` is not.
     """
+    write_page = _page_writer() if report else None
     data_dir = Path(data)
     rows = whole_split_rows(split, data_dir) if whole else VQADataset(split, data_dir)
     vlm = BaseVLM(checkpoint)
     vlm.show_progress = True
     result = benchmark(vlm, rows)
     print_result(result, f"{checkpoint} on {'all of ' if whole else ''}{split}")
-    if output:
+    if write_page:  # the page asks about whole frames, and valid_grader has none
+        has_frames = any((data_dir / split).glob("*_info.json"))
+        write_page(checkpoint, split if has_frames else "valid", data, output=output or "report")
+    elif output:
         write_json(output, result.to_json())
+
+
+def _page_writer() -> Callable:
+    """`python -m viewer report`.
+
+    Raises:
+        InputError: the package is not there, as beside an unpacked bundle.
+    """
+    try:
+        from viewer.report import report
+    except ImportError as error:
+        remedy = "run it from the repository's root, or leave --report out"
+        raise InputError("--report", f"the package viewer does not load ({error})", remedy) from None
+    return report
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from .errors import InputError, replacing
+from .progress import bar, note
 from .scene import Scene, image_file, info_files, scenes
 
 CHUNK = 8  # frames a task: small enough to share out evenly, large enough to hide the transfer
@@ -30,15 +31,13 @@ def _chunk(rows: Rows, info_paths: list[Path]) -> tuple[list[str], list[str]]:
 
 def _chunks(rows: Rows, frames: list[Path], workers: int | None) -> Iterator[tuple[list[str], list[str]]]:
     """`_chunk` of every frame, in the order of the frames, with a progress bar."""
-    from tqdm import tqdm
-
     tasks = [frames[start : start + CHUNK] for start in range(0, len(frames), CHUNK)]
     # Ctrl-C reaches every process of a terminal; the parent alone answers it
     pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    with pool, tqdm(total=len(frames), unit=" frames") as bar:
+    with pool, bar(total=len(frames), desc="asking", unit="frame") as progress:
         for task, result in zip(tasks, pool.map(partial(_chunk, rows), tasks), strict=True):
             yield result
-            bar.update(len(task))
+            progress.update(len(task))
 
 
 def write_split(split_dir: Path, name: str, rows: Rows, workers: int | None = None) -> Path:
@@ -67,6 +66,6 @@ def write_split(split_dir: Path, name: str, rows: Rows, workers: int | None = No
             num_views += len(images)
         stream.write("\n]\n" if num_pairs else "[]\n")
     seconds = time.perf_counter() - start
-    print(f"{split_dir / name}: {num_pairs:,} pairs of {num_views:,} views in {len(frames):,} frames")
-    print(f"{seconds:.1f} s, {num_pairs / seconds:,.0f} pairs/s")
+    note(f"{split_dir / name}: {num_pairs:,} pairs of {num_views:,} views in {len(frames):,} frames")
+    note(f"{seconds:.1f} s, {num_pairs / seconds:,.0f} pairs/s")
     return split_dir / name

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import InputError, replacing
+from .progress import bar
 from .scene import VIEW_SIZE
 
 CLIP_SIZE = 192  # the grader's crop
@@ -60,7 +61,7 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
         return cached
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         views = np.empty(shape, dtype=np.uint8)
-        for index, view in enumerate(pool.map(_view, paths)):
+        for index, view in enumerate(bar(pool.map(_view, paths), total=len(paths), desc="reading views", unit="view")):
             views[index] = view
     if file:
         try:

@@ -1,7 +1,8 @@
 """Questions and captions as data: a template, and a small program over a Scene that fills it.
 
-This is the only place that knows their wording. To add a question, add a row to `QUESTIONS`; to
-add a caption, a row to `CAPTIONS`. A row with `{kart}` is asked once for each kart but the ego's.
+This is the only place that knows their wording. To add a question, add a row to `QUESTIONS`, of a
+known kind or a new one; to add a caption, a row to `CAPTIONS`. A row with `{kart}` is asked once for
+each kart but the ego's.
 """
 
 import re
@@ -10,16 +11,17 @@ from dataclasses import dataclass
 
 from .scene import Kart, Scene
 
-KINDS = ("ego", "total", "track", "relation", "count")
-
 
 @dataclass(frozen=True)
 class Question:
-    """`program(scene, kart)` answers `template`; `kart` is None for questions without `{kart}`."""
+    """`program(scene, kart)` answers `template`, or gives None where it can't be asked.
+
+    `kart` is None for questions without `{kart}`.
+    """
 
     kind: str
     template: str
-    program: Callable[[Scene, Kart | None], str]
+    program: Callable[[Scene, Kart | None], str | None]
     needs_ego: bool = True
 
 
@@ -47,6 +49,8 @@ QUESTIONS = (
     Question("count", "How many karts are in front of the ego car?", _count(lambda s, k: s.is_front(k))),
     Question("count", "How many karts are behind the ego car?", _count(lambda s, k: not s.is_front(k))),
 )
+
+KINDS = tuple(dict.fromkeys(row.kind for row in QUESTIONS))
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ def ask(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> Iterator[tup
         if row.needs_ego and scene.ego is None:
             continue
         for kart in scene.others if "{kart}" in row.template else (None,):
-            yield row, row.template.format(kart=kart.name if kart else ""), row.program(scene, kart)
+            answer = row.program(scene, kart)
+            if answer is not None:
+                yield row, row.template.format(kart=kart.name if kart else ""), answer
 
 
 def qa_pairs(scene: Scene) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .errors import InputError, read_json
+from .errors import InputError, did_you_mean, read_json, splits_beside
 
 # Detections are in pixels of a 600x400 image; the rule works on the stored 150x100 one.
 DETECTION_SIZE = (600, 400)
@@ -141,7 +141,8 @@ def info_files(split_dir: str | Path) -> list[Path]:
     """
     split_dir = Path(split_dir)
     if not split_dir.is_dir():
-        raise InputError(split_dir, "no such folder", "run `python -m supertux download`")
+        remedy = did_you_mean(split_dir.name, splits_beside(split_dir), "run `python -m supertux download`")
+        raise InputError(split_dir, "no such folder", remedy)
     files = sorted(split_dir.glob("*_info.json"))
     if not files:
         raise InputError(split_dir, "no *_info.json in it", "run `python -m supertux download`")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,13 +14,14 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .checkpoint import Adapted, pick_device, pick_dtype
 from .data import with_path
 from .errors import InputError, naming, read_json, write_json
 from .machine import available_cores
+from .progress import is_quiet, note
 
 STATE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
 
@@ -55,7 +57,7 @@ def questions_on_valid(make: Callable[[dict, int, int], list[dict]], count: int,
     try:
         return with_path(make(split_scenes(data_dir, "valid"), count, 1), data_dir)
     except InputError as error:
-        print(f"training goes on without questions on valid: {error}")
+        note(f"training goes on without questions on valid: {error}")
         return []
 
 
@@ -200,6 +202,7 @@ def fit(
         save_steps=max(1, min(100, recipe.steps // 2)),
         save_total_limit=2,
         report_to=["tensorboard"],
+        disable_tqdm=is_quiet() or not sys.stderr.isatty(),  # lines of numbers in its place
         remove_unused_columns=False,
         label_names=[],
         seed=recipe.seed,
@@ -210,10 +213,12 @@ def fit(
     with arguments.main_process_first(local=False, desc="looking for checkpoints"):
         resume = _resume_point(work, recipe)
     if resume:
-        print(f"going on from {resume}")
+        note(f"going on from {resume}")
     trainer = AdapterTrainer(
         module, arguments, data_collator=collate, train_dataset=dataset, eval_dataset=dataset, score=score
     )
+    if is_quiet():
+        trainer.remove_callback(PrinterCallback)
     with naming(work):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.is_world_process_zero():
@@ -221,7 +226,7 @@ def fit(
         for checkpoint in work.glob("checkpoint-*"):
             (checkpoint / STATE).unlink(missing_ok=True)  # first: half a checkpoint must not pass for a whole one
             shutil.rmtree(checkpoint)
-        print(f"saved {output}")
+        note(f"saved {output}")
 
 
 def publish(module: Adapted, output: Path, told: dict) -> None:

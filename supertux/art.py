@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 from homework.errors import InputError
+from homework.progress import note
 
 from . import BROKEN_ZIP, child, shaders
 from .plans import RacePlan
@@ -44,13 +45,14 @@ def install_art(*, from_: Path | None = None) -> None:
     Example: python -m supertux install-art
 
     Args:
-        from_: a folder or an archive (tar, zip) of the game's release 1.4; without it, the usual places are searched
+        from_: a folder or archive (tar, zip) of the game's release 1.4; without it, the usual places
     """
     require_engine()
     art = find(from_)
     build(art, OVERLAY)
+    note("drawing a frame with it, which takes up to a minute")
     check(OVERLAY)
-    print(f"{art}: ready in {OVERLAY}; now run `python -m supertux render --out data/mine`")
+    note(f"{art}: ready in {OVERLAY}; now run `python -m supertux render --out data/mine`")
 
 
 def require_engine() -> None:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from homework.data import DATA_DIR
 from homework.errors import InputError, replacing
+from homework.progress import bar, note
 from homework.scene import VIEW_SIZE, image_file, info_files, read_info
 
 from .moments import moment_of
@@ -51,10 +52,12 @@ def compare(*, ours: Path, course: Path = DATA_DIR / "train", out: Path = Path("
     tracks = sorted(set(sides[0]) & set(sides[1]))
     if not tracks:
         raise InputError(ours, f"it has no track in common with {course}", "name another folder")
-    table = np.array([[measure(side[track]) for side in sides] for track in tracks])
+    table = np.array(
+        [[measure(side[track]) for side in sides] for track in bar(tracks, desc="measuring", unit="track")]
+    )
     print("\n".join(report(tracks, table)))
     save_picture(out, tracks, *sides)
-    print(f"{out}: {PLACES} views each, the course's on the left, ours on the right")
+    note(f"{out}: {PLACES} views each, the course's on the left, ours on the right")
 
 
 def views_by_track(folder: Path) -> dict[str, list[View]]:
@@ -67,7 +70,7 @@ def views_by_track(folder: Path) -> dict[str, list[View]]:
         InputError: no frames, or some without distances.
     """
     tracks, moments = defaultdict(list), set()
-    for path in info_files(folder):
+    for path in bar(info_files(folder), desc="reading frames", unit="frame", delay=1):
         info = read_info(path)
         moment = moment_of(info, path)
         if moment in moments:

@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import requests
-from tqdm import tqdm
 
 from homework.data import DATA_DIR
 from homework.errors import InputError, naming, replacing
+from homework.progress import bar, note
 
 from . import BROKEN_ZIP
 from .sample import remove_sample
@@ -32,11 +32,11 @@ def download(*, from_: Path | None = None, data: Path = DATA_DIR) -> None:
     file = from_ or fetch(URL, data / "data.zip")
     remove_sample(data)
     counts = unpack(file, data)
-    print(f"{data}: {counts['new']:,} files unpacked, {counts['present']:,} were there already", end="")
-    print(f", {counts['left out']:,} left out (not a file of data/)" if counts["left out"] else "")
-    print("\n".join(summary(data)))
+    left_out = f", {counts['left out']:,} left out (not a file of data/)" if counts["left out"] else ""
+    note(f"{data}: {counts['new']:,} files unpacked, {counts['present']:,} were there already{left_out}")
+    note("\n".join(summary(data)))
     if from_ is None:
-        print(f"{file} can mend missing files when you run this again; delete it to save {file.stat().st_size:,} bytes")
+        note(f"{file} can mend missing files when you run this again; delete it to save {file.stat().st_size:,} bytes")
 
 
 def fetch(url: str, target: Path) -> Path:
@@ -90,15 +90,15 @@ def _receive(url: str, part: Path) -> int | None:
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdigit() else None
         _require_space(part.parent, (total or have) - have)
-        with naming(part), open(part, "ab" if resumed else "wb") as stream, _bar(total, have) as bar:
+        with (
+            naming(part),
+            open(part, "ab" if resumed else "wb") as stream,
+            bar(desc="download", total=total, initial=have, unit="B", unit_scale=True) as progress,
+        ):
             for piece in response.iter_content(PIECE):
                 stream.write(piece)
-                bar.update(len(piece))
+                progress.update(len(piece))
     return total
-
-
-def _bar(total: int | None, have: int) -> tqdm:
-    return tqdm(desc="download", total=total, initial=have, unit="B", unit_scale=True)
 
 
 def _content_range(header: str) -> tuple[int | None, int | None]:
@@ -142,7 +142,7 @@ def unpack(file: Path, data: Path) -> Counter:
             _require_space(data, sum(-(-member.file_size // BLOCK) * BLOCK for member in missing.values()))
             for folder in {path.parent for path in missing}:
                 _require_inside(folder, data)
-            for path, member in tqdm(missing.items(), desc="unpack", unit=" files", disable=not missing):
+            for path, member in bar(missing.items(), desc="unpack", unit="file", delay=1):
                 with archive.open(member) as source, replacing(path) as temporary, open(temporary, "wb") as stream:
                     shutil.copyfileobj(source, stream)
     except FileNotFoundError as error:

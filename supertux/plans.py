@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from homework.errors import InputError
+from homework.errors import InputError, did_you_mean
 
 # The game's, by their names in the course's data; the karts beastie and hexley left it before release 1.0.
 TRACKS = (
@@ -154,6 +154,6 @@ def require_known(flag: str, names: list[str], known) -> None:
     """Raises InputError for a name that is not among the known ones, for one given twice, and for none."""
     for name in names:
         if name not in known:
-            raise InputError(flag, f"unknown name {name}", f"choose from {', '.join(known)}")
+            raise InputError(flag, f"unknown name {name}", did_you_mean(name, known, f"choose from {', '.join(known)}"))
     if len(set(names)) < len(names) or not names:
         raise InputError(flag, "a name twice, or none", "name each once")

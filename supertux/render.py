@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from tqdm import tqdm
-
 from homework.errors import InputError, read_json, write_json
 from homework.machine import available_cores
+from homework.progress import bar, note
 
 from . import art, child, shaders
 from .plans import KARTS, OFFICIAL_MIX, TRACKS, RacePlan, names_in, race_plans
@@ -41,9 +40,9 @@ def render(
         tracks: names with commas between them; without it, all 21
         karts: names with commas between them; without it, all 16
         preset: ld (fastest), sd, or hd, which looks like the course's frames
-        mix: wanted shares of views with 1, 2, ... visible karts, as 60,26,8; without it, the course's
+        mix: shares of views with 1, 2, ... karts, as 60,26,8; without it, the course's
         workers: processes at a time; without it, one a core
-        ray: address of a Ray cluster that draws the races instead (auto: the one that runs here, local: a new one)
+        ray: address of a Ray cluster to draw on; auto: one that runs here, local: a new one
     """
     art.require_engine()
     art.installed()
@@ -59,13 +58,13 @@ def render(
     plans = list(race_plans(frames=frames, **settings))
     _require_same(out, settings)
     todo = [plan for plan in plans if not is_done(plan, out)]
-    print(f"{out}: {len(plans)} races, {len(plans) - len(todo)} of them drawn already")
+    note(f"{out}: {len(plans)} races, {len(plans) - len(todo)} of them drawn already")
     run = _with_ray(todo, out, ray) if ray else with_processes(todo, out, workers or available_cores())
     failed, missing = watch(run, sum(views_of(plan) for plan in todo))
     count = sum(1 for _ in out.glob("*_info.json"))
-    print(f"{out}: {count:,} frames; {failed} races lost, {missing} frames left out for unreadable labels")
+    note(f"{out}: {count:,} frames; {failed} races lost, {missing} frames left out for unreadable labels")
     if failed:
-        print("run the same command again to try the lost races once more")
+        note("run the same command again to try the lost races once more")
 
 
 def watch(run: Iterator[tuple[RacePlan, dict]], views: int) -> tuple[int, int]:
@@ -75,13 +74,13 @@ def watch(run: Iterator[tuple[RacePlan, dict]], views: int) -> tuple[int, int]:
         How many races are lost, and how many frames of the others are missing.
     """
     failed = missing = 0
-    with tqdm(total=views, unit="view", unit_scale=True) as bar:
+    with bar(total=views, desc="drawing", unit="view", unit_scale=True) as progress:
         for plan, result in run:
-            bar.update(views_of(plan))
+            progress.update(views_of(plan))
             missing += result.get("missing", 0)
             if "error" in result:
                 failed += 1
-                bar.write(f"race {plan.number} on {plan.track} is lost: {result['error']}")
+                progress.write(f"race {plan.number} on {plan.track} is lost: {result['error']}")
     return failed, missing
 
 

@@ -8,6 +8,7 @@ from homework.data import DATA_DIR
 from homework.errors import InputError, write_json
 from homework.evalsets import balanced_pairs, build, multiple_choice, split_scenes
 from homework.machine import available_cores
+from homework.progress import bar, note
 
 from . import art
 from .plans import KARTS, TRACKS, race_plans
@@ -56,7 +57,7 @@ def use_sample(*, data: Path = DATA_DIR) -> None:
     """
     marked = (data / MARKER).exists()
     if not marked and any(next((data / split).glob("*"), None) for split in SPLITS):
-        print(f"{data} has frames: nothing to copy")
+        note(f"{data} has frames: nothing to copy")
         return
     data.mkdir(parents=True, exist_ok=True)
     (data / MARKER).touch()
@@ -65,8 +66,19 @@ def use_sample(*, data: Path = DATA_DIR) -> None:
             raise InputError(SAMPLE / split, "a part of the sample is missing", "run `git checkout sample`")
         if not (data / split).exists():  # a copy that was cut short goes on here
             with tempfile.TemporaryDirectory(dir=data) as folder:
-                shutil.copytree(SAMPLE / split, Path(folder) / split).rename(data / split)
-    print(f"{data}: the sample's frames; the course's take their place with `python -m supertux download`")
+                _copy(SAMPLE / split, Path(folder) / split).rename(data / split)
+    note(f"{data}: the sample's frames; the course's take their place with `python -m supertux download`")
+
+
+def _copy(source: Path, target: Path) -> Path:
+    files = sum(path.is_file() for path in source.rglob("*"))
+    with bar(total=files, desc=f"copying {source.name}", unit="file", delay=1) as progress:
+
+        def copy(*paths: str) -> None:
+            shutil.copy2(*paths)
+            progress.update()
+
+        return shutil.copytree(source, target, copy_function=copy)
 
 
 def remove_sample(data: Path) -> None:
@@ -76,4 +88,4 @@ def remove_sample(data: Path) -> None:
     for split in SPLITS:
         shutil.rmtree(data / split, ignore_errors=True)
     (data / MARKER).unlink()
-    print(f"{data}: the sample's frames are removed, to make room for others")
+    note(f"{data}: the sample's frames are removed, to make room for others")

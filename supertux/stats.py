@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from homework.errors import InputError, read_json
+from homework.progress import bar
 from homework.scene import info_files, read_info, scene
 
 from .plans import KARTS, OFFICIAL_MIX, TRACKS
@@ -25,7 +26,7 @@ def stats(folder: Path) -> None:
     # frames that came from elsewhere have no records, as those of `sample/` in a clone
     shipped = not (folder / ".races").exists() and any(folder.glob("*_info.json"))
     records = [] if shipped else read_records(folder)
-    infos = [read_info(path) for path in info_files(folder)]
+    infos = [read_info(path) for path in bar(info_files(folder), desc="reading frames", unit="frame", delay=1)]
     lines = [*mix_table(infos), "", pairs_line(infos, *_settings(folder))]
     if records:
         lines = [*speed_table(records), "", *lines, memory_line(records)]

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from tqdm import tqdm
 
 from homework.base_vlm import BaseVLM
 from homework.checkpoint import unwrap
 from homework.packing import IGNORE, collate, pack
+from homework.progress import bar
 
 IMAGES_AT_ONCE = 16  # a view's pairs are one sequence of some 400 tokens, and attention grows with its square
 
@@ -27,7 +27,7 @@ def probabilities(
     """
     paths, found = list(pairs), {}
     inner, head = unwrap(vlm.model).model, vlm.model.get_output_embeddings()
-    bar = tqdm(total=len(paths), desc="how sure it is", unit="view", disable=not progress)
+    shown = bar(total=len(paths), desc="how sure it is", unit="view", **({} if progress else {"disable": True}))
     for start in range(0, len(paths), IMAGES_AT_ONCE):
         chunk = paths[start : start + IMAGES_AT_ONCE]
         packed = [pack(vlm.tokens, [(question, answer, 1.0) for question, answer in pairs[path]]) for path in chunk]
@@ -45,6 +45,6 @@ def probabilities(
                 if label != IGNORE:
                     sums[branch - 1] += next(at)
             found[path] = sums.exp().tolist()
-        bar.update(len(chunk))
-    bar.close()
+        shown.update(len(chunk))
+    shown.close()
     return found

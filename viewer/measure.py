@@ -16,6 +16,7 @@ from homework.clip import predict
 from homework.data import BenchmarkResult, score_answers, with_path
 from homework.errors import InputError, read_json
 from homework.evalsets import Scenes, multiple_choice, split_scenes
+from homework.progress import note
 from homework.questions import is_asked_officially
 
 from .confidence import probabilities
@@ -138,7 +139,7 @@ def choose(clip: str, scenes: Scenes, data: Path) -> tuple[Model | None, list[tu
         except InputError as error:
             reason = error
     if not rows:
-        print(f"no questions to CLIP: {reason}")
+        note(f"no questions to CLIP: {reason}")
         return None, [], 0.0
     model = load_clip(Path(clip).resolve())
     tokenizer = load_processor(adapter_base(clip)).tokenizer

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from homework.data import DATA_DIR
 from homework.errors import replacing
+from homework.progress import note
 
 
 def report(
@@ -34,4 +35,4 @@ def report(
     file = Path(output) / "index.html"
     with replacing(file) as temporary:
         temporary.write_text(page(measured), encoding="utf-8")
-    print(f"saved {file} ({file.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    note(f"saved {file} ({file.stat().st_size / 1e6:.1f} MB): open it in a browser")
