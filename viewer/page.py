@@ -11,11 +11,11 @@ from PIL import Image
 from benchmarks.answers import agreement, by_number, by_pair, by_side, said_for, tally
 from homework.clip import score
 from homework.data import interval
+from homework.draw import COLOURS, view_boxes
 from homework.preprocess import open_image
 from homework.questions import KINDS
 from homework.scene import VIEW_SIZE, frame_of, read_info, scene
 
-from .boxes import COLOURS, view_boxes
 from .measure import Answer, Measured, Model, doubtful_labels, most_wrong
 from .plots import COLOURS as KIND_COLOURS
 from .plots import confusion_plot, curve_plots, group_plot, share_plot
