@@ -10,10 +10,10 @@ from conftest import TRACKS, VIEWS, assert_one_line_error, write_frame
 from benchmarks.answers import Asked
 from homework.checkpoint import Adapted, add_lora, load_base
 from homework.clip import build_trainable
+from homework.draw import view_boxes
 from homework.evalsets import split_scenes
 from homework.questions import qa_pairs
 from homework.scene import Kart, Scene, frame_of, read_info, scene
-from viewer.boxes import view_boxes
 from viewer.confidence import probabilities
 from viewer.measure import Answer, doubtful_labels, most_wrong
 from viewer.report import report
