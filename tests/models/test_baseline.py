@@ -9,6 +9,7 @@ from benchmarks import against, baseline
 from homework import clip
 from homework.checkpoint import Adapted, add_lora, load_base
 from homework.data import CaptionDataset, VQADataset
+from homework.errors import read_json
 from homework.packing import IGNORE, PackedLM, PromptTokens, collate, pack
 from homework.preprocess import clip_pixels, open_image
 
@@ -89,3 +90,14 @@ def test_training_is_timed_in_units(nano_folder, tiny_data, capsys):
     assert "questions trained, tiny_nano" in capsys.readouterr().out
     captions = CaptionDataset("train", tiny_data).rows
     assert against.compare(against.clip_training(str(nano_folder), captions, tiny_data), 1)["ratio"] > 0
+
+
+def test_the_command_prints_a_line_a_measure(nano_folder, tiny_data, tmp_path, capsys):
+    """On a base that the adapter is not for, training alone."""
+    against.run(data=tiny_data, base=str(nano_folder), pairs=1, views=2, output=tmp_path / "against.json")
+    results = read_json(tmp_path / "against.json")["results"]
+    assert len(results) == 2 and all(result["ratio"] > 0 for result in results)
+    assert all(
+        f"{result['ratio']:8.1f}" in line
+        for result, line in zip(results, capsys.readouterr().out.splitlines()[-2:], strict=True)
+    )

@@ -50,3 +50,11 @@ def test_report_without_the_viewer_is_one_line(call, adapter, tiny_data, monkeyp
     result = call(COMMANDS, "test", adapter, "--data", tiny_data, "--report")
     assert_one_line_error(result, "--report: the package viewer does not load")
     assert result[1] == ""
+
+
+def test_demo_train_ends_with_an_adapter(call, nano_folder, tiny_data, tmp_path, monkeypatch):
+    """Five pairs, ten steps, below the folder that it is run from."""
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(COMMANDS, "demo_train", "--base", nano_folder, "--data", tiny_data)
+    assert status == 0 and "saved runs/demo/vlm" in out, err
+    assert (tmp_path / "runs" / "demo" / "vlm" / "adapter_model.safetensors").exists()
