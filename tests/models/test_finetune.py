@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from homework import checkpoint, finetune
+from homework import checkpoint, finetune, training
 from homework.base_vlm import BaseVLM
 from homework.checkpoint import add_lora, load_base
 from homework.data import VQADataset
@@ -120,6 +121,22 @@ def test_resumed_run_is_the_undisturbed_one(nano_folder, tiny_data, tmp_path, mo
     resumed = train(nano_folder, tiny_data, tmp_path / "cut")
     assert f"going on from {saved}" in capsys.readouterr().out
     assert_same_weights(expected, resumed)
+
+
+def test_stopped_while_checkpoints_are_removed(nano_folder, no_progress, tmp_path, monkeypatch):
+    """A run that dies at its very end leaves no checkpoint without an optimizer that passes for a whole one."""
+
+    def dying(checkpoint: Path) -> None:
+        (checkpoint / "optimizer.pt").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "shutil", SimpleNamespace(rmtree=dying))
+        train(nano_folder, no_progress, tmp_path)
+    saved = last_checkpoint(tmp_path / "work")
+    assert saved is None or (saved / "optimizer.pt").exists()
+    first = shutil.copytree(tmp_path / "vlm", tmp_path / "first")
+    assert_same_weights(first, train(nano_folder, no_progress, tmp_path))
 
 
 def test_other_settings_do_not_go_on(nano_folder, tiny_data, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "sample"
 PYTHON = sys.executable
-FRAMES = 60  # of the sample, for `generate`
+FRAMES = 200  # of the sample, for `generate`
 TRAINING_STEPS = 12
 # `download` from another address than the course's
 DOWNLOAD = "import sys; from supertux import download as d; d.URL = sys.argv.pop(); from homework.cli import run; {}"

@@ -7,6 +7,7 @@ it is run again, then the disk is mounted read-only.
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def fill(disk: Path, left: int) -> Path:
 
 def assert_one_line(status: int, err: str, name: str) -> None:
     """Exit status 1 and one line that names a file on the disk."""
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    lines = re.findall(r"error: .*", err)  # a progress bar may stand before it
     assert status == 1 and len(lines) == 1 and "Traceback" not in err, (status, err[-3000:])
     assert name in lines[0], lines[0]
 

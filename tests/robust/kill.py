@@ -14,6 +14,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,8 +244,14 @@ def survive(name: str, count: int, seed: int, by_change: bool = False, say: Call
                 folder = place / f"run{number}"
                 try:
                     was_running, left = disturb(command, folder, expected, moment, by_change)
+                    while not (was_running or by_change) and moment > 0.05:  # faster than the undisturbed run was
+                        shutil.rmtree(folder)
+                        moment *= 0.7
+                        when = f"after {moment:.2f} s"
+                        was_running, left = disturb(command, folder, expected, moment, by_change)
                     killed += was_running
                     words = f"{'killed' if was_running else 'had ended'}, {left} temporary files left, same result"
+                    shutil.rmtree(folder)
                 except Broken as error:
                     broken += 1
                     words = f"BROKEN: {error}"

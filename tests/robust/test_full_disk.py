@@ -15,7 +15,7 @@ import pytest
 from .commands import SAMPLE
 
 ROOT = Path(__file__).parents[2]
-CASES = ("generate", "bundle", "download", "views")
+CASES = ("generate", "bundle", "download")
 
 
 @cache
@@ -47,6 +47,7 @@ def test_full_and_read_only(tmp_path: Path, case: str):
     run(case, tmp_path)
 
 
-@pytest.mark.slow
-def test_training(tmp_path: Path):
-    run("train", tmp_path)
+@pytest.mark.slow  # each imports torch a few times
+@pytest.mark.parametrize("case", ["views", "train"])
+def test_full_and_read_only_with_torch(tmp_path: Path, case: str):
+    run(case, tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 
 from . import kill
-from .commands import COMMANDS, missing
+from .commands import COMMANDS, PYTHON, missing
 
 
 @pytest.mark.parametrize("name", ["generate", "bundle"])
@@ -21,19 +21,22 @@ def test_killed(name: str, by_change: bool):
     assert kill.survive(name, count=4, seed=2, by_change=by_change) == 0
 
 
-class Careless(COMMANDS["generate"]):
-    """Writes its file in place, slowly, as no command should."""
+class Careless(COMMANDS["bundle"]):
+    """Writes its file in place and in two parts, as no command should."""
 
     name = "careless"
 
     def line(self, folder):
-        text = "import sys,time\nf=open(sys.argv[1],'w')\nfor c in '[1,2]': f.write(c);f.flush();time.sleep(.2)\n"
-        return [kill.sys.executable, "-c", text, str(folder / "train/generated_qa_pairs.json")]
+        text = "import sys\nwith open(sys.argv[1], 'w') as f: f.write('[1,')\nopen(sys.argv[1], 'a').write('2]')"
+        return [PYTHON, "-c", text, str(folder / "file.json")]
+
+    def result(self, folder):
+        return (folder / "file.json").read_bytes()
 
 
 def test_half_a_file_is_noticed(monkeypatch):
     """The check itself: a command that leaves half a file is told."""
     monkeypatch.setitem(COMMANDS, "careless", Careless)
     said = []
-    assert kill.survive("careless", count=3, seed=0, say=said.append) > 0
-    assert any("BROKEN: half written: train/generated_qa_pairs.json" in line for line in said)
+    assert kill.survive("careless", count=2, seed=0, by_change=True, say=said.append) == 1
+    assert "2/2 at change 2: BROKEN: half written: file.json" in said[2]

@@ -19,7 +19,7 @@ changes = 0
 
 def in_folder(path, within: int) -> bool:
     """Whether it is a path in the folder; one relative to an open folder is of `shutil.rmtree`."""
-    return within != -1 or (isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(folder))
+    return within != -1 or (isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(folder + os.sep))
 
 
 def watch(event: str, arguments: tuple) -> None:
