@@ -21,7 +21,7 @@ help:  ## print this list
 demo: data pairs train evaluate grade  ## everything: install, frames, pairs, both models, scores
 
 test: venv  ## install, then the fast test suite
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist worksteal
 
 test-slow: venv  ## the tests that take minutes or gigabytes
 	$(PY) -m pip install --quiet -r requirements-browser.txt

@@ -105,6 +105,6 @@ def sample_pairs(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str,
         by_kind[row.kind].append((question, answer, training_weight(row.kind, answer)))
     chosen = []
     for kind, pairs in by_kind.items():
-        order = rng.permutation(len(pairs))[: PAIRS_A_KIND[kind]]
+        order = rng.permutation(len(pairs))[: PAIRS_A_KIND.get(kind, 1)]
         chosen += [pairs[i] for i in order]
     return chosen

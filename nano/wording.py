@@ -50,4 +50,4 @@ _OTHER_WORDS = {
     },
 }
 
-REWORDED = tuple(replace(row, template=words) for row in QUESTIONS for words in _OTHER_WORDS[row.template])
+REWORDED = tuple(replace(row, template=words) for row in QUESTIONS for words in _OTHER_WORDS.get(row.template, ()))
