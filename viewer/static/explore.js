@@ -133,8 +133,6 @@ async function upload() {
   if (!file) return;
   $("file").value = "";
   try {
-    // the server hangs up on a file that is too large, which looks like a lost connection here
-    if (file.size > state.most) throw new Error(`too large: more than ${state.most / 1e6} MB`);
     const headers = { "Content-Type": "application/octet-stream" };
     const { split, key } = await call("/api/upload", { method: "POST", headers, body: file });
     await use(split, key);
@@ -237,8 +235,8 @@ function listen() {
 
 // Shows the view that the address names, else the first.
 async function start() {
-  const { splits, uploads, most_bytes } = await call("/api/splits");
-  Object.assign(state, { uploads, most: most_bytes });
+  const { splits, uploads } = await call("/api/splits");
+  state.uploads = uploads;
   $("split").replaceChildren(...[...splits, uploads].map((name) => new Option(name)));
   const [name, key] = location.hash.slice(1).split("/");
   const named = [...splits, uploads].find((split) => encodeURIComponent(split) === name);
