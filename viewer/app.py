@@ -100,7 +100,7 @@ def make_app(views: Library, models: Models) -> FastAPI:
         if wrong:
             known = set(models.wrong(split, of_split)[0])
             keys = [key for key in keys if key in known]
-        return {"keys": keys, "of": len(of_split)} | library.facets(of_split)
+        return {"keys": keys, "of": len(of_split)} | library.facets(of_split, track, kart, number)
 
     @app.get("/api/views/{split}/{key}")
     def view(split: str, key: str) -> dict:

@@ -123,12 +123,12 @@ def _decode(content: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise TooLargeError(f"too large: more than {MAX_PIXELS // 1_000_000} million pixels")
+                raise Image.DecompressionBombError
             picture.verify()
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:  # verify leaves nothing to read
             upright = ImageOps.exif_transpose(picture).convert("RGB")
-    except (TooLargeError, Image.DecompressionBombError) as error:
-        raise TooLargeError(str(error)) from None
+    except Image.DecompressionBombError:  # Pillow's own is raised too, for more than 179 million
+        raise TooLargeError(f"too large: more than {MAX_PIXELS // 1_000_000} million pixels") from None
     except Exception:  # Pillow's decoders raise errors of many kinds on broken files
         raise NotAnImageError(f"not an image that can be read; take a {', '.join(FORMATS)} file") from None
     upright.thumbnail(KEPT_SIZE, Image.Resampling.LANCZOS)
@@ -146,14 +146,19 @@ def choose(views: dict[str, View], track: str = "", kart: str = "", number: int 
     ]
 
 
-def facets(views: dict[str, View]) -> dict[str, dict]:
-    """What `choose` can take, each with how many views have it: tracks, karts and numbers of karts."""
-    tracks, karts, numbers = Counter(), Counter(), Counter()
-    for view in views.values():
-        if view.scene:
-            tracks[view.scene.track] += 1
-            karts.update({kart.name for kart in view.scene.karts})
-            numbers[len(view.scene.karts)] += 1
+def facets(views: dict[str, View], track: str = "", kart: str = "", number: int | None = None) -> dict[str, dict]:
+    """What `choose` can take, each with how many views are left then: tracks, karts and numbers of karts.
+
+    What is chosen of one thing leaves out values of the other two, not of its own: another can be taken in its place.
+    """
+    labelled = {key: view for key, view in views.items() if view.scene}
+
+    def chosen(track: str, kart: str, number: int | None) -> list[Scene]:
+        return [labelled[key].scene for key in choose(labelled, track, kart, number)]
+
+    tracks = Counter(scene.track for scene in chosen("", kart, number))
+    karts = Counter(name for scene in chosen(track, "", number) for name in {one.name for one in scene.karts})
+    numbers = Counter(len(scene.karts) for scene in chosen(track, kart, None))
     return {name: dict(sorted(c.items())) for name, c in (("tracks", tracks), ("karts", karts), ("numbers", numbers))}
 
 

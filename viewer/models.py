@@ -40,7 +40,7 @@ class Models:
         for name, load in (("vlm", _load_vlm), ("clip", _load_clip)):
             try:
                 if not Path(self.names[name]).is_dir():
-                    raise InputError(self.names[name], "no such checkpoint", f"train one, or name it: {_FLAGS[name]}")
+                    raise InputError(self.names[name], "no such checkpoint", _REMEDY[name])
                 self._models[name] = load(self.names[name])
                 self.state[name] = READY
             except InputError as error:
@@ -153,7 +153,10 @@ class Models:
             self._waiting -= 1
 
 
-_FLAGS = {"vlm": "--checkpoint FOLDER", "clip": "--clip FOLDER"}
+_REMEDY = {
+    "vlm": "train one with `python -m homework.finetune train`, or start this page with `--checkpoint FOLDER`",
+    "clip": "train one with `python -m homework.clip train`, or start this page with `--clip FOLDER`",
+}
 
 
 def _load_vlm(checkpoint: str) -> tuple:

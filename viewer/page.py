@@ -150,7 +150,10 @@ def _training(measured: Measured) -> str:
 
 
 def _most_wrong(measured: Measured) -> str:
-    text = "<p>One a view, beginning with the truth that the model holds for least likely. Red: the ego kart.</p>"
+    text = (
+        "<p>One a view, beginning with the truth that the model holds for least likely; in brackets, how likely it "
+        "holds either answer. Red box: the ego kart; yellow: other karts; dotted: karts too small to count.</p>"
+    )
     cards = [_card(one, measured.data) for one in most_wrong(measured.answers, WRONG)]
     return text + (f'<div class="cards">{"".join(cards)}</div>' if cards else "<p>None: all answers are right.</p>")
 
@@ -172,8 +175,8 @@ def _card(one: Answer, data: Path, note: str = "") -> str:
     asked = one.asked
     lines = [
         f'<p class="asked">{escape(asked.question)}</p>',
-        f'<p><span class="wrong">{escape(asked.answer) or "(nothing)"}</span> {_percent(one.own)} %</p>',
-        f'<p><span class="truth">{escape(asked.truth)}</span> {_percent(one.true)} %</p>',
+        f'<p>said: <span class="wrong">{escape(asked.answer) or "(nothing)"}</span> ({_percent(one.own)} %)</p>',
+        f'<p>truth: <span class="truth">{escape(asked.truth)}</span> ({_percent(one.true)} %)</p>',
         f'<p class="note">{escape(note)}</p>' if note else "",
         f'<p class="note">{escape(one.image)}</p>',
     ]
