@@ -24,6 +24,7 @@ test: venv  ## install, then the fast test suite
 	$(PY) -m pytest
 
 test-slow: venv  ## the tests that take minutes or gigabytes
+	$(PY) -m pip install --quiet -r requirements-browser.txt
 	$(PY) -m pytest -m slow
 
 bench: venv  ## how fast it trains and answers on this machine

@@ -1,0 +1,222 @@
+"""viewer explore and report as a user meets them: the real commands, in a real headless browser."""
+
+import io
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .driving import processor_seconds
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")
+expect = sync_api.expect
+pytestmark = pytest.mark.slow
+
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
+VIEW = "00001_03"  # of sample/valid: two karts that count
+FIRST = "What track is this?"
+
+
+def jpeg(size=(300, 200)) -> bytes:
+    stream = io.BytesIO()
+    Image.effect_noise(size, 80).convert("RGB").save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A few bytes with the header of a picture that would fill the memory."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def opened(page, server, key: str = VIEW):
+    """The page at a view, its models loaded."""
+    page.goto(f"{server.url}/#valid/{key}")
+    expect(page.locator("#ask")).to_be_enabled()
+    expect(page.locator("#compare")).to_be_enabled()
+    return page
+
+
+def number_found(page) -> int:
+    return int(page.locator("#found").inner_text().split()[0])
+
+
+def test_it_starts_in_five_seconds_and_answers_in_one(page, server):
+    """On the clock; or, where other work takes the processors, in processor time of its own."""
+    print(f"\nthe page came after {server.seconds:.2f} s, {server.own_seconds:.2f} s of the processors")
+    assert min(server.seconds, server.own_seconds) < 5
+    opened(page, server)
+    for question in (FIRST, FIRST, "Is it raining?"):  # the first warms up
+        page.fill("#question", question)
+        before, start = processor_seconds(server.process.pid), time.perf_counter()
+        with page.expect_response("**/api/ask") as answered:
+            page.click("#ask")
+        assert answered.value.ok
+        seconds, own = time.perf_counter() - start, processor_seconds(server.process.pid) - before
+        print(f"{question} answered after {seconds:.2f} s, {own:.2f} s of the processors")
+    assert min(seconds, own) < 1
+
+
+def test_a_view_is_found_by_track_kart_and_number(page, server):
+    """Each choice leaves fewer views and only choices that go with it; all can be taken back."""
+    page.goto(server.url)
+    expect(page.locator("#found")).to_have_text("672 of 672 views")
+    left = [672]
+    for select, value in (("#track", "sandtrack"), ("#kart", "emule"), ("#number", "2")):
+        page.select_option(select, value)
+        expect(page.locator(f"{select} option:checked")).to_contain_text(value)
+        expect(page.locator("#found")).not_to_have_text(f"{left[-1]} of 672 views")
+        left.append(number_found(page))
+        counted = page.locator(f"{select} option:checked").inner_text()
+        assert counted == f"{value} ({left[-1]})" and 0 < left[-1] < left[-2]
+    expect(page.locator("#pairs")).to_contain_text("sandtrack")
+    expect(page.locator("#view")).to_contain_text("emule")
+    page.click("#clear")
+    expect(page.locator("#found")).to_have_text("672 of 672 views")
+    expect(page.locator("#clear")).to_be_hidden()
+
+
+def test_keys_move_and_show_boxes(page, server):
+    """Next, previous, boxes; not while typing; and the picture is that of the view."""
+    page.goto(f"{server.url}/#valid/{VIEW}")
+    key, picture, boxes = page.locator("#key"), page.locator("#view image"), page.locator("#view rect")
+    expect(key).to_have_text(f"{VIEW}  (12 of 672)")
+    expect(boxes).not_to_have_count(0)
+    for press, shown in (("ArrowRight", "00001_04"), ("n", "00001_05"), ("ArrowLeft", "00001_04"), ("p", VIEW)):
+        page.keyboard.press(press)
+        expect(key).to_contain_text(shown)
+        expect(picture).to_have_attribute("href", f"/api/images/valid/{shown}")
+    page.keyboard.press("b")
+    expect(boxes).to_have_count(0)
+    page.keyboard.press("b")
+    expect(page.locator("#view rect.ego")).to_have_count(1)
+    expect(page.locator("#view")).to_contain_text("konqi (ego)")
+    page.locator("#question").press_sequentially("bn")
+    expect(key).to_contain_text(VIEW)
+    expect(page.locator("#view rect.ego")).to_have_count(1)
+
+
+def test_pairs_captions_and_answers_are_there_and_more_can_be_asked(page, server):
+    """What the labels say, what the model says of it, a free question, and captions of one's own, best first."""
+    opened(page, server)
+    expect(page.locator("#pairs tr")).to_have_count(11)  # with its head
+    expect(page.locator("#pairs tr", has_text=FIRST)).to_contain_text("sandtrack")
+    expect(page.locator("#captions li")).to_have_count(5)
+    expect(page.locator("#captions")).to_contain_text("emule is behind the ego car.")
+    expect(page.locator("#pairs td:nth-child(3):not(:empty)")).to_have_count(10)
+    page.fill("#question", "Is it raining?")
+    page.keyboard.press("Enter")
+    expect(page.locator("#answer")).to_contain_text("% sure")
+    expect(page.locator("#answer")).not_to_contain_text("truth")
+    own = "The track is lighthouse.\nThe track is sandtrack.\n\nThe track is minigolf."
+    page.fill("#texts", own)
+    page.click("#compare")
+    rows = page.locator("#compared tr")
+    expect(rows).to_have_count(3)
+    shares = [float(text.removesuffix(" %")) for text in page.locator("#compared td:nth-child(2)").all_inner_texts()]
+    assert shares == sorted(shares, reverse=True)
+    expect(rows.first).to_contain_text("sandtrack")
+    page.click("#next")  # one's own captions stay, the answers about another view don't
+    expect(rows).to_have_count(0)
+    expect(page.locator("#texts")).to_have_value(
+        "The track is lighthouse.\nThe track is sandtrack.\n\nThe track is minigolf."
+    )
+
+
+BAD = {
+    "notes.txt": (b"just a text", "not an image that can be read"),
+    "cut.jpg": (jpeg()[:2000], "not an image that can be read"),
+    "huge.png": (png_that_claims(60_000, 60_000), "too large: more than 50 million pixels"),
+    "empty.png": (b"", "not an image that can be read"),
+    "page.jpg": (b"<!DOCTYPE html><script>alert(1)</script>", "not an image that can be read"),
+    "large.jpg": (jpeg() + bytes(11_000_000), "too large: more than 10 MB"),
+}
+
+
+def test_pictures_of_ones_own_and_bad_ones(page, server):
+    """Every bad file is refused with a line that names it, which is seen wherever one has scrolled to."""
+    page.set_viewport_size({"width": 400, "height": 800})
+    opened(page, server)
+    error = page.locator("#error")
+    for name, (content, words) in BAD.items():
+        page.locator("#file").scroll_into_view_if_needed()
+        page.set_input_files("#file", {"name": name, "mimeType": "image/jpeg", "buffer": content})
+        expect(error).to_contain_text(f"{name}: {words}")
+        expect(error).to_be_in_viewport()
+        page.click("#next")  # the page still works
+        expect(error).to_be_hidden()
+    page.set_input_files("#file", {"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": jpeg()})
+    expect(page.locator("#found")).to_have_text("1 of 1 views")
+    expect(page.locator("#split")).to_have_value("uploads")
+    expect(page.locator("#view image")).to_have_attribute("href", "/api/images/uploads/1")
+    page.fill("#question", FIRST)
+    page.click("#ask")
+    expect(page.locator("#answer")).to_contain_text("% sure")
+    expect(error).to_be_hidden()
+    page.select_option("#split", "valid")
+    expect(page.locator("#found")).to_have_text("672 of 672 views")
+
+
+def test_only_wrong_answers(page, server):
+    """They join while the model is asked; each view that is shown has one; the filter can be left at any time."""
+    opened(page, server)
+    page.check("#wrong")
+    expect(page.locator("#pairs td.wrong:not(:empty)")).not_to_have_count(0)
+    page.select_option("#track", "sandtrack")
+    expect(page.locator("#pairs")).to_contain_text("sandtrack")
+    expect(page.locator("#pairs td.wrong:not(:empty)")).not_to_have_count(0)
+    assert number_found(page) < 672
+    page.uncheck("#wrong")
+    expect(page.locator("#track option:checked")).to_have_text(f"sandtrack ({number_found(page)})")
+    expect(page.locator("#checking")).to_be_hidden()
+
+
+def test_without_a_model_views_are_there_and_the_way_to_one(page, bare_server):
+    page.goto(bare_server.url)
+    expect(page.locator("#found")).to_have_text("72 of 72 views")
+    expect(page.locator("#pairs tr")).not_to_have_count(0)
+    expect(page.locator("#vlm")).to_contain_text("nowhere/vlm: no such checkpoint; train one with")
+    expect(page.locator("#vlm")).to_contain_text("python -m homework.finetune train")
+    expect(page.locator("#clip")).to_contain_text("python -m homework.clip train")
+    for name in ("#ask", "#compare", "#wrong"):
+        expect(page.locator(name)).to_be_disabled()
+    expect(page.locator("#needs")).to_be_visible()
+    page.set_input_files("#file", {"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": jpeg()})
+    expect(page.locator("#found")).to_have_text("1 of 1 views")
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_legible(page, server, scheme, width):
+    """All text stands out from what is behind it, and none is cut off at the side."""
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    opened(page, server)
+    expect(page.locator("#pairs td:nth-child(3):not(:empty)")).to_have_count(10)
+    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_opens_from_a_file(page, report, scheme):
+    """Nothing is fetched, nothing goes wrong, all is legible, on a narrow screen too."""
+    page.emulate_media(color_scheme=scheme)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(report.as_uri())
+    expect(page.locator("h2").first).to_have_text("Accuracy by kind")
+    expect(page.locator("article").first).to_be_visible()
+    assert {url for url in asked if not url.startswith("data:")} == {report.as_uri()}
+    assert page.evaluate(CONTRAST) == []
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
+    assert dark == (scheme == "dark")
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
