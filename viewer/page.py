@@ -66,7 +66,7 @@ def _figure(svg: str, caption: str = "") -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return f"{round(100 * share, 1) + 0:.1f}"  # + 0, as an interval may begin at -0.0
 
 
 def _range(low: float, high: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from homework.data import interval
 from homework.questions import KINDS
@@ -162,6 +163,10 @@ def curve_plots(name: str, curve: Sequence[dict]) -> list[str]:
                 axes.plot(x, y, "o-", ms=3, lw=2 if fields[field] == "all" else 1, color=ink, label=fields[field])
             if title == "loss" and all(value > 0 for _, value in lines["loss"]):
                 axes.set_yscale("log")
+                # its own labels are formulas, which are not drawn as such here
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel("step")
             axes.set_ylabel(label)
             axes.grid(color="#888888", alpha=0.3)

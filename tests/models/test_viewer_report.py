@@ -64,6 +64,7 @@ def test_page_has_all_and_fetches_nothing(call, tiny_data, checkpoints, tmp_path
     assert len(page) < 5_000_000 and str(tmp_path / "report" / "index.html") in out
     assert "zen&lt;b&gt;garden" in page and "zen<b>" not in page
     assert page.count("<article>") == page.count("data:image/jpeg;base64,") == 24 + 12
+    assert "mathdefault" not in page and ">-0.0" not in page  # numbers as one writes them
     assert "#010203" not in page  # the text has the page's colour, whichever that is
 
 
