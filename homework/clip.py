@@ -82,7 +82,8 @@ class CaptionedViews(Dataset):
 
     def texts(self, tokenizer) -> dict[str, Tensor]:
         """What all batches share: input_ids and attention_mask [n, s] of the captions, and their log_odds [n]."""
-        return tokenize(self.captions, tokenizer) | {"log_odds": log_odds_of(self.truth)}
+        log_odds = log_odds_of(self.truth, [caption_kind(caption) for caption in self.captions])
+        return tokenize(self.captions, tokenizer) | {"log_odds": log_odds}
 
     def __len__(self) -> int:
         return len(self.truth)

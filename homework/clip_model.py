@@ -1,6 +1,7 @@
 """CLIP from a VLM's two encoders: attention pooling, projections, a learned temperature and bias."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,10 +16,16 @@ POOL_HEAD_DIM = 32
 ENCODERS = ("vision_encoder.", "text_encoder.")
 
 
-def log_odds_of(truth: Tensor) -> Tensor:
-    """[views, texts], 1 where a text is true of a view -> the log odds of each text, [texts]; never infinite."""
-    true = truth.sum(0)
-    return ((true + 1) / (len(truth) - true + 1)).log()
+def log_odds_of(truth: Tensor, kinds: Sequence[str]) -> Tensor:
+    """The log odds of a text of each kind before the image is seen, for each text: [texts]; never infinite.
+
+    Args:
+        truth: [views, texts], 1 where a text is true of a view.
+        kinds: of each text.
+    """
+    shares = truth.mean(0)
+    of_kind = {kind: shares[[other == kind for other in kinds]].mean() for kind in set(kinds)}
+    return torch.stack([of_kind[kind] for kind in kinds]).clamp(1e-4, 1 - 1e-4).logit()
 
 
 class AttentionPool(nn.Module):
@@ -88,14 +95,15 @@ class CLIP(nn.Module):
     def loss(self, vision: Tensor, text: Tensor, truth: Tensor, log_odds: Tensor) -> Tensor:
         """Sigmoid loss of each image against each text: nothing true is ever called wrong.
 
-        How often a text is true at all is added here and left out when candidates are compared, so that what is left
-        is what the image says (logit adjustment, arXiv:2007.07314): of five candidates one is true, and one about a
-        kart that is seldom there as likely as one about the number of karts.
+        How often texts of a kind are true at all is added here and left out when candidates are compared, so that what
+        is left is what the image says (logit adjustment, arXiv:2007.07314): of five candidates one is true, and one
+        about a certain kart's side as likely as one about the number of karts. Within a kind, what is seldom true stays
+        less likely: few views show nine karts.
 
         Args:
             vision, text: [b, dim], [n, dim].
             truth: [b, n], 1 where the text is true of the image.
-            log_odds: [n], of each text before the image is seen; see `log_odds_of`.
+            log_odds: [n], see `log_odds_of`.
 
         Returns:
             the mean over images of the sum over texts.

@@ -25,6 +25,7 @@ from homework.errors import InputError, replacing
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, fold_batch_norm
 from homework.packing import PromptTokens
+from homework.questions import caption_kind
 from homework.training import use_all_cores
 
 from .base import make_config, make_processor, make_tokenizer
@@ -241,7 +242,7 @@ def text(
     stage.tower.load_state_dict(vision.tower.state_dict())
     stage.heads.load_state_dict(vision.heads.state_dict())
     stage.tower.to(memory_format=torch.channels_last)
-    stage.log_odds = log_odds_of(stage.truth(frames.scenes))
+    stage.log_odds = log_odds_of(stage.truth(frames.scenes), [caption_kind(text) for text in stage.captions])
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         pixels, targets, scenes = frames.augmented(rng, batch, crowded=CROWDED)
