@@ -214,7 +214,8 @@ class Download(Command):
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        files = sorted(path for path in SAMPLE.rglob("*") if path.is_file() and path.parent != SAMPLE)
+        # split folders alone: caches of views lie beside them where the sample was used
+        files = sorted(path for path in SAMPLE.glob("[!.]*/*") if path.is_file())
         with zipfile.ZipFile(shared / "source.zip", "w") as archive:
             for file in [file for file in files if not file.is_relative_to(SAMPLE / "train")][:900]:
                 archive.write(file, f"data/{file.relative_to(SAMPLE)}")
