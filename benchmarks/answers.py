@@ -57,13 +57,7 @@ class Asked:
         if self.kind == "relation":
             words = self.question.split()
             return next(kart for kart in self.scene.others if kart.name in words)
-        return min(self.scene.karts, key=_side)
-
-
-def _side(kart: Kart) -> int:
-    """The shorter side of a kart's box."""
-    x1, y1, x2, y2 = kart.box
-    return min(x2 - x1, y2 - y1)
+        return min(self.scene.karts, key=lambda kart: kart.side)
 
 
 def ask_everything(vlm: BaseVLM, scenes: dict[str, Scene], data: Path) -> dict[str, list[Asked]]:
@@ -123,7 +117,7 @@ def by_side(one: Asked) -> str | None:
     """How small the kart is that decides."""
     if one.kart is None:
         return None
-    at = max(i for i, side in enumerate(SIDES) if _side(one.kart) >= side)
+    at = max(i for i, side in enumerate(SIDES) if one.kart.side >= side)
     return f"{SIDES[at]:2} to {SIDES[at + 1] - 1}" if at + 1 < len(SIDES) else f"{SIDES[at]} or more"
 
 

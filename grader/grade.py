@@ -103,7 +103,7 @@ def _clock(part: str, limit: float, shown: bool) -> Iterator[None]:
     """A bar of the time limit: the child that answers says nothing before it is done."""
     form = "{desc}: {n:.0f} s of at most {total:.0f} s |{bar}|"
     start, done = time.monotonic(), threading.Event()
-    with bar(total=limit, desc=f"{part} answers", bar_format=form, **({} if shown else {"disable": True})) as progress:
+    with bar(total=limit, desc=f"{part} answers", bar_format=form, shown=shown) as progress:
 
         def tick() -> None:
             while not done.wait(0.5):

@@ -97,8 +97,7 @@ class BaseVLM:
         for row, path in enumerate(image_paths):
             rows_of.setdefault(str(path), []).append(row)
         paths, answers = list(rows_of), [""] * len(questions)
-        settings = {} if self.show_progress else {"disable": True}
-        progress = bar(total=len(questions), desc="answering", unit="question", **settings)
+        progress = bar(total=len(questions), desc="answering", unit="question", shown=self.show_progress)
         for start in range(0, len(paths), IMAGES_AT_ONCE):
             chunk = paths[start : start + IMAGES_AT_ONCE]
             cache = self._image_cache(self.pixel_values(chunk))

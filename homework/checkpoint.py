@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from . import nano_model
-from .errors import InputError, read_json
+from .errors import InputError, first_line, read_json
 
 EMBEDDED_BASE = str(Path(__file__).parent / "tux_nano")
 # Linear layers that are trained whole (CLIP's projections) or not at all (the language head), never by LoRA.
@@ -137,8 +137,7 @@ def _blaming(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(path, f"{problem} ({reason})", remedy) from None
+        raise InputError(path, f"{problem} ({first_line(error)})", remedy) from None
     finally:
         logging.set_verbosity(verbosity)
         if bars:

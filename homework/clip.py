@@ -224,8 +224,7 @@ def predict(clip: nn.Module, tokenizer, rows: Sequence[dict], progress: bool = F
     ]
     features = torch.cat(features)  # [texts, dim]
     predictions = []
-    settings = {} if progress else {"disable": True}
-    compared = bar(total=len(rows), desc="comparing", unit="image", **settings)
+    compared = bar(total=len(rows), desc="comparing", unit="image", shown=progress)
     for start in range(0, len(rows), IMAGES_AT_ONCE):
         chunk = rows[start : start + IMAGES_AT_ONCE]
         vision = base.encode_image(clip_pixels([open_image(row["image_path"]) for row in chunk]).to(device))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import InputError, replacing
+from .errors import InputError, first_line, replacing
 
 ADDITIONAL_WEIGHTS = "additional_weights.pt"
 DIM = 128
@@ -136,4 +136,4 @@ class CLIP(nn.Module):
         except FileNotFoundError:
             raise InputError(file, "no such file", remedy) from None
         except Exception as error:  # torch, pickle and zipfile each raise their own
-            raise InputError(file, f"not this CLIP's weights ({str(error).splitlines()[0][:200]})", remedy) from None
+            raise InputError(file, f"not this CLIP's weights ({first_line(error)})", remedy) from None

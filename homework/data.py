@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from .errors import InputError, did_you_mean, read_json, splits_beside
+from .errors import InputError, no_split, read_json
 from .progress import note
 from .questions import question_kind
 
@@ -48,8 +48,7 @@ class _Rows(Sequence):
         data_dir = Path(data_dir or DATA_DIR)
         folder = data_dir / split
         if not folder.is_dir():
-            remedy = did_you_mean(split, splits_beside(folder), "run `python -m supertux download`")
-            raise InputError(folder, "no such split", remedy)
+            raise no_split(folder, "no such split")
         files = sorted(folder.glob(self.pattern))
         if not files:
             maker = next((m for name, m in _MAKERS.items() if name in self.pattern), None)

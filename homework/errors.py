@@ -30,16 +30,21 @@ class UsageError(InputError):
     status = 2
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, for a message of one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     """A remedy for a name that is not known: the nearest known one, else something else to do."""
     nearest = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {nearest[0]}? Else {otherwise}" if nearest else otherwise
 
 
-def splits_beside(folder: str | Path) -> list[str]:
-    """The other folders of the data folder."""
-    parent = Path(folder).parent
-    return [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+def no_split(folder: Path, problem: str) -> InputError:
+    """The error for a split's folder that is not there: it names the nearest split beside it."""
+    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    return InputError(folder, problem, did_you_mean(folder.name, beside, "run `python -m supertux download`"))
 
 
 @contextlib.contextmanager
@@ -83,8 +88,8 @@ def read_json(path: str | Path):
     except FileNotFoundError:
         raise InputError(path, "no such file", "check the path, or run `python -m supertux download`") from None
     except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(path, f"not readable as JSON ({reason})", "restore or delete the file") from None
+        problem = f"not readable as JSON ({first_line(error)})"
+        raise InputError(path, problem, "restore or delete the file") from None
 
 
 @contextlib.contextmanager

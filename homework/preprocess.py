@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import InputError, replacing
+from .errors import InputError, first_line, replacing
 from .progress import bar
 from .scene import VIEW_SIZE
 
@@ -35,8 +35,8 @@ def open_image(path: str | Path) -> Image.Image:
     except FileNotFoundError:
         raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
     except Exception as error:  # what a broken image makes of a decoder: nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(path, f"not a readable image ({reason})", "restore or delete the file") from None
+        problem = f"not a readable image ({first_line(error)})"
+        raise InputError(path, problem, "restore or delete the file") from None
 
 
 def _view(path: str | Path) -> np.ndarray:

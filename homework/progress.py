@@ -31,15 +31,16 @@ def note(text: str) -> None:
         print(text, flush=True)
 
 
-def bar(steps: Iterable | None = None, **options):
+def bar(steps: Iterable | None = None, shown: bool = True, **options):
     """A tqdm bar on stderr: what, how far, how long still, how fast.
 
     None where stderr is no terminal, as a log would get thousands of its lines.
 
     Args:
         steps: what to go through; without it, `total` says how many `update` adds up to.
+        shown: false leaves it out, as `--quiet` does.
         options: tqdm's, above all `desc` and `unit`.
     """
     from tqdm import tqdm  # here, so that --help and short commands start at once
 
-    return tqdm(steps, **{"disable": True if _quiet else None, "dynamic_ncols": True, **options})
+    return tqdm(steps, **{"disable": None if shown and not _quiet else True, "dynamic_ncols": True, **options})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .errors import InputError, did_you_mean, read_json, splits_beside
+from .errors import InputError, no_split, read_json
 
 # Detections are in pixels of a 600x400 image; the rule works on the stored 150x100 one.
 DETECTION_SIZE = (600, 400)
@@ -33,6 +33,12 @@ class Kart:
         """(x, y) in pixels of the 150x100 view."""
         x1, y1, x2, y2 = self.box
         return (x1 + x2) / 2, (y1 + y2) / 2
+
+    @property
+    def side(self) -> int:
+        """The shorter side of the box, in pixels of the 150x100 view."""
+        x1, y1, x2, y2 = self.box
+        return min(x2 - x1, y2 - y1)
 
 
 @dataclass(frozen=True)
@@ -141,8 +147,7 @@ def info_files(split_dir: str | Path) -> list[Path]:
     """
     split_dir = Path(split_dir)
     if not split_dir.is_dir():
-        remedy = did_you_mean(split_dir.name, splits_beside(split_dir), "run `python -m supertux download`")
-        raise InputError(split_dir, "no such folder", remedy)
+        raise no_split(split_dir, "no such folder")
     files = sorted(split_dir.glob("*_info.json"))
     if not files:
         raise InputError(split_dir, "no *_info.json in it", "run `python -m supertux download`")

@@ -19,7 +19,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .checkpoint import Adapted, pick_device, pick_dtype
 from .data import with_path
-from .errors import InputError, naming, read_json, write_json
+from .errors import InputError, first_line, naming, read_json, write_json
 from .machine import available_cores
 from .progress import is_quiet, note
 
@@ -91,9 +91,8 @@ def _saving(folder: str | Path) -> Iterator[None]:
         with naming(folder):
             yield
     except (SafetensorError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         remedy = "check its permissions and the free space, then run the same command again to go on"
-        raise InputError(folder, f"not saved ({reason})", remedy) from None
+        raise InputError(folder, f"not saved ({first_line(error)})", remedy) from None
 
 
 class AdapterTrainer(Trainer):

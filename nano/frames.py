@@ -46,7 +46,7 @@ class Frames:
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.chances = np.array(chances)
         self.hardness = np.array([_hardness(scene) for scene in self.scenes])
-        self.places = [kart.box for scene in self.scenes for kart in scene.karts if _side(kart) < FAR]
+        self.places = [kart.box for scene in self.scenes for kart in scene.karts if kart.side < FAR]
         self.alone = np.array([i for i, s in enumerate(self.scenes) if len(s.karts) == 1 and self._can_be_pasted(s)])
 
     def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[float]:
@@ -75,7 +75,7 @@ class Frames:
     def _can_be_pasted(scene: Scene) -> bool:
         if scene.ego is None:
             return False
-        return _side(scene.ego) >= 10 and scene.ego.name in KART_ID
+        return scene.ego.side >= 10 and scene.ego.name in KART_ID
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
         """Pixels [b, 3, 100, 150] and targets (see `targets.py`) of views as they are."""
@@ -176,15 +176,9 @@ class Frames:
         return view
 
 
-def _side(kart: Kart) -> int:
-    """The shorter side of a kart's box, in pixels."""
-    x1, y1, x2, y2 = kart.box
-    return min(x2 - x1, y2 - y1)
-
-
 def _hardness(scene: Scene) -> int:
     """How many karts there are beside the first, and far ones among all; at most HARDEST."""
-    far = sum(_side(kart) < FAR for kart in scene.karts)
+    far = sum(kart.side < FAR for kart in scene.karts)
     return int(np.clip(len(scene.karts) - 1 + far, 0, HARDEST))
 
 

@@ -21,7 +21,7 @@ from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
 from homework.clip_model import log_odds_of
 from homework.data import guard_training_split
-from homework.errors import InputError, replacing
+from homework.errors import InputError, first_line, replacing
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, fold_batch_norm
 from homework.packing import PromptTokens
@@ -162,7 +162,7 @@ def _saved_weights(file: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise InputError(file, f"not a saved stage ({str(error).splitlines()[0]})", REMEDY) from None
+        raise InputError(file, f"not a saved stage ({first_line(error)})", REMEDY) from None
 
 
 def _saved_vision(file: Path) -> VisionStage:
@@ -171,7 +171,7 @@ def _saved_vision(file: Path) -> VisionStage:
     try:
         stage.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(file, f"not a saved stage ({str(error).splitlines()[0]})", REMEDY) from None
+        raise InputError(file, f"not a saved stage ({first_line(error)})", REMEDY) from None
     return stage
 
 

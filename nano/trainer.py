@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from homework.errors import InputError, replacing
+from homework.errors import InputError, first_line, replacing
+from homework.progress import bar
 
 
 def lr_factor(step: int, steps: int, warmup: int = 200, cooldown: float = 0.3) -> float:
@@ -55,7 +55,7 @@ def train_stage(
         step = load_checkpoint(path, module, optimizer)
         _drop_rows_after(step, folder / f"{stage}.jsonl")
     started, seen = time.monotonic(), {}
-    bar = tqdm(total=steps, initial=step, desc=stage, unit="step", disable=None)
+    progress = bar(total=steps, initial=step, desc=stage, unit="step")
     while step < steps:
         module.train()
         for group in optimizer.param_groups:
@@ -70,7 +70,7 @@ def train_stage(
         for name, value in losses.items():
             seen.setdefault(name, []).append(value.item())
         step += 1
-        bar.update()
+        progress.update()
         if step % 50 == 0 or step == steps:
             row = {"step": step, "seconds": round(time.monotonic() - started, 1)}
             row |= {name: round(sum(values) / len(values), 4) for name, values in seen.items()}
@@ -80,11 +80,11 @@ def train_stage(
                 row |= evaluate()
             with open(folder / f"{stage}.jsonl", "a") as log:
                 log.write(json.dumps(row) + "\n")
-            bar.set_postfix(loss=round(float(total.detach()), 3))
+            progress.set_postfix(loss=round(float(total.detach()), 3))
         if step % save_every == 0 or step == steps:
             with replacing(path) as temporary:
                 torch.save({"step": step, "model": module.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
-    bar.close()
+    progress.close()
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
@@ -119,8 +119,8 @@ def _blaming(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(path, "no such checkpoint", "run the stage before this one") from None
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(path, f"not a checkpoint of this stage ({reason})", "move it away to start anew") from None
+        problem = f"not a checkpoint of this stage ({first_line(error)})"
+        raise InputError(path, problem, "move it away to start anew") from None
 
 
 def _drop_rows_after(step: int, curve: Path) -> None:

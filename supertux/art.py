@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from homework.errors import InputError
+from homework.errors import InputError, first_line
 from homework.progress import note
 
 from . import BROKEN_ZIP, child, shaders
@@ -60,9 +60,8 @@ def require_engine() -> None:
     try:
         import pystk2  # noqa: F401
     except ImportError as error:
-        reason = str(error).splitlines()[0]
         remedy = f"{sys.executable} -m pip install -r supertux/requirements.txt; a missing lib*.so: apt install libegl1"
-        raise InputError("pystk2", f"the game's engine does not load ({reason})", remedy) from None
+        raise InputError("pystk2", f"the game's engine does not load ({first_line(error)})", remedy) from None
 
 
 def installed() -> Path:

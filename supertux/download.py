@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import requests
 
 from homework.data import DATA_DIR
-from homework.errors import InputError, naming, replacing
+from homework.errors import InputError, first_line, naming, replacing
 from homework.progress import bar, note
 
 from . import BROKEN_ZIP
@@ -152,8 +152,7 @@ def unpack(file: Path, data: Path) -> Counter:
     except InputError:  # a ValueError too
         raise
     except BROKEN_ZIP as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(file, f"a broken zip ({reason})", "delete it and get it again") from None
+        raise InputError(file, f"a broken zip ({first_line(error)})", "delete it and get it again") from None
     return Counter({"new": len(missing), "present": len(members) - len(missing), "left out": left_out})
 
 

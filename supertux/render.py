@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from homework.errors import InputError, read_json, write_json
+from homework.errors import InputError, first_line, read_json, write_json
 from homework.machine import available_cores
 from homework.progress import bar, note
 
@@ -140,7 +140,7 @@ def _with_ray(plans: list[RacePlan], out: Path, address: str) -> Iterator[tuple[
         try:
             yield plan, ray.get(done[0])
         except ray.exceptions.RayError as error:
-            yield plan, {"error": str(error).splitlines()[0]}
+            yield plan, {"error": first_line(error)}
     ray.shutdown()
 
 

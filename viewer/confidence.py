@@ -27,7 +27,7 @@ def probabilities(
     """
     paths, found = list(pairs), {}
     inner, head = unwrap(vlm.model).model, vlm.model.get_output_embeddings()
-    shown = bar(total=len(paths), desc="how sure it is", unit="view", **({} if progress else {"disable": True}))
+    shown = bar(total=len(paths), desc="how sure it is", unit="view", shown=progress)
     for start in range(0, len(paths), IMAGES_AT_ONCE):
         chunk = paths[start : start + IMAGES_AT_ONCE]
         packed = [pack(vlm.tokens, [(question, answer, 1.0) for question, answer in pairs[path]]) for path in chunk]
