@@ -55,6 +55,14 @@ def forward(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tup
     return heads(view[-2], fovea[-2], tokens), tokens
 
 
+@torch.no_grad()
+def cell_logits(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Which kart covers each cell at stride 8, and at 4 in the fovea, without attention. 2 x [b, h, w, karts + 1]."""
+    view, fovea = (maps[-2] for maps in tower.feature_maps(pixels))
+    karts = heads.fine(view)[:, : len(KARTS) + 1], heads.fovea_fine(fovea)
+    return tuple(logits.permute(0, 2, 3, 1) for logits in karts)
+
+
 def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
     """One scalar a target. Weights are chosen so that each part starts near 1 to 3."""
     losses = {}
@@ -67,12 +75,8 @@ def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[st
     )
     losses["relation"] = (relation * known).sum() / len(relation)
     for part in ("", "fovea_"):
-        kart, weight = targets[part + "kart"].long(), targets[part + "weight"].float()
-        cell = F.cross_entropy(
-            logits[part + "kart"].flatten(0, 2), kart.flatten(), ignore_index=IGNORE, reduction="none"
-        )
-        losses[part + "kart"] = 2 * (cell * weight.flatten()).sum() / weight.sum()
-        losses[part + "token"] = _each_view(logits[part + "token"], targets[part + "token"])
+        losses[part + "kart"] = cell_loss(logits[part + "kart"], targets[part + "kart"], targets[part + "weight"])
+        losses[part + "token"] = token_loss(logits[part + "token"], targets[part + "token"])
         losses[part + "side"] = _known(logits[part + "side"], targets[part + "side"])
     center = targets["center"].float()
     losses["center"] = 20 * F.binary_cross_entropy_with_logits(
@@ -83,8 +87,14 @@ def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[st
     return losses
 
 
-def _each_view(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross entropy: its sum, a view."""
+def cell_loss(logits: Tensor, kart: Tensor, weight: Tensor) -> Tensor:
+    """Which kart covers each cell: [b, h, w, karts + 1] against kart and weight [b, h, w] of `targets.kart_maps`."""
+    cell = F.cross_entropy(logits.flatten(0, 2), kart.long().flatten(), ignore_index=IGNORE, reduction="none")
+    return 2 * (cell * weight.float().flatten()).sum() / weight.float().sum()
+
+
+def token_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Whose centres lie in each cell, [b, cells, karts + 1] both: the sum of a view's binary cross entropies."""
     return F.binary_cross_entropy_with_logits(logits, target.float(), reduction="sum") / max(1, len(target))
 
 

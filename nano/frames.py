@@ -10,11 +10,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from homework.nano_vision import FOVEA_SIZE
 from homework.preprocess import load_views, normalise
-from homework.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE, Kart, Scene, image_file, info_files, read_info, scene
+from homework.scene import (
+    DETECTION_SIZE,
+    KART_CLASS,
+    MIN_SIDE,
+    VIEW_SIZE,
+    Kart,
+    Scene,
+    image_file,
+    info_files,
+    read_info,
+    scene,
+)
 from supertux.moments import moment_of
 
-from .targets import KART_ID, cell_targets, image_targets, mirror
+from .paste import hidden, overlap, pasted, seen_of, stretch
+from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, mirror, token_targets
 
 # The columns that the grader's CLIP crop shows (the middle square of a 150x100 view).
 CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
@@ -22,8 +35,12 @@ CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
 PASTE = 0.2  # share of the views whose ego kart is replaced by another view's
 DONORS = 8  # views that are looked at for one whose ego kart fits
 ZOOMED, MAX_ZOOM = 0.5, 1.25  # share of the views of which a part is taken for the whole, and how much larger it gets
-ADDED, MOST_ADDED = 0.3, 3  # share of the views that get far karts of other views, and at most how many
-FAR = 12  # pixels: the shorter side of a box under which a kart is far
+ADDED, MOST_ADDED = 0.4, 4  # share of the views that get far karts of other views, and at most how many
+AHEAD = 0.5  # share of the added karts that stand ahead of the view's nearest kart
+FAR, MIDDLE = 12, 18  # pixels: the shorter side of a box under which a kart is far, and one like those that are added
+LEAST_SEEN = 0.4  # of an added kart: the share that others may not cover
+WINDOW_KARTS = 8  # how many karts are tried in a window of the fovea's size
+WINDOW_TOPS = 8, 56  # rows of the view where windows begin: from the first, to before the second
 CROWDED = 1.0  # by how much a view's chance grows with each kart beside the first and each far one, up to
 HARDEST = 4
 
@@ -46,7 +63,7 @@ class Frames:
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.chances = np.array(chances)
         self.hardness = np.array([_hardness(scene) for scene in self.scenes])
-        self.places = [kart.box for scene in self.scenes for kart in scene.karts if kart.side < FAR]
+        self.places = [kart.box for scene in self.scenes for kart in scene.karts if kart.side < MIDDLE]
         self.alone = np.array([i for i, s in enumerate(self.scenes) if len(s.karts) == 1 and self._can_be_pasted(s)])
 
     def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[float]:
@@ -110,15 +127,15 @@ class Frames:
         """
         views, batch_scenes = [], []
         chosen = self._choose(rng, size, self.chances * (1 + crowded * self.hardness))
-        donors = self.alone[self._choose(rng, size * DONORS, self.chances[self.alone])].reshape(size, DONORS)
+        donors = self._donors(rng, size)
         for i, candidates in zip(chosen, donors, strict=True):
             view, of_view = self.views[i], self.scenes[i]
             if rng.random() < zoom:
                 view, of_view = zoomed(view, *self.labels[i], random_window(rng))
             if rng.random() < paste:
-                view, of_view = self._paste(view, of_view, candidates)
+                view, of_view = self._paste(view, of_view, candidates, rng.random())
             if self.places and rng.random() < added:
-                view, of_view = self._add(view, of_view, rng)
+                view, of_view = self._add(view, of_view, self._places(of_view, rng), donors.ravel(), rng)
             if rng.random() < 0.5:
                 view, of_view = view[:, ::-1], mirror(of_view)
             views.append(view)
@@ -131,66 +148,99 @@ class Frames:
     def _choose(rng: np.random.Generator, size: int, chances: np.ndarray) -> np.ndarray:
         return rng.choice(len(chances), size, p=chances / chances.sum())
 
-    def _paste(self, view: np.ndarray, scene: Scene, candidates: np.ndarray) -> tuple[np.ndarray, Scene]:
+    def _donors(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """Views whose ego kart may come into another. [size, DONORS]."""
+        return self.alone[self._choose(rng, size * DONORS, self.chances[self.alone])].reshape(size, DONORS)
+
+    def _paste(
+        self, view: np.ndarray, scene: Scene, candidates: np.ndarray, matched: float = 0.0
+    ) -> tuple[np.ndarray, Scene]:
         """The ego kart of the candidate views whose box is most like this one's in its place.
 
-        The view stays as it is where another label would change with the kart.
+        The view stays as it is where another label would change with the kart. `matched`: see `pasted`.
         """
         if not self._can_be_pasted(scene):
             return view, scene
-        donor = min(candidates, key=lambda i: _stretch(self.scenes[i].ego.box, scene.ego.box))
+        donor = min(candidates, key=lambda i: stretch(self.scenes[i].ego.box, scene.ego.box))
         name = self.scenes[donor].ego.name
-        if any(other.name == name or _overlap(other.box, scene.ego.box) for other in scene.others):
+        if any(other.name == name or overlap(other.box, scene.ego.box) for other in scene.others):
             return view, scene
-        view = self._with_ego_of(donor, view, scene.ego.box)
+        view = pasted(view, scene.ego.box, self.views[donor], self.scenes[donor].ego.box, matched)
         karts = [replace(kart, name=name) if kart is scene.ego else kart for kart in scene.karts]
         return view, Scene(scene.track, tuple(karts))
 
-    def _add(self, view: np.ndarray, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, Scene]:
-        """Up to MOST_ADDED more karts where other views have far ones, beside those that are there.
+    def _places(self, scene: Scene, rng: np.random.Generator) -> list[tuple]:
+        """Boxes of far karts of other views, some of them brought to the columns of the nearest kart."""
+        boxes = [self.places[i] for i in rng.integers(len(self.places), size=rng.integers(1, MOST_ADDED + 1))]
+        near = max(scene.karts, key=lambda kart: kart.side, default=None)
+        for i, (x1, y1, x2, y2) in enumerate(boxes):
+            if near is not None and rng.random() < AHEAD:
+                middle = near.center[0] + rng.uniform(-0.6, 0.6) * (near.box[2] - near.box[0])
+                left = round(np.clip(middle - (x2 - x1) / 2, 0, VIEW_SIZE[0] - 1 - (x2 - x1)))
+                boxes[i] = left, y1, left + x2 - x1, y2
+        return boxes
 
-        Each is a larger ego kart of another view, shrunk.
+    def _add(
+        self, view: np.ndarray, scene: Scene, boxes: list[tuple], donors: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Scene]:
+        """More karts in the boxes, behind the larger ones that are there: larger ego karts of other views, shrunk.
+
+        A box is left out where its kart would cover another, be covered itself, or be the second of its name.
         """
         karts = list(scene.karts)
-        for _ in range(rng.integers(1, MOST_ADDED + 1)):
-            box = self.places[rng.integers(len(self.places))]
-            candidates = self.alone[self._choose(rng, DONORS, self.chances[self.alone])]
-            donor = min(candidates, key=lambda i: _stretch(self.scenes[i].ego.box, box))
-            name = self.scenes[donor].ego.name
-            if not any(other.name == name or _overlap(other.box, box) for other in karts):
-                view = self._with_ego_of(donor, view, box)
-                karts.append(Kart(len(karts), name, box))
+        for box in boxes:
+            donor = min(rng.choice(donors, DONORS), key=lambda i: stretch(self.scenes[i].ego.box, box))
+            name, side = self.scenes[donor].ego.name, min(box[2] - box[0], box[3] - box[1])
+            near = [kart for kart in karts if overlap(kart.box, box)]
+            if any(kart.name == name for kart in karts) or any(kart.side < 1.2 * side for kart in near):
+                continue
+            covered = np.zeros(view.shape[:2], dtype=bool)
+            for kart in near:
+                covered |= hidden(kart.box, covered.shape)
+            seen, share = seen_of(box, covered)
+            if share >= LEAST_SEEN and min(seen[2] - seen[0], seen[3] - seen[1]) >= MIN_SIDE:
+                view = pasted(view, box, self.views[donor], self.scenes[donor].ego.box, rng.random(), covered)
+                karts.append(Kart(len(karts), name, seen))
         return view, Scene(scene.track, tuple(karts))
 
-    def _with_ego_of(self, donor: int, view: np.ndarray, box: tuple) -> np.ndarray:
-        """A copy of the view with another view's ego kart in the box."""
-        (u1, v1, u2, v2), (x1, y1, x2, y2) = self.scenes[donor].ego.box, box
-        patch = Image.fromarray(self.views[donor][v1 : v2 + 1, u1 : u2 + 1])
-        view = view.copy()
-        target = view[y1 : y2 + 1, x1 : x2 + 1]
-        height, width = target.shape[:2]
-        patch = np.asarray(patch.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
-        y, x = (np.abs(np.linspace(-1, 1, n)) ** 4 for n in (height, width))
-        alpha = np.clip((1.15 - y[:, None] - x[None]) / 0.3, 0, 1)[..., None]  # a box with soft, round corners
-        target[:] = alpha * patch + (1 - alpha) * target
-        return view
+    def windows(self, rng: np.random.Generator, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """A random batch of windows of the fovea's size, full of small karts.
+
+        Returns:
+            pixels [b, 3, h, w], and kart, weight and token of `targets.py`, as for the fovea.
+        """
+        (width, height), views, targets = FOVEA_SIZE, [], []
+        donors = self._donors(rng, size).ravel()
+        for i in self._choose(rng, size, self.chances * (1 + CROWDED * self.hardness)):
+            view, of_view = self.views[i], self.scenes[i]
+            if rng.random() < 0.5:
+                view, of_view = view[:, ::-1], mirror(of_view)
+            left, top = int(rng.integers(VIEW_SIZE[0] - width + 1)), int(rng.integers(*WINDOW_TOPS))
+            boxes = [self._somewhere(left, top, rng) for _ in range(WINDOW_KARTS)]
+            view, of_view = self._add(view, of_view, boxes, donors, rng)
+            views.append(view[top : top + height, left : left + width])
+            grids = (Grid(left, top, width, height, stride) for stride in (4, 8))
+            targets.append(kart_maps([of_view], next(grids)) | token_targets([of_view], next(grids)))
+        stacked = {
+            name: torch.from_numpy(np.concatenate([target[name] for target in targets]))
+            for name in ("kart", "weight", "token")
+        }
+        return jitter(normalise(np.stack(views)), rng), stacked
+
+    def _somewhere(self, left: int, top: int, rng: np.random.Generator) -> tuple:
+        """A box shaped like a far kart's, up to twice as large, with its middle in the window from there."""
+        x1, y1, x2, y2 = self.places[rng.integers(len(self.places))]
+        scale = rng.uniform(0.7, 2)
+        sides = np.maximum(MIN_SIDE, np.round(np.array([x2 - x1, y2 - y1]) * scale).astype(int))
+        corner = rng.integers((left, top), np.add((left, top), FOVEA_SIZE)) - sides // 2
+        corner = np.clip(corner, 0, np.array(VIEW_SIZE) - 1 - sides)
+        return *corner.tolist(), *(corner + sides).tolist()
 
 
 def _hardness(scene: Scene) -> int:
     """How many karts there are beside the first, and far ones among all; at most HARDEST."""
     far = sum(kart.side < FAR for kart in scene.karts)
     return int(np.clip(len(scene.karts) - 1 + far, 0, HARDEST))
-
-
-def _overlap(a: tuple, b: tuple) -> bool:
-    """Do two boxes share a pixel?"""
-    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
-
-
-def _stretch(old: tuple, new: tuple) -> float:
-    """How much the content of a box is stretched or blown up in another: 0 where it isn't."""
-    x, y = (np.log((new[i + 2] - new[i]) / (old[i + 2] - old[i])) for i in (0, 1))
-    return abs(x - y) + max(0.0, x + y) / 2
 
 
 def targets_of(scenes: list[Scene], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, Tensor]:

@@ -62,6 +62,7 @@ class Grid:
 
 
 FOVEA = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP, *FOVEA_SIZE
+FOVEA_CELLS = Grid(*FOVEA, 4)
 
 
 def mirror(scene: Scene) -> Scene:
@@ -111,7 +112,7 @@ def cell_targets(scenes: Sequence[Scene], left: int = 0, width: int = VIEW_SIZE[
     """
     part = left, 0, width, VIEW_SIZE[1]
     targets = kart_maps(scenes, Grid(*part, 8)) | token_targets(scenes, Grid(*part, 16))
-    in_fovea = kart_maps(scenes, Grid(*FOVEA, 4)) | token_targets(scenes, Grid(*FOVEA, 8))
+    in_fovea = kart_maps(scenes, FOVEA_CELLS) | token_targets(scenes, Grid(*FOVEA, 8))
     return targets | {f"fovea_{name}": in_fovea[name] for name in ("kart", "weight", "token", "side")}
 
 

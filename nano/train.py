@@ -1,13 +1,13 @@
 """Build the embedded base from nothing, in resumable stages:
 
 python -m nano.train processor --gguf FILE   # tokenizer, chat template, image processor
+python -m nano.train fovea                   # the fovea alone, on small karts
 python -m nano.train dense                   # the tower, on boxes and scenes
 python -m nano.train text                    # captions and questions through the text model
 python -m nano.train export                  # -> homework/tux_nano, and nano/stage.safetensors to go on from
 python -m nano.train measure --split valid   # what the tower itself sees, without the text model
 """
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +29,10 @@ from homework.questions import caption_kind
 from homework.training import use_all_cores
 
 from .base import make_config, make_processor, make_tokenizer
-from .dense import IMAGE_HEADS, DenseHeads, accuracy, dense_loss, forward
+from .dense import DenseHeads, dense_loss, forward
+from .fovea import FoveaStage
 from .frames import CROWDED, PASTE, Frames
-from .targets import IGNORE, KARTS
+from .measure import cells_by_size, ego_by_kart, evaluate_dense, image_logits
 from .text import TextStage
 from .trainer import load_checkpoint, read_checkpoint, train_stage
 
@@ -48,29 +49,6 @@ class VisionStage(nn.Module):
         super().__init__()
         self.tower = TuxNanoVisionModel(config).to(memory_format=torch.channels_last)
         self.heads = DenseHeads(config)
-
-
-@torch.no_grad()
-def image_logits(stage: nn.Module, frames: Frames, batch: int = 100) -> Iterator[tuple[dict, dict]]:
-    """The image heads' (logits, targets) by name for all views as they are, `batch` at a time."""
-    names = (*IMAGE_HEADS, "relation")  # not the cells', which would fill the memory where all are kept
-    for start in range(0, len(frames), batch):
-        pixels, targets = frames.batch(np.arange(start, min(start + batch, len(frames))))
-        logits, _ = forward(stage.tower, stage.heads, pixels)
-        yield tuple({name: values[name] for name in names} for values in (logits, targets))
-
-
-def evaluate_dense(answers: Iterable[tuple[dict, dict]]) -> dict[str, float]:
-    """Accuracy in percent of the image heads on whole views, as the questions would be answered.
-
-    Args:
-        answers: see `image_logits`.
-    """
-    totals = {}
-    for logits, targets in answers:
-        for name, pair in accuracy(logits, targets).items():
-            totals[name] = np.add(totals.get(name, (0, 0)), pair)
-    return {f"accuracy_{name}": round(100 * float(right) / float(asked), 2) for name, (right, asked) in totals.items()}
 
 
 def _train_frames(data: str, splits: str) -> tuple[Frames, Frames]:
@@ -92,6 +70,42 @@ def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
     make_processor(make_tokenizer(Path(gguf)), VISION).save_pretrained(out)
 
 
+def fovea(
+    data: str = "data",
+    splits: str = "train",
+    out: str = "runs/nano",
+    steps: int = 2000,
+    batch: int = 64,
+    seed: int = 0,
+    start: str | None = None,
+) -> None:
+    """Train the fovea's convolutions to name small karts, in windows that are full of them.
+
+    Args:
+        data: the data folder.
+        splits: folders of the data, with commas between them.
+        out: where the checkpoint and the curve go.
+        steps: how many batches.
+        batch: windows a batch.
+        seed: of weights, batches and augmentation.
+        start: a tower to begin with instead of random weights: the saved stage, or the checkpoint of a run.
+    """
+    use_all_cores()
+    torch.manual_seed(seed)
+    stage = FoveaStage(VISION)
+    if start:
+        begin_with(stage, Path(start))
+    frames, held_out = _train_frames(data, splits)
+    loss_of = lambda rng: stage.losses(*frames.windows(rng, batch))
+
+    def evaluate() -> dict[str, float]:
+        return {
+            f"cells {size}": round(100 * r / max(1, n), 1) for size, (r, n) in cells_by_size(stage, held_out).items()
+        }
+
+    train_stage(stage, loss_of, Path(out), "fovea", steps, 2e-3, seed=seed, evaluate=evaluate)
+
+
 def dense(
     data: str = "data",
     splits: str = "train",
@@ -111,15 +125,15 @@ def dense(
         steps: how many batches.
         batch: views a batch.
         seed: of weights, batches and augmentation.
-        start: a tower to begin with instead of random weights: the saved stage, or the checkpoint dense.pt of a run;
-            the heads are new.
+        start: a tower to begin with instead of random weights: the saved stage, or the checkpoint of a run's stage
+            (fovea.pt, dense.pt).
         paste: share of views whose ego kart is replaced by another view's.
     """
     use_all_cores()
     torch.manual_seed(seed)
     stage = VisionStage()
     if start:
-        begin_with(stage.tower, Path(start))
+        begin_with(stage, Path(start))
     frames, held_out = _train_frames(data, splits)
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -131,17 +145,20 @@ def dense(
 
 
 @torch.no_grad()
-def begin_with(tower: TuxNanoVisionModel, file: Path) -> None:
-    """Take over a saved tower; a fovea that it lacks begins anew, attention layers as the identity.
+def begin_with(stage: nn.Module, file: Path) -> None:
+    """Take over a saved tower and its heads; a fovea that it lacks begins anew, attention layers as the identity.
 
     Raises:
         InputError: not a saved stage, or one of other channels.
     """
-    saved = {
-        name.removeprefix("tower."): weight
-        for name, weight in _saved_weights(file).items()
-        if name.startswith("tower.")
-    }
+    weights, tower = _saved_weights(file), stage.tower
+    saved, heads = (
+        {name.removeprefix(part): weight for name, weight in weights.items() if name.startswith(part)}
+        for part in ("tower.", "heads.")
+    )
+    own = stage.heads.state_dict()
+    fitting = {name: weight for name, weight in heads.items() if name in own and weight.shape == own[name].shape}
+    stage.heads.load_state_dict(fitting, strict=False)
     try:
         missing = tower.load_state_dict(saved, strict=False).missing_keys
     except RuntimeError as error:
@@ -175,22 +192,6 @@ def _saved_vision(file: Path) -> VisionStage:
     return stage
 
 
-def ego_by_kart(answers: Iterable[tuple[dict, dict]]) -> dict[str, tuple[int, int]]:
-    """(named rightly, views) by ego kart.
-
-    Args:
-        answers: see `image_logits`.
-    """
-    result = {}
-    for logits, targets in answers:
-        named = logits["ego"].argmax(-1)
-        for name, true in zip(named.tolist(), targets["ego"].tolist(), strict=True):
-            if true != IGNORE:
-                right, views = result.get(KARTS[true], (0, 0))
-                result[KARTS[true]] = right + (name == true), views + 1
-    return result
-
-
 def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -> None:
     """Print what the tower's heads know of a split, in percent: counts above 0, both halves of a relation.
 
@@ -203,10 +204,14 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -
     """
     use_all_cores()
     stage = _saved_vision(Path(start)).eval()
-    answers = list(image_logits(stage, Frames(Path(data), [split])))
+    frames = Frames(Path(data), [split])
+    answers = list(image_logits(stage, frames))
     for name, value in evaluate_dense(answers).items():
         print(f"{name.removeprefix('accuracy_'):16}{value:6.1f}")
     karts = ego_by_kart(answers)
+    print("karts named by the cells at their centres, by their shorter side:")
+    for size, (right, there) in cells_by_size(stage, frames).items():
+        print(f"{size:16}{100 * right / max(1, there):6.1f} of {there:,} karts")
     print("ego by kart:")
     for kart, (right, views) in sorted(karts.items(), key=lambda row: row[1][0] / row[1][1]):
         print(f"{kart:16}{100 * right / views:6.1f} of {views:,} views")
@@ -294,4 +299,4 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
 
 
 if __name__ == "__main__":
-    run(processor, dense, text, export, measure)
+    run(processor, fovea, dense, text, export, measure)

@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw
 from homework.preprocess import normalise
 from homework.scene import Kart, Scene
 from nano.frames import Frames, random_window, targets_of, zoomed
-from nano.targets import mirror
-from nano.train import VisionStage, ego_by_kart, image_logits
+from nano.measure import cells_by_size, ego_by_kart, image_logits
+from nano.paste import pasted
+from nano.targets import KARTS, NONE, mirror
+from nano.train import VisionStage
 
 
 @pytest.fixture
@@ -77,20 +79,60 @@ def test_paste_takes_the_donor_of_the_same_shape():
 
 
 def test_far_karts_are_added_beside_those_that_are_there():
-    """A far kart of another view's place and an ego kart's look, shrunk; nothing else of the view changes."""
+    """A larger ego kart of another view, shrunk into the box; nothing else of the view changes."""
     view, scene = flat("tux", "red", (60, 40, 90, 70))
-    frames = frames_of(flat("kiki", "lime", (70, 50, 100, 80)))
-    frames.places, frames.alone, frames.chances = [(100, 45, 108, 53)], np.array([0]), np.ones(1)
-    added, changed = frames._add(view, scene, np.random.default_rng(0))
+    frames = frames_of(flat("kiki", "lime", (70, 50, 100, 80), background="lime"))
+    box, donors, rng = (100, 45, 108, 53), np.array([0]), np.random.default_rng(0)
+    added, changed = frames._add(view, scene, [box, (10, 45, 18, 53)], donors, rng)
     assert [kart.name for kart in changed.karts] == ["tux", "kiki"]  # once, however often it was tried
-    assert changed.karts[1].box == (100, 45, 108, 53) and changed.ego is scene.karts[0]
-    assert (added[47:52, 102:107] == (0, 255, 0)).all()
+    assert changed.karts[1].box == box and changed.ego is scene.karts[0]
+    assert (added[47:52, 102:107, 1] > added[47:52, 102:107, 0] + 100).all()
     outside = np.ones((100, 150), bool)
     outside[45:54, 100:109] = False
     assert np.array_equal(added[outside], view[outside])
-    frames.places = [(85, 45, 93, 53)]
-    covered, same = frames._add(view, scene, np.random.default_rng(0))
-    assert same.karts == scene.karts and np.array_equal(covered, view)  # it would have covered the kart
+
+
+def test_an_added_kart_stands_behind_a_larger_one():
+    """What the near kart covers of it isn't drawn and isn't in its box."""
+    view, scene = flat("tux", "red", (60, 40, 90, 70))
+    frames = frames_of(flat("kiki", "lime", (70, 50, 100, 80), background="lime"))
+    added, changed = frames._add(view, scene, [(70, 33, 80, 43)], np.array([0]), np.random.default_rng(0))
+    assert changed.karts[1].box == (70, 33, 80, 39) and changed.ego.name == "tux"
+    assert np.array_equal(added[40:], view[40:]) and (added[35:39, 72:79] != view[35:39, 72:79]).any(-1).all()
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param((70, 45, 80, 55), id="all of it would be covered"),
+        pytest.param((70, 32, 76, 42), id="less than the label rule takes would be seen"),
+        pytest.param((50, 30, 95, 75), id="it would cover a smaller kart"),
+    ],
+)
+def test_no_kart_is_added_where_none_can_stand(box):
+    view, scene = flat("tux", "red", (60, 36, 90, 70))
+    frames = frames_of(flat("kiki", "lime", (70, 50, 100, 80)))
+    same, unchanged = frames._add(view, scene, [box], np.array([0]), np.random.default_rng(0))
+    assert unchanged.karts == scene.karts and np.array_equal(same, view)
+
+
+def test_windows_of_the_foveas_size_hold_more_karts(frames):
+    """Their cells say which kart is where; a view of the tiny split has two karts at most in 4 of 5 cases."""
+    frames.places = [(70, 45, 78, 53)]
+    pixels, targets = frames.windows(np.random.default_rng(0), 16)
+    assert pixels.shape == (16, 3, 32, 96) and targets["kart"].shape == targets["weight"].shape == (16, 8, 24)
+    assert targets["token"].shape == (16, 48, len(KARTS) + 1)
+    karts = [len(set(cells.flatten().tolist()) - {NONE, -1}) for cells in targets["kart"]]
+    assert np.mean(karts) > 1.5
+
+
+def test_light_of_the_place_comes_with_a_kart():
+    """A grey kart from a bright view is darker in a dark one, as much as it is asked to be."""
+    donor = np.full((100, 150, 3), 200, np.uint8)
+    dark = np.full((100, 150, 3), 100, np.uint8)
+    box = (70, 45, 90, 65)
+    middle = [int(pasted(dark, box, donor, box, matched)[55, 80, 0]) for matched in (0, 0.5, 1)]
+    assert middle[0] == 200 and 130 < middle[1] < 160 and 95 < middle[2] < 110
 
 
 DONORS_BY_SHAPE = (
@@ -214,3 +256,11 @@ def test_every_ego_kart_is_counted_once(frames):
     karts = Counter(scene.ego.name for scene in frames.scenes if scene.ego)
     assert {kart: views for kart, (_, views) in counted.items()} == dict(karts)
     assert all(0 <= right <= views for right, views in counted.values())
+
+
+def test_every_kart_is_counted_by_its_size(frames):
+    sizes = cells_by_size(VisionStage().eval(), frames, batch=2)
+    assert list(sizes) == ["5+ px", "8+ px", "12+ px", "18+ px"]
+    sides = [kart.side for scene in frames.scenes for kart in scene.karts]
+    assert sizes["18+ px"][1] == sum(side >= 18 for side in sides)
+    assert sum(karts for _, karts in sizes.values()) == len(sides)

@@ -10,7 +10,8 @@ from torch import nn
 
 from homework.errors import InputError
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
-from nano.train import begin_with, dense
+from nano.fovea import FoveaStage
+from nano.train import VisionStage, begin_with, dense
 from nano.trainer import lr_factor, train_stage
 
 from .conftest import VISION
@@ -97,20 +98,23 @@ def test_more_attention_layers_begin_as_the_identity(tmp_path):
     large = TuxNanoVisionModel(TuxNanoVisionConfig(**VISION | {"num_hidden_layers": 3}, batch_norm=True)).eval()
     file = tmp_path / "stage.safetensors"
     save_file({f"tower.{name}": weight for name, weight in small.state_dict().items()}, file)
-    begin_with(large, file)
+    stage = VisionStage(large.config).eval()
+    begin_with(stage, file)
     pixels = torch.randn(2, 3, 100, 150)
     with torch.no_grad():
-        assert torch.equal(small(pixels).last_hidden_state, large(pixels).last_hidden_state)
+        assert torch.equal(small(pixels).last_hidden_state, stage.tower(pixels).last_hidden_state)
 
 
 def test_a_run_can_begin_with_the_checkpoint_of_another(tmp_path):
-    """As with the saved stage, the tower is taken over from a `.pt` file."""
+    """As with the saved stage, tower and heads are taken over from a `.pt` file; of what else is in it nothing is."""
     config = TuxNanoVisionConfig(**VISION, batch_norm=True)
-    first, second = (TuxNanoVisionModel(config) for _ in range(2))
-    file = tmp_path / "dense.pt"
-    torch.save({"step": 1, "model": {f"tower.{k}": v for k, v in first.state_dict().items()}, "optimizer": {}}, file)
+    first, second = FoveaStage(config), VisionStage(config)
+    file = tmp_path / "fovea.pt"
+    torch.save({"step": 1, "model": first.state_dict(), "optimizer": {}}, file)
     begin_with(second, file)
-    assert all(torch.equal(weight, second.state_dict()[name]) for name, weight in first.state_dict().items())
+    first = {name: weight for name, weight in first.state_dict().items() if not name.startswith("last.")}
+    assert len(first) == len(second.state_dict())
+    assert all(torch.equal(weight, second.state_dict()[name]) for name, weight in first.items())
 
 
 @pytest.mark.parametrize("saved", ["other channels", "no tower", "no stage"])
@@ -124,7 +128,7 @@ def test_what_no_tower_can_begin_with(tmp_path, saved):
         prefix = "tower" if saved == "other channels" else "heads"
         save_file({f"{prefix}.{name}": weight for name, weight in other.state_dict().items()}, file)
     with pytest.raises(InputError, match="stage.safetensors"):
-        begin_with(TuxNanoVisionModel(TuxNanoVisionConfig(**VISION, batch_norm=True)), file)
+        begin_with(VisionStage(TuxNanoVisionConfig(**VISION, batch_norm=True)), file)
 
 
 def test_valid_is_not_trained_on(tiny_data, tmp_path):

@@ -18,7 +18,7 @@ from .commands import COMMANDS, Command
 
 MEGABYTE = 1 << 20
 # MB of the disk, KB that are left on it when the command is run
-ROOM = {"generate": (24, 8), "bundle": (40, 100), "download": (24, 600), "views": (8, 20), "train": (60, 600)}
+ROOM = {"generate": (24, 8), "bundle": (40, 100), "download": (24, 600), "views": (24, 20), "train": (60, 600)}
 
 
 class Views(COMMANDS["generate"]):

@@ -1,0 +1,36 @@
+"""The stage that teaches the fovea to name small karts, before the tower learns all the rest."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, run_stages
+
+from .dense import DenseHeads, cell_loss, token_loss
+from .targets import KARTS
+
+
+class FoveaStage(nn.Module):
+    """The tower and its heads, of which the fovea's convolutions are trained alone.
+
+    So a step costs a fifth of one of the dense stage, and its windows are full of karts: far ones are few in views.
+    """
+
+    def __init__(self, config: TuxNanoVisionConfig):
+        super().__init__()
+        self.tower = TuxNanoVisionModel(config).to(memory_format=torch.channels_last).requires_grad_(False)
+        self.heads = DenseHeads(config).requires_grad_(False)
+        self.last = nn.Linear(config.fovea_channels[-1], len(KARTS) + 1)  # teaches the last map, and is thrown away
+        nn.init.constant_(self.last.bias, -4.0)
+        self.tower.fovea.requires_grad_(True)
+        self.heads.fovea_fine.requires_grad_(True)
+
+    def losses(self, windows: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One scalar a target: windows [b, 3, h, w] of the fovea's size against those of `Frames.windows`."""
+        maps = run_stages(self.tower.fovea, F.pixel_unshuffle(windows, 2))
+        cells = self.heads.fovea_fine(maps[-2]).permute(0, 2, 3, 1)  # [b, h / 4, w / 4, karts + 1]
+        tokens = self.last(maps[-1].flatten(2).transpose(1, 2))  # [b, h * w / 64, karts + 1]
+        return {
+            "kart": cell_loss(cells, targets["kart"], targets["weight"]),
+            "token": token_loss(tokens, targets["token"]),
+        }
