@@ -22,6 +22,7 @@ from homework.data import DATA_DIR
 from homework.errors import replacing
 from homework.evalsets import split_scenes
 from homework.machine import available_cores
+from homework.nano_vision import image_seq_len
 from homework.packing import PackedLM, PromptTokens, collate, pack
 from homework.preprocess import load_views, normalise
 from homework.questions import qa_pairs
@@ -33,7 +34,7 @@ from .speed import machine
 RANK, BATCH, SIDE = 16, 32, 2048
 VIEWS = (4, 8, 16, 32, 64)
 QUESTIONS = (1, 2, 4, 8, 16)
-WIDTHS = (75, 150, 300, 450)  # pixels of the view, which is repeated: each 16 columns are 7 tokens more
+WIDTHS = (100, 150, 300, 450)  # pixels of the view, which is repeated: each 16 columns are 7 tokens more
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Work:
     module: nn.Module
     tokens: PromptTokens
     image_id: int
-    summary: int
+    view_tokens: int
 
     def batch(self, size: int = BATCH, questions: int | None = None, width: int = VIEW_SIZE[0]) -> dict:
         """A batch of the first `size` views with `questions` each (all without), of another width."""
@@ -58,7 +59,8 @@ class Work:
 
     def image_tokens(self, width: int) -> int:
         """How many tokens a view of that width becomes."""
-        return self.summary + 7 * -(-width // 16)
+        columns, usual = (-(-pixels // 16) for pixels in (width, VIEW_SIZE[0]))
+        return self.view_tokens + 7 * (columns - usual)
 
 
 def prepare(data: Path) -> Work:
@@ -69,10 +71,9 @@ def prepare(data: Path) -> Work:
     pairs = [[(question, answer, 1.0) for question, answer in qa_pairs(scenes[image])] for image in images]
     torch.manual_seed(0)
     model, processor = load_base(EMBEDDED_BASE)
-    config = model.config
+    config, in_view = model.config, image_seq_len(model.config.vision_config)
     module = PackedLM(add_lora(model, RANK, EMBEDDED_BASE)).train()
-    summary = config.vision_config.num_summary_tokens
-    return Work(views, pairs, module, PromptTokens(processor), config.image_token_id, summary)
+    return Work(views, pairs, module, PromptTokens(processor), config.image_token_id, in_view)
 
 
 def step_of(work: Work, batch: dict) -> Callable[[], None]:
