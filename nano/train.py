@@ -12,43 +12,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
 from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
 from homework.clip_model import log_odds_of
 from homework.data import guard_training_split
-from homework.errors import InputError, first_line, replacing
+from homework.errors import replacing
 from homework.nano_model import TuxNanoForConditionalGeneration
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, fold_batch_norm
+from homework.nano_vision import fold_batch_norm
 from homework.packing import PromptTokens
 from homework.questions import caption_kind
 from homework.training import use_all_cores
 
 from .base import make_config, make_processor, make_tokenizer
-from .dense import DenseHeads, dense_loss, forward
+from .dense import dense_loss, forward
 from .fovea import FoveaStage
 from .frames import CROWDED, PASTE, Frames
 from .measure import cells_by_size, ego_by_kart, evaluate_dense, image_logits
+from .start import SAVED, VISION, VisionStage, begin_text_with, begin_with, saved_vision
 from .text import TextStage
-from .trainer import load_checkpoint, read_checkpoint, train_stage
+from .trainer import load_checkpoint, train_stage
 
 HELD_OUT = 20  # every 20th moment of train is kept for choosing; valid is only for measuring
-SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
-REMEDY = "git checkout nano/stage.safetensors"
-VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), num_hidden_layers=3, batch_norm=True)
-
-
-class VisionStage(nn.Module):
-    """The tower with its teaching heads."""
-
-    def __init__(self, config: TuxNanoVisionConfig = VISION):
-        super().__init__()
-        self.tower = TuxNanoVisionModel(config).to(memory_format=torch.channels_last)
-        self.heads = DenseHeads(config)
 
 
 def _train_frames(data: str, splits: str) -> tuple[Frames, Frames]:
@@ -144,54 +131,6 @@ def dense(
     train_stage(stage, loss_of, Path(out), "dense", steps, 2e-3, seed=seed, evaluate=evaluate)
 
 
-@torch.no_grad()
-def begin_with(stage: nn.Module, file: Path) -> None:
-    """Take over a saved tower and its heads; a fovea that it lacks begins anew, attention layers as the identity.
-
-    Raises:
-        InputError: not a saved stage, or one of other channels.
-    """
-    weights, tower = _saved_weights(file), stage.tower
-    saved, heads = (
-        {name.removeprefix(part): weight for name, weight in weights.items() if name.startswith(part)}
-        for part in ("tower.", "heads.")
-    )
-    own = stage.heads.state_dict()
-    fitting = {name: weight for name, weight in heads.items() if name in own and weight.shape == own[name].shape}
-    stage.heads.load_state_dict(fitting, strict=False)
-    try:
-        missing = tower.load_state_dict(saved, strict=False).missing_keys
-    except RuntimeError as error:
-        raise InputError(file, f"a tower of another geometry ({str(error).splitlines()[1].strip()})", REMEDY) from None
-    new = {name.split(".")[1] for name in missing if name.startswith("layers.")}
-    if len(new) == len(tower.layers) or not all(name.startswith(("layers.", "fovea")) for name in missing):
-        raise InputError(file, f"no tower in it: {missing[0]} is missing", REMEDY)
-    for number in map(int, new):
-        for part in (tower.layers[number].proj, tower.layers[number].fc2):
-            nn.init.zeros_(part.weight)
-            nn.init.zeros_(part.bias)
-
-
-def _saved_weights(file: Path) -> dict[str, torch.Tensor]:
-    """A stage's weights, from the checkpoint of a run or as `export` saves them."""
-    if file.suffix == ".pt":
-        return read_checkpoint(file)["model"]
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise InputError(file, f"not a saved stage ({first_line(error)})", REMEDY) from None
-
-
-def _saved_vision(file: Path) -> VisionStage:
-    """The tower and its heads, from the checkpoint of a run or as `export` saves them."""
-    stage, weights = VisionStage(), _saved_weights(file)
-    try:
-        stage.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(file, f"not a saved stage ({first_line(error)})", REMEDY) from None
-    return stage
-
-
 def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -> None:
     """Print what the tower's heads know of a split, in percent: counts above 0, both halves of a relation.
 
@@ -203,7 +142,7 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -
         start: the saved stage, or the checkpoint dense.pt of a run.
     """
     use_all_cores()
-    stage = _saved_vision(Path(start)).eval()
+    stage = saved_vision(Path(start)).eval()
     frames = Frames(Path(data), [split])
     answers = list(image_logits(stage, frames))
     for name, value in evaluate_dense(answers).items():
@@ -239,7 +178,7 @@ def text(
     """
     use_all_cores()
     torch.manual_seed(seed)
-    vision = _saved_vision(Path(out) / "dense.pt")
+    vision = saved_vision(Path(out) / "dense.pt")
     frames, held_out = _train_frames(data, splits)
     stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
     if start:
@@ -255,23 +194,6 @@ def text(
 
     evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
     train_stage(stage, loss_of, Path(out), "text", steps, 1e-3, seed=seed, evaluate=evaluate)
-
-
-def begin_text_with(stage: TextStage, file: Path) -> None:
-    """Take over what another text stage learned but for its tower and heads, which come from a dense stage.
-
-    Raises:
-        InputError: no checkpoint of a text stage of this geometry.
-    """
-    weights = read_checkpoint(file)["model"]
-    apart = ("heads.", "model.model.vision_model.", "clip.vision_encoder.")
-    weights = {name: weight for name, weight in weights.items() if not name.startswith(apart)}
-    try:
-        if stage.load_state_dict(weights, strict=False).unexpected_keys or not weights:
-            raise RuntimeError("other weights")
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(file, f"not a checkpoint of this stage ({reason})", "name a run's text.pt") from None
 
 
 def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:

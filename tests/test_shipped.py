@@ -13,7 +13,7 @@ from homework.checkpoint import EMBEDDED_BASE, load_base, load_processor
 from homework.clip import predict
 from homework.preprocess import load_views, normalise
 from homework.questions import KINDS, QUESTIONS, question_kind
-from nano import train as nano_train
+from nano.start import SAVED, saved_vision
 from nano.targets import KARTS, TRACKS
 
 FORMS = {
@@ -63,7 +63,7 @@ def test_shipped_submission_can_be_handed_in(tmp_path):
 @torch.no_grad()
 def test_saved_stage_is_the_shipped_tower(view):
     """Training can go on from the saved stage: its tower sees what the shipped base's sees."""
-    saved = nano_train._saved_vision(nano_train.SAVED).tower.eval()
+    saved = saved_vision(SAVED).tower.eval()
     shipped = load_base()[0].model.vision_model
     pixels = normalise(load_views([view]))
     first, second = (tower(pixels).last_hidden_state for tower in (saved, shipped))

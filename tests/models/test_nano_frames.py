@@ -14,8 +14,8 @@ from homework.scene import Kart, Scene
 from nano.frames import Frames, random_window, targets_of, zoomed
 from nano.measure import cells_by_size, ego_by_kart, image_logits
 from nano.paste import pasted
+from nano.start import VisionStage
 from nano.targets import KARTS, NONE, mirror
-from nano.train import VisionStage
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from homework.nano_vision import TuxNanoVisionConfig
 from homework.packing import PromptTokens
 from homework.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
 from nano.base import VOCABULARY
+from nano.start import begin_text_with
 from nano.text import TextStage, sample_pairs
-from nano.train import begin_text_with
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
 from nano.wording import REWORDED
 

@@ -11,7 +11,8 @@ from torch import nn
 from homework.errors import InputError
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
 from nano.fovea import FoveaStage
-from nano.train import VisionStage, begin_with, dense
+from nano.start import VisionStage, begin_with
+from nano.train import dense
 from nano.trainer import lr_factor, train_stage
 
 from .conftest import VISION
