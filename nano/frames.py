@@ -32,7 +32,7 @@ from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, mirr
 # The columns that the grader's CLIP crop shows (the middle square of a 150x100 view).
 CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
 
-PASTE = 0.2  # share of the views whose ego kart is replaced by another view's
+PASTE = 0.3  # share of the views whose ego kart is replaced by another view's
 DONORS = 8  # views that are looked at for one whose ego kart fits
 ZOOMED, MAX_ZOOM = 0.5, 1.25  # share of the views of which a part is taken for the whole, and how much larger it gets
 ADDED, MOST_ADDED = 0.4, 4  # share of the views that get far karts of other views, and at most how many
