@@ -45,8 +45,7 @@ from homework.training import AdapterTrainer, use_all_cores
 from . import baseline
 from .speed import machine
 
-STEPS = {"baseline": 4, "ours": 4}  # of training a repetition, and one before the clock runs
-VLM_BATCH, CLIP_BATCH, RANK = 32, 64, 16
+CLIP_BATCH, RANK = 64, 16
 TRAIN_VIEWS = 2000  # at least, where the split has as many
 FIRST = "from homework.finetune import load; print(load().answer([{image!r}], ['What track is this?']))"
 FIRST_BASELINE = """
@@ -121,14 +120,14 @@ def training_rate(
     return sum(counts[1 : steps + 1]) / (clock.ends[steps] - clock.ends[0])
 
 
-def vlm_training(base: str, rows: list[dict], pixel_cache: Path) -> Measure:
-    """Questions trained a second."""
+def vlm_training(base: str, rows: list[dict], pixel_cache: Path, batch: int, steps: int) -> Measure:
+    """Questions trained a second. A batch holds so many questions of theirs, and so many views of ours."""
 
     def public() -> float:
         model, processor = baseline.trainable(base, RANK)
         dataset = baseline.OneQuestion(rows, processor)
         collate = partial(baseline.collate, pad_id=processor.tokenizer.pad_token_id)
-        return training_rate(model, dataset, collate, VLM_BATCH, STEPS["baseline"], lambda batch: len(batch["labels"]))
+        return training_rate(model, dataset, collate, batch, steps, lambda batch: len(batch["labels"]))
 
     def ours() -> float:
         model, processor = load_base(base)
@@ -137,7 +136,7 @@ def vlm_training(base: str, rows: list[dict], pixel_cache: Path) -> Measure:
         # every answer ends with the end token, and nothing else is labelled with it
         asked = lambda batch: int((batch["labels"] == vlm.tokens.end).sum())
         dataset = PackedViews(rows, pixel_cache)
-        return training_rate(PackedLM(vlm.model), dataset, collate, VLM_BATCH, STEPS["ours"], asked)
+        return training_rate(PackedLM(vlm.model), dataset, collate, batch, steps, asked)
 
     return Measure(f"questions trained, {Path(base).name}", public, ours)
 
@@ -163,22 +162,20 @@ def vlm_answering(base: str, adapter: Path, rows: list[dict]) -> Measure:
     return Measure(f"questions answered ({'the same' if same else 'OTHER'} answers on the same pixels)", public, ours)
 
 
-def clip_training(base: str, rows: list[dict], data: Path) -> Measure:
+def clip_training(base: str, rows: list[dict], data: Path, steps: int) -> Measure:
     """Images trained a second."""
 
     def public() -> float:
         module, processor = baseline.trainable_clip(base, RANK)
         dataset = baseline.OneCaption(rows, processor.tokenizer)
         collate = partial(baseline.collate, pad_id=processor.tokenizer.pad_token_id)
-        return training_rate(
-            module, dataset, collate, CLIP_BATCH, STEPS["baseline"], lambda batch: len(batch["pixel_values"])
-        )
+        return training_rate(module, dataset, collate, CLIP_BATCH, steps, lambda batch: len(batch["pixel_values"]))
 
     def ours() -> float:
         module, tokenizer = clip.build_trainable(base, RANK), load_processor(base).tokenizer
         dataset = clip.CaptionedViews(rows, data, data / ".cache")
         collate = partial(clip.collate_captioned, texts=dataset.texts(tokenizer))
-        return training_rate(module, dataset, collate, CLIP_BATCH, STEPS["ours"], lambda batch: len(batch["truth"]))
+        return training_rate(module, dataset, collate, CLIP_BATCH, steps, lambda batch: len(batch["truth"]))
 
     return Measure("CLIP images trained", public, ours)
 
@@ -229,18 +226,23 @@ def run(
     base: str = EMBEDDED_BASE,
     adapter: Path = SHIPPED,
     pairs: int = 5,
+    batch: int = 32,
+    steps: int = 4,
     views: int = 60,
     output: Path | None = None,
 ) -> None:
     """Print how many times faster than the public pipeline training, answering, writing and starting are.
 
-    With a base that the adapter is not for, e.g. one of `python -m benchmarks.geometry write`, only training is timed.
+    With a base that the adapter is not for, e.g. one of `python -m benchmarks.geometry write`, only the VLM's training
+    is timed; where a step takes long, `--batch 4 --steps 1` are enough.
 
     Args:
         data: the data folder
         base: folder or hub name of an Idefics3 model
         adapter: LoRA on that base, for the answers
         pairs: how often both are timed
+        batch: questions, and in ours views, of a step of the VLM's training
+        steps: of training a repetition, beside one before the clock runs
         views: of valid, about which everything is asked
         output: write all numbers into this JSON file
     """
@@ -255,12 +257,10 @@ def run(
     some = valid[:: max(1, len(valid) // views)][:views]
     questions = with_path([row for image, scene in some for row in generate_qa.rows(scene, image)], data)
     with tempfile.TemporaryDirectory() as folder:
-        measures = [
-            partial(vlm_training, base, asked, data / ".cache"),
-            partial(clip_training, base, told, data),
-        ]
+        measures = [partial(vlm_training, base, asked, data / ".cache", batch, steps)]
         if resolve_base(adapter_base(adapter)) == resolve_base(base):
             measures += [
+                partial(clip_training, base, told, data, steps),
                 partial(vlm_answering, base, adapter, questions),
                 partial(first_answer, base, adapter, questions[0]["image_path"]),
                 partial(pairs_written, data / "valid", Path(folder)),

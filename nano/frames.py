@@ -219,8 +219,8 @@ class Frames:
             boxes = [self._somewhere(left, top, rng) for _ in range(WINDOW_KARTS)]
             view, of_view = self._add(view, of_view, boxes, donors, rng)
             views.append(view[top : top + height, left : left + width])
-            grids = (Grid(left, top, width, height, stride) for stride in (4, 8))
-            targets.append(kart_maps([of_view], next(grids)) | token_targets([of_view], next(grids)))
+            fine, coarse = (Grid(left, top, width, height, stride) for stride in (4, 8))
+            targets.append(kart_maps([of_view], fine) | token_targets([of_view], coarse))
         stacked = {
             name: torch.from_numpy(np.concatenate([target[name] for target in targets]))
             for name in ("kart", "weight", "token")
