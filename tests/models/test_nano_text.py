@@ -88,6 +88,8 @@ def test_a_text_stage_begins_with_another_s_text_model(tokens, tmp_path):
         same = torch.equal(weight, second.state_dict()[name])
         assert same or name.startswith(("heads.", "model.model.vision_model.", "clip.vision_encoder.")), name
     assert all(torch.equal(weight, second.tower.state_dict()[name]) for name, weight in tower.items())
+    learning = {name for name, weight in second.named_parameters() if weight.requires_grad}
+    assert learning and not any(name.startswith(("heads.", "model.model.vision_model.")) for name in learning)
     torch.save({"step": 1, "model": {"tower.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
     with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
         begin_text_with(second, file)
