@@ -13,7 +13,7 @@ from .targets import KARTS
 class FoveaStage(nn.Module):
     """The tower and its heads, of which the fovea's convolutions are trained alone.
 
-    So a step costs a fifth of one of the dense stage, and its windows are full of karts: far ones are few in views.
+    So a step costs a third of one of the dense stage, and its windows are full of karts: far ones are few in views.
     """
 
     def __init__(self, config: TuxNanoVisionConfig):
