@@ -148,8 +148,12 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
         fovea = F.pad(pixel_values, (missing // 2, missing - missing // 2))
         left = (fovea.shape[-1] - FOVEA_SIZE[0]) // 2
         fovea = fovea[..., FOVEA_TOP : FOVEA_TOP + FOVEA_SIZE[1], left : left + FOVEA_SIZE[0]]
+        return run_stages(self.stages, pixel_values), self.fovea_maps(fovea)
+
+    def fovea_maps(self, window: Tensor) -> list[Tensor]:
+        """A window of the fovea's size [b, 3, h, w] -> the maps of the fovea's stages (see `run_stages`)."""
         # 2x2 pixels become 12 channels: half the size, and nothing is lost
-        return run_stages(self.stages, pixel_values), run_stages(self.fovea, F.pixel_unshuffle(fovea, 2))
+        return run_stages(self.fovea, F.pixel_unshuffle(window, 2))
 
     def encode(self, view: Tensor, fovea: Tensor) -> Tensor:
         """The last stages' maps [b, c, h, w] of view and fovea -> tokens [b, summary + cells of both, d]."""

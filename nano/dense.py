@@ -44,8 +44,12 @@ class DenseHeads(nn.Module):
         logits["relation"] = logits["relation"].unflatten(1, (len(KARTS), 3))
         logits["token"], logits["side"] = self.token(cells).split((len(KARTS) + 1, 2), dim=-1)
         logits["fovea_token"], logits["fovea_side"] = self.fovea_token(fovea).split((len(KARTS) + 1, 2), dim=-1)
-        logits["fovea_kart"] = self.fovea_fine(fovea_map).permute(0, 2, 3, 1)
+        logits["fovea_kart"] = self.fovea_karts(fovea_map)
         return logits | {"kart": kart, "center": center[..., 0], "box": box}
+
+    def fovea_karts(self, fovea_map: Tensor) -> Tensor:
+        """The fovea's map of stride 4 [b, c, h4, w4] -> which kart covers each cell [b, h4, w4, karts + 1]."""
+        return self.fovea_fine(fovea_map).permute(0, 2, 3, 1)
 
 
 def forward(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -53,14 +57,6 @@ def forward(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tup
     view, fovea = tower.feature_maps(pixels)
     tokens = tower.encode(view[-1], fovea[-1])
     return heads(view[-2], fovea[-2], tokens), tokens
-
-
-@torch.no_grad()
-def cell_logits(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Which kart covers each cell at stride 8, and at 4 in the fovea, without attention. 2 x [b, h, w, karts + 1]."""
-    view, fovea = (maps[-2] for maps in tower.feature_maps(pixels))
-    karts = heads.fine(view)[:, : len(KARTS) + 1], heads.fovea_fine(fovea)
-    return tuple(logits.permute(0, 2, 3, 1) for logits in karts)
 
 
 def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, run_stages
+from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
 
 from .dense import DenseHeads, cell_loss, token_loss
 from .targets import KARTS
@@ -27,8 +26,8 @@ class FoveaStage(nn.Module):
 
     def losses(self, windows: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """One scalar a target: windows [b, 3, h, w] of the fovea's size against those of `Frames.windows`."""
-        maps = run_stages(self.tower.fovea, F.pixel_unshuffle(windows, 2))
-        cells = self.heads.fovea_fine(maps[-2]).permute(0, 2, 3, 1)  # [b, h / 4, w / 4, karts + 1]
+        maps = self.tower.fovea_maps(windows)
+        cells = self.heads.fovea_karts(maps[-2])
         tokens = self.last(maps[-1].flatten(2).transpose(1, 2))  # [b, h * w / 64, karts + 1]
         return {
             "kart": cell_loss(cells, targets["kart"], targets["weight"]),

@@ -1,26 +1,35 @@
 """What a tower knows of views, by its heads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import nn
 
-from homework.scene import VIEW_SIZE
+from homework.scene import VIEW_SIZE, Scene
 
-from .dense import IMAGE_HEADS, accuracy, cell_logits, forward
+from .dense import IMAGE_HEADS, accuracy, forward
 from .frames import Frames
 from .targets import FOVEA_CELLS, IGNORE, KART_ID, KARTS, Grid
+
+SIDES = (5, 8, 12, 18)  # pixels: where the classes of a kart's shorter side begin
+CELLS = {"fovea_kart": FOVEA_CELLS, "kart": Grid(0, 0, *VIEW_SIZE, 8)}  # from the finest
 
 
 @torch.no_grad()
 def image_logits(stage: nn.Module, frames: Frames, batch: int = 100) -> Iterator[tuple[dict, dict]]:
-    """The image heads' (logits, targets) by name for all views as they are, `batch` at a time."""
-    names = (*IMAGE_HEADS, "relation")  # not the cells', which would fill the memory where all are kept
+    """The image heads' (logits, targets) by name for all views as they are, `batch` at a time.
+
+    Of the cells' heads the logits hold the number of the kart alone, since all of them would fill the memory where they
+    are kept.
+    """
+    names = (*IMAGE_HEADS, "relation")
     for start in range(0, len(frames), batch):
         pixels, targets = frames.batch(np.arange(start, min(start + batch, len(frames))))
         logits, _ = forward(stage.tower, stage.heads, pixels)
-        yield tuple({name: values[name] for name in names} for values in (logits, targets))
+        named = {name: logits[name].argmax(-1).to(torch.int8) for name in CELLS}
+        yield {name: logits[name] for name in names} | named, {name: targets[name] for name in names}
 
 
 def evaluate_dense(answers: Iterable[tuple[dict, dict]]) -> dict[str, float]:
@@ -52,29 +61,21 @@ def ego_by_kart(answers: Iterable[tuple[dict, dict]]) -> dict[str, tuple[int, in
     return result
 
 
-SIDES = (5, 8, 12, 18)  # pixels: where the classes of a kart's shorter side begin
-
-
-@torch.no_grad()
-def cells_by_size(stage: nn.Module, frames: Frames, batch: int = 100) -> dict[str, tuple[int, int]]:
+def cells_by_size(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Scene]) -> dict[str, tuple[int, int]]:
     """(named rightly, karts) by a kart's shorter side, by the finest cell that holds its centre.
 
     Args:
-        stage: tower and heads.
-        frames: views as they are.
-        batch: views at a time.
+        answers: see `image_logits`.
+        scenes: of the same views.
     """
-    view, result = Grid(0, 0, *VIEW_SIZE, 8), {f"{side}+ px": (0, 0) for side in SIDES}
-    for start in range(0, len(frames), batch):
-        index = np.arange(start, min(start + batch, len(frames)))
-        fine, in_fovea = cell_logits(stage.tower, stage.heads, frames.batch(index)[0])
-        for number, i in enumerate(index):
-            for kart in frames.scenes[i].karts:
-                at, logits = FOVEA_CELLS.cell_of(*kart.center), in_fovea
-                if at is None:
-                    at, logits = view.cell_of(*kart.center), fine
+    result, remaining = {f"{side}+ px": (0, 0) for side in SIDES}, iter(scenes)
+    for logits, targets in answers:
+        for number, scene in enumerate(islice(remaining, len(targets["ego"]))):
+            for kart in scene.karts:
+                # the grids in the order of CELLS, from the finest
+                cells, at = next((name, at) for name, grid in CELLS.items() if (at := grid.cell_of(*kart.center)))
                 size = f"{max(side for side in SIDES if side <= kart.side)}+ px"
                 right, karts = result[size]
-                named = int(logits[(number, *at)].argmax())
+                named = int(logits[cells][(number, *at)])
                 result[size] = right + (named == KART_ID.get(kart.name)), karts + 1
     return result

@@ -86,9 +86,8 @@ def fovea(
     loss_of = lambda rng: stage.losses(*frames.windows(rng, batch))
 
     def evaluate() -> dict[str, float]:
-        return {
-            f"cells {size}": round(100 * r / max(1, n), 1) for size, (r, n) in cells_by_size(stage, held_out).items()
-        }
+        sizes = cells_by_size(image_logits(stage, held_out), held_out.scenes)
+        return {f"cells {size}": round(100 * right / max(1, karts), 1) for size, (right, karts) in sizes.items()}
 
     train_stage(stage, loss_of, Path(out), "fovea", steps, 2e-3, seed=seed, evaluate=evaluate)
 
@@ -149,7 +148,7 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -
         print(f"{name.removeprefix('accuracy_'):16}{value:6.1f}")
     karts = ego_by_kart(answers)
     print("karts named by the cells at their centres, by their shorter side:")
-    for size, (right, there) in cells_by_size(stage, frames).items():
+    for size, (right, there) in cells_by_size(answers, frames.scenes).items():
         print(f"{size:16}{100 * right / max(1, there):6.1f} of {there:,} karts")
     print("ego by kart:")
     for kart, (right, views) in sorted(karts.items(), key=lambda row: row[1][0] / row[1][1]):

@@ -259,7 +259,7 @@ def test_every_ego_kart_is_counted_once(frames):
 
 
 def test_every_kart_is_counted_by_its_size(frames):
-    sizes = cells_by_size(VisionStage().eval(), frames, batch=2)
+    sizes = cells_by_size(image_logits(VisionStage().eval(), frames, batch=2), frames.scenes)
     assert list(sizes) == ["5+ px", "8+ px", "12+ px", "18+ px"]
     sides = [kart.side for scene in frames.scenes for kart in scene.karts]
     assert sizes["18+ px"][1] == sum(side >= 18 for side in sides)
