@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from homework import clip, generate_captions, generate_qa
 from homework.base_vlm import BaseVLM
@@ -79,6 +79,41 @@ class Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
+def train(
+    module: nn.Module,
+    dataset: Dataset,
+    collate: Callable[[list], dict],
+    batch_size: int,
+    steps: int,
+    callback: TrainerCallback,
+    learning_rate: float = 1e-4,
+) -> None:
+    """Train with the Trainer, which saves and prints nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            max_steps=steps,
+            per_device_train_batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=0.0,
+            optim="adamw_torch_fused",
+            bf16=pick_dtype(pick_device()) == torch.bfloat16,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="no",
+            remove_unused_columns=False,
+            label_names=[],
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=False,
+        )
+        trainer = AdapterTrainer(
+            module, arguments, data_collator=collate, train_dataset=dataset, callbacks=[callback], score=dict
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+
 def training_rate(
     module: nn.Module, dataset: Dataset, collate: Callable, batch_size: int, steps: int, units: Callable[[dict], int]
 ) -> float:
@@ -94,28 +129,7 @@ def training_rate(
         counts.append(units(batch))
         return batch
 
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            max_steps=steps + 1,
-            per_device_train_batch_size=batch_size,
-            learning_rate=1e-4,
-            weight_decay=0.0,
-            optim="adamw_torch_fused",
-            bf16=pick_dtype(pick_device()) == torch.bfloat16,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            logging_strategy="no",
-            remove_unused_columns=False,
-            label_names=[],
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=False,
-        )
-        with contextlib.redirect_stdout(io.StringIO()):
-            AdapterTrainer(
-                module, arguments, data_collator=counting, train_dataset=dataset, callbacks=[clock], score=dict
-            ).train()
+    train(module, dataset, counting, batch_size, steps + 1, clock)
     # the Trainer fetches a batch ahead, so the counts may be one more than the steps
     return sum(counts[1 : steps + 1]) / (clock.ends[steps] - clock.ends[0])
 
@@ -162,22 +176,31 @@ def vlm_answering(base: str, adapter: Path, rows: list[dict]) -> Measure:
     return Measure(f"questions answered ({'the same' if same else 'OTHER'} answers on the same pixels)", public, ours)
 
 
-def clip_training(base: str, rows: list[dict], data: Path, steps: int) -> Measure:
-    """Images trained a second."""
+def public_clip(base: str, rows: list[dict]) -> tuple[nn.Module, Dataset, Callable]:
+    """(module, dataset, collate) of the public pipeline's CLIP."""
+    module, processor = baseline.trainable_clip(base, RANK)
+    collate = partial(baseline.collate, pad_id=processor.tokenizer.pad_token_id)
+    return module, baseline.OneCaption(rows, processor.tokenizer), collate
+
+
+def our_clip(base: str, rows: list[dict], data: Path) -> tuple[nn.Module, Dataset, Callable]:
+    """(module, dataset, collate) of our CLIP."""
+    module, tokenizer = clip.build_trainable(base, RANK), load_processor(base).tokenizer
+    dataset = clip.CaptionedViews(rows, data, data / ".cache")
+    return module, dataset, partial(clip.collate_captioned, texts=dataset.texts(tokenizer))
+
+
+def clip_training(base: str, rows: list[dict], data: Path, steps: int, captions: bool = False) -> Measure:
+    """Images trained a second, or `captions`: in ours all that are true of an image, in the public one the image's."""
 
     def public() -> float:
-        module, processor = baseline.trainable_clip(base, RANK)
-        dataset = baseline.OneCaption(rows, processor.tokenizer)
-        collate = partial(baseline.collate, pad_id=processor.tokenizer.pad_token_id)
-        return training_rate(module, dataset, collate, CLIP_BATCH, steps, lambda batch: len(batch["pixel_values"]))
+        return training_rate(*public_clip(base, rows), CLIP_BATCH, steps, lambda batch: len(batch["pixel_values"]))
 
     def ours() -> float:
-        module, tokenizer = clip.build_trainable(base, RANK), load_processor(base).tokenizer
-        dataset = clip.CaptionedViews(rows, data, data / ".cache")
-        collate = partial(clip.collate_captioned, texts=dataset.texts(tokenizer))
-        return training_rate(module, dataset, collate, CLIP_BATCH, steps, lambda batch: len(batch["truth"]))
+        units = lambda batch: int(batch["truth"].sum()) if captions else len(batch["truth"])
+        return training_rate(*our_clip(base, rows, data), CLIP_BATCH, steps, units)
 
-    return Measure("CLIP images trained", public, ours)
+    return Measure(f"CLIP {'captions' if captions else 'images'} trained", public, ours)
 
 
 def pairs_written(split_dir: Path, folder: Path) -> Measure:
@@ -261,9 +284,10 @@ def run(
         if resolve_base(adapter_base(adapter)) == resolve_base(base):
             measures += [
                 partial(clip_training, base, told, data, steps),
+                partial(clip_training, base, told, data, steps, captions=True),
                 partial(vlm_answering, base, adapter, questions),
                 partial(first_answer, base, adapter, questions[0]["image_path"]),
-                partial(pairs_written, data / "valid", Path(folder)),
+                partial(pairs_written, data / "train", Path(folder)),
             ]
         results = [compare(make(), pairs) for make in measures]
     if output:

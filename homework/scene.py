@@ -4,6 +4,7 @@ This is the only place that knows the label rule. It reproduces 120 of the 120 o
 """
 
 import math
+import os
 import reprlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ class Kart:
     name: str
     box: tuple[int, int, int, int]
 
-    @property
+    @cached_property
     def center(self) -> tuple[float, float]:
         """(x, y) in pixels of the 150x100 view."""
         x1, y1, x2, y2 = self.box
@@ -95,17 +96,15 @@ def read_info(path: str | Path) -> dict:
 
 def _problem(detection, num_karts: int) -> str | None:
     """What is wrong with one detection, or None."""
-    if not isinstance(detection, list) or len(detection) != 6:
+    if type(detection) is not list or len(detection) != 6:
         return "not [class_id, track_id, x1, y1, x2, y2]"
-    for number in detection:
-        if type(number) is int:
-            continue
-        if type(number) is not float or not math.isfinite(number):
-            return "a value that is not a finite number"
+    types = set(map(type, detection))
+    if types != {int} and not (types <= {int, float} and all(map(math.isfinite, detection))):
+        return "a value that is not a finite number"
     class_id, track_id, x1, y1, x2, y2 = detection
-    if x1 > x2 or y1 > y2:
-        return "the box ends before it begins"
-    if x1 < 0 or y1 < 0 or x2 > DETECTION_SIZE[0] or y2 > DETECTION_SIZE[1]:
+    if not (0 <= x1 <= x2 <= DETECTION_SIZE[0] and 0 <= y1 <= y2 <= DETECTION_SIZE[1]):
+        if x1 > x2 or y1 > y2:
+            return "the box ends before it begins"
         return f"the box leaves the {DETECTION_SIZE[0]}x{DETECTION_SIZE[1]} image"
     if class_id == KART_CLASS and not (type(track_id) is int and 0 <= track_id < num_karts):
         return f"kart {track_id} is not among the {num_karts} karts of the frame"
@@ -156,9 +155,8 @@ def info_files(split_dir: str | Path) -> list[Path]:
 
 def image_file(info_path: str | Path, view_index: int) -> str:
     """The view's image relative to `data/`, e.g. `train/00a00_03_im.jpg`."""
-    info_path = Path(info_path)
-    frame = info_path.name.removesuffix("_info.json")
-    return f"{info_path.parent.name}/{frame}_{view_index:02d}_im.jpg"
+    folder, name = os.path.split(info_path)
+    return f"{os.path.basename(folder)}/{name.removesuffix('_info.json')}_{view_index:02d}_im.jpg"
 
 
 def frame_of(image_name: str) -> tuple[str, int]:

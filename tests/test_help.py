@@ -10,7 +10,7 @@ import pytest
 MODULES = (
     *("homework.generate_qa", "homework.generate_captions", "homework.finetune", "homework.clip", "homework.evalsets"),
     *("supertux", "grader", "viewer", "nano.train", "bundle"),
-    *(f"benchmarks.{name}" for name in ("speed", "answers", "against", "full", "geometry", "scaling")),
+    *(f"benchmarks.{name}" for name in ("speed", "answers", "against", "clip_steps", "full", "geometry", "scaling")),
 )
 OPTION = re.compile(r"^  (?:-h, )?(--[\w-]+)(?: (?:<\w+>|[A-Z]+))?(?:  +(\S.*))?$")
 NO_NAME = ("grader", "bundle", "benchmarks.speed")  # of one command, whose name is left out

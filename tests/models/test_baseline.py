@@ -1,11 +1,12 @@
-"""benchmarks/baseline and against: the public pipeline does the same work, only slower."""
+"""benchmarks/baseline, against and clip_steps: the public pipeline does the same work, only slower."""
 
 import json
+import re
 
 import pytest
 import torch
 
-from benchmarks import against, baseline
+from benchmarks import against, baseline, clip_steps
 from homework import clip
 from homework.checkpoint import Adapted, add_lora, load_base
 from homework.data import CaptionDataset, VQADataset
@@ -19,6 +20,7 @@ def small(monkeypatch):
     """The work of a benchmark, cut down to seconds."""
     monkeypatch.setattr(baseline, "LONGEST_EDGE", 300)
     monkeypatch.setattr(against, "CLIP_BATCH", 2)
+    monkeypatch.setattr(clip_steps, "CLIP_BATCH", 2)
 
 
 @pytest.fixture
@@ -87,7 +89,19 @@ def test_training_is_timed_in_units(nano_folder, tiny_data, capsys):
     assert result["ratio"] == pytest.approx(result["ours"] / result["baseline"]) and result["ratio"] > 0
     assert "questions trained, tiny_nano" in capsys.readouterr().out
     captions = CaptionDataset("train", tiny_data).rows
-    assert against.compare(against.clip_training(str(nano_folder), captions, tiny_data, steps=1), 1)["ratio"] > 0
+    images, told = (
+        against.compare(against.clip_training(str(nano_folder), captions, tiny_data, steps=1, captions=counted), 1)
+        for counted in (False, True)
+    )
+    assert 0 < images["ratio"] < told["ratio"]  # an image has several true captions, and ours learns all at once
+
+
+def test_both_clips_are_asked_until_ours_is_as_good(nano_folder, tiny_data, capsys):
+    """The public one at its last step, ours until it has as many right; then both, and how much sooner."""
+    clip_steps.run(data=tiny_data, base=str(nano_folder), steps=2, questions=10)
+    *_, public, ours, last = capsys.readouterr().out.splitlines()
+    assert public.split()[:2] == ["public", "2"] and ours.split()[:2] == ["ours", "2"]
+    assert re.search(r"after 2 steps, \d+ s; ours .* after 2, \d+ s: 1\.0 times fewer steps", last)
 
 
 def test_the_command_prints_a_line_a_measure(nano_folder, tiny_data, tmp_path, capsys):
