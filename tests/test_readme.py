@@ -37,6 +37,7 @@ RUN_BY = {
     "benchmarks.full vlm": "tests/models/test_full.py",
     "benchmarks.against run": "tests/models/test_baseline.py",
     "nano.train dense": "tests/models/test_nano_training.py",
+    "nano.train fovea": "tests/models/test_nano_training.py",
     "nano.train text": "tests/models/test_nano_text.py",
 }
 # Run by hand, as each takes a game's art, a download or hours; the tests beside check what it made.

@@ -10,9 +10,9 @@ from torch import nn
 
 from homework.errors import InputError
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
+from nano import train
 from nano.fovea import FoveaStage
 from nano.start import VisionStage, begin_with
-from nano.train import dense
 from nano.trainer import lr_factor, train_stage
 
 from .conftest import VISION
@@ -118,6 +118,20 @@ def test_a_run_can_begin_with_the_checkpoint_of_another(tmp_path):
     assert all(torch.equal(weight, second.state_dict()[name]) for name, weight in first.items())
 
 
+def test_the_foveas_stage_trains_the_fovea_alone(tiny_data, tmp_path, monkeypatch):
+    """One step: the checkpoint holds a tower that differs from the one begun with in the fovea only."""
+    config = TuxNanoVisionConfig(**VISION, batch_norm=True)
+    monkeypatch.setattr(train, "VISION", config)
+    begun = FoveaStage(config)
+    torch.save({"step": 1, "model": begun.state_dict(), "optimizer": {}}, tmp_path / "begun.pt")
+    train.fovea(data=str(tiny_data), out=str(tmp_path), steps=1, batch=2, start=str(tmp_path / "begun.pt"))
+    trained = torch.load(tmp_path / "fovea.pt", weights_only=True)
+    changed = {name for name, weight in begun.state_dict().items() if not torch.equal(weight, trained["model"][name])}
+    changed = {name for name in changed if not name.startswith("last.")}
+    assert changed and all(name.startswith(("tower.fovea.", "heads.fovea_fine.")) for name in changed)
+    assert "cells 5+ px" in json.loads((tmp_path / "fovea.jsonl").read_text())
+
+
 @pytest.mark.parametrize("saved", ["other channels", "no tower", "no stage"])
 def test_what_no_tower_can_begin_with(tmp_path, saved):
     """One line that names the file."""
@@ -134,4 +148,4 @@ def test_what_no_tower_can_begin_with(tmp_path, saved):
 
 def test_valid_is_not_trained_on(tiny_data, tmp_path):
     with pytest.raises(InputError, match="valid: a split to measure on"):
-        dense(data=str(tiny_data), splits="train,valid", out=str(tmp_path), steps=1)
+        train.dense(data=str(tiny_data), splits="train,valid", out=str(tmp_path), steps=1)
