@@ -99,7 +99,8 @@ def _problem(detection, num_karts: int) -> str | None:
     if type(detection) is not list or len(detection) != 6:
         return "not [class_id, track_id, x1, y1, x2, y2]"
     types = set(map(type, detection))
-    if types != {int} and not (types <= {int, float} and all(map(math.isfinite, detection))):
+    # an integer is finite, and may be too large for `isfinite`
+    if types != {int} and not (types <= {int, float} and all(type(n) is int or math.isfinite(n) for n in detection)):
         return "a value that is not a finite number"
     class_id, track_id, x1, y1, x2, y2 = detection
     if not (0 <= x1 <= x2 <= DETECTION_SIZE[0] and 0 <= y1 <= y2 <= DETECTION_SIZE[1]):

@@ -81,6 +81,7 @@ BAD_DETECTIONS = {
     "not a number": [1, 0, math.nan, 0, 40, 40],
     "infinite": [1, 0, 0, 0, math.inf, 40],
     "off the right edge": [1, 0, 0, 0, 601, 40],
+    "an integer too large for a float": [1, 0, 0.5, 0, 10**400, 40],
     "off the top edge": [3, 97, 0, -1, 40, 40],
     "ends before it begins": [1, 0, 40, 0, 20, 40],
     "kart not in the list": [1, 3, 0, 0, 40, 40],
