@@ -39,17 +39,18 @@ REMEDY = (
 )
 
 
-def install_art(*, from_: Path | None = None) -> None:
+def install_art(*, from_: Path | None = None, karts: Path | None = None) -> None:
     """Find the game's art, or take it from a folder or an archive, make it fit the engine, and draw a frame with it.
 
     Example: python -m supertux install-art
 
     Args:
         from_: a folder or archive (tar, zip) of the game's release 1.4; without it, the usual places
+        karts: a folder of release 1.2, whose karts look more like the course's
     """
     require_engine()
     art = find(from_)
-    build(art, OVERLAY)
+    build(art, OVERLAY, art if karts is None else _inside(karts, karts))
     note("drawing a frame with it, which takes up to a minute")
     check(OVERLAY)
     note(f"{art}: ready in {OVERLAY}; now run `python -m supertux render --out data/mine`")
@@ -126,8 +127,8 @@ def _unpack(archive: Path) -> Path:
     return target.resolve() / place
 
 
-def build(art: Path, overlay: Path) -> None:
-    """Make the overlay of `art`, whole or not at all; an older one gives way.
+def build(art: Path, overlay: Path, karts: Path | None = None) -> None:
+    """Make the overlay of `art`, with the karts of `karts`, whole or not at all; an older one gives way.
 
     Raises:
         InputError: the art's shaders are of another release.
@@ -141,6 +142,9 @@ def build(art: Path, overlay: Path) -> None:
         data = temporary / "data"
         real = {Path(name).parent for name in texts} | {Path("skins")}  # folders that hold a file of our own
         _link(art, data, real | {parent for path in real for parent in path.parents})
+        if karts is not None:
+            (data / "karts").unlink()
+            (data / "karts").symlink_to((karts / "karts").resolve())
         for name, text in texts.items():
             (data / name).unlink(missing_ok=True)
             (data / name).write_text(text)

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pystk2
 
+from .cameras import look_back
 from .determinism import control_engine
+from .labels import half_turn
 from .mix import visible_karts
 from .plans import RacePlan
 
@@ -57,7 +59,7 @@ class Race:
         return going
 
     def moments(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Moments that might be drawn, as guesses of the karts that are seen from behind each kart: [karts].
+        """Moments that might be drawn, as guesses of the karts that each kart's camera sees: [karts].
 
         Going on to the next is all that it takes to leave one out; `arrive` before drawing.
         """
@@ -69,7 +71,7 @@ class Race:
         for _ in range(MAX_MOMENTS):
             if self.plan.placed:
                 self.wanted = self.road.places(self.count, GAP_PLACED, rng)
-                yield visible_karts(*self.wanted)
+                yield visible_karts(self.wanted[0], [half_turn(rotation) for rotation in self.wanted[1]])
             elif self.step(int(rng.integers(*STEPS_BETWEEN_MOMENTS, endpoint=True))):
                 yield visible_karts(np.array([k.location for k in self.karts]), [k.rotation for k in self.karts])
             else:
@@ -79,6 +81,7 @@ class Race:
         """Bring the karts to where the current moment has them."""
         if self.plan.placed:
             self.put(*self.wanted)
+            look_back()
             self.step(SETTLING_STEPS)
 
     def put(self, locations: np.ndarray, rotations: list) -> None:

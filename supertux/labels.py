@@ -99,6 +99,12 @@ def rotation_matrix(quaternion) -> np.ndarray:
     )
 
 
+def half_turn(quaternion) -> tuple:
+    """The engine's quaternion of a body that faces the other way on the same ground."""
+    w, x, y, z = quaternion
+    return -y, z, w, -x
+
+
 def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """World points [n, 3] -> [n, 3]: x and y in half images from the centre (y up), and the distance in metres."""
     clip = np.c_[points, np.ones(len(points))] @ matrix.T

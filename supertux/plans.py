@@ -40,7 +40,7 @@ class RacePlan:
 
     `placed` says how its karts come to where they are: by driving, or put there at rest. 59 % of the course's
     frames were taken after the race's end: all karts stand still in the first 200 metres behind the finish, and the
-    camera, whose distance grows with speed, is close.
+    camera, whose distance grows with speed, is close, ahead of the kart, and looks back at it.
     """
 
     number: int

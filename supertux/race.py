@@ -95,7 +95,7 @@ def run(plan: RacePlan, folder: Path) -> dict:
 
 
 def problem_of(views: list[labels.Depth], race: Race) -> str | None:
-    """Why a frame cannot be used, or None: no matrix, or a camera that is not behind the kart it should follow."""
+    """Why a frame cannot be used, or None: no matrix, or a camera that is not at the kart it should follow."""
     if not all(view.is_whole for view in views):
         return "labels"
     locations = np.array([kart.location for kart in race.karts])

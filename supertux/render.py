@@ -14,6 +14,7 @@ from . import art, child, shaders
 from .plans import KARTS, OFFICIAL_MIX, TRACKS, RacePlan, names_in, race_plans
 
 SETTINGS = "render.json"
+SEEN_AT_REST = "from the front"  # folders that were drawn before cameras could look back don't say so
 RACE_LIMIT = 900  # seconds after which a race is given up
 
 
@@ -160,11 +161,12 @@ def _shares(text: str) -> tuple[float, ...]:
 def _require_same(out: Path, settings: dict) -> None:
     """Remember what the folder was drawn with; a folder holds frames of one setting."""
     path = out / SETTINGS
-    settings = settings | {"mix": list(settings["mix"]), "labels": shaders.VERSION}
+    settings = settings | {"mix": list(settings["mix"]), "labels": shaders.VERSION, "at rest": SEEN_AT_REST}
     if path.exists():
-        for key, value in read_json(path).items():
-            if settings.get(key) != value:
-                problem = f"its frames were drawn with {key} {value}, not {settings.get(key)}"
+        drawn_with = read_json(path)
+        for key, value in settings.items():
+            if drawn_with.get(key) != value:
+                problem = f"its frames were drawn with {key} {drawn_with.get(key)}, not {value}"
                 raise InputError(path, problem, "give the same settings or another --out")
         return
     if any(out.glob("*_info.json")):

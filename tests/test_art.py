@@ -127,6 +127,21 @@ def test_what_is_not_art_is_named(art: Path, tmp_path: Path):
         assert str(error.value).startswith(f"{path}: ")
 
 
+def test_the_karts_may_be_of_another_release(art: Path, tmp_path: Path, cache: Path):
+    older = write_art(tmp_path / "older")
+    (older / "karts/tux/kart.xml").write_text("<older/>")
+    build(art, cache / "art", older)
+    assert (cache / "art/data/karts/tux/kart.xml").read_text() == "<older/>"
+    assert (cache / "art/data/tracks/abyss").resolve() == art / "tracks/abyss"
+
+
+def test_karts_of_nowhere_are_named(art: Path, tmp_path: Path, monkeypatch, call, cache: Path):
+    monkeypatch.setattr(module, "require_engine", lambda: None)
+    result = call((install_art,), "install-art", "--from", art, "--karts", tmp_path / "nowhere")
+    assert_one_line_error(result, str(tmp_path / "nowhere"))
+    assert not cache.exists()
+
+
 def test_the_overlay_is_links_and_a_few_files_of_its_own(art: Path, cache: Path):
     before = {path: path.read_bytes() for path in art.rglob("*") if path.is_file()}
     build(art, cache / "art")

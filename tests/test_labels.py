@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from supertux import labels
-from supertux.labels import boxes, decode, instances, project, rotation_matrix, unproject
+from supertux.labels import boxes, decode, half_turn, instances, project, rotation_matrix, unproject
 
 WIDTH, HEIGHT = 300, 200
 FOCAL, NEAR, FAR = 1.3, 1.0, 1000.0
@@ -163,6 +163,12 @@ def test_rotation_columns_are_right_up_and_front():
     any_other = np.random.default_rng(0).normal(size=4)
     matrix = rotation_matrix(any_other / np.linalg.norm(any_other))
     assert np.allclose(matrix.T @ matrix, np.eye(3)) and np.isclose(np.linalg.det(matrix), 1)
+
+
+def test_half_a_turn_keeps_the_ground_and_faces_the_other_way():
+    any_other = np.random.default_rng(0).normal(size=4)
+    before = any_other / np.linalg.norm(any_other)
+    assert np.allclose(rotation_matrix(half_turn(before)), rotation_matrix(before) * [-1, 1, -1])
 
 
 def test_a_kart_beside_another_gets_its_own_pixels(camera: Camera):

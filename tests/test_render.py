@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import assert_one_line_error
 from PIL import Image
@@ -18,6 +19,7 @@ from homework.errors import InputError, read_json
 from homework.scene import VIEW_SIZE, info_files, read_info, scene
 from supertux import art
 from supertux import render as module
+from supertux.labels import rotation_matrix
 from supertux.plans import FRAMES_PER_RACE, KARTS, TRACKS, race_plans
 from supertux.render import render
 
@@ -274,6 +276,23 @@ def test_frames_of_the_game_are_the_courses(undisturbed: Path):
     assert {read_info(path)["track"] for path in paths} == {"xr591", "lighthouse"}
     # the camera of view i follows kart i, which is in the middle of nearly every view
     assert sum(ego is not None and ego.track_id == view for view, ego in seen) > 0.9 * len(seen)
+
+
+@pytest.mark.slow
+def test_karts_at_rest_are_seen_from_the_front_and_driven_ones_from_behind(undisturbed: Path):
+    placed = {record["race"]: record["placed"] for record in map(read_json, undisturbed.glob(".races/*.json"))}
+    ahead = {True: [], False: []}  # metres from the followed kart to others in its view, along its front
+    for path in info_files(undisturbed):
+        info = read_info(path)
+        for view, _ in enumerate(info["detections"]):
+            front = rotation_matrix(info["rotation"][view])[:, 2]
+            for kart in scene(info, view).karts:
+                if kart.track_id != view:
+                    to_other = np.subtract(info["location"][kart.track_id], info["location"][view])
+                    ahead[placed[info["race"]]].append(to_other @ front)
+    assert set(placed.values()) == {True, False} and min(map(len, ahead.values())) > 3
+    # the camera stands a few metres off: a kart beside the followed one may be in view either way
+    assert max(ahead[True]) < 5 and min(ahead[False]) > -5
 
 
 @pytest.mark.slow
