@@ -94,8 +94,8 @@ def race_plans(
     """The races that give `frames` frames. More frames of the same seed begin with the same races.
 
     The tracks take turns, in another order each time, and on each of them driven and placed races do. On each track
-    the karts are dealt from a shuffled deck, which is shuffled again when it is used up: each track sees each kart as
-    often as any other, give or take one.
+    the karts are dealt from two shuffled decks, for driven and for placed races, each of which is shuffled again when
+    it is used up: each track sees each kart from behind as often as any other, give or take one, and so from the front.
 
     Args:
         seed: of everything.
@@ -116,7 +116,7 @@ def race_plans(
     if not 1 <= frames <= MAX_FRAMES:
         raise InputError("--frames", f"{frames} frames", f"ask for 1 to {MAX_FRAMES:,}")
     rng = random.Random(f"races {seed}")
-    decks = {track: [] for track in tracks}
+    decks = {(track, fate): [] for track in tracks for fate in (False, True)}
     placed = {track: rng.random() < 0.5 for track in tracks}
     order, number = [], 0
     while number * frames_per_race < frames:
@@ -124,7 +124,7 @@ def race_plans(
             order = rng.sample(tracks, len(tracks))
         track = order.pop()
         wanted = num_karts or 1 + rng.choices(range(len(NUM_KARTS_WEIGHTS)), NUM_KARTS_WEIGHTS)[0]
-        hand = _deal(decks[track], karts, min(wanted, len(karts)), rng)
+        hand = _deal(decks[track, placed[track]], karts, min(wanted, len(karts)), rng)
         first = number * frames_per_race
         length = min(frames_per_race, frames - first)
         fate = (rng.getrandbits(30), placed[track], rng.randrange(3))
