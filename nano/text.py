@@ -58,12 +58,16 @@ class TextStage(nn.Module):
     def losses(
         self, pixels: Tensor, targets: dict[str, Tensor], scenes: list[Scene], rng: np.random.Generator, whole: bool
     ):
-        """Loss by name: questions (on whole views only), captions, and the dense stage's that reach the tokens."""
+        """Loss by name: questions (on whole views only), captions, and the dense stage's that reach the tokens.
+
+        The dense stage's are left out where its heads are held still: they would teach nothing.
+        """
         with torch.no_grad():
             view, fovea = self.tower.feature_maps(pixels)
-        tokens = self.tower.encode(view[-1], fovea[-1])
-        losses = dense_loss(self.heads(view[-2], fovea[-2], tokens), targets)
-        losses = {name: 0.3 * losses[name] for name in DENSE}
+        tokens, losses = self.tower.encode(view[-1], fovea[-1]), {}
+        if any(parameter.requires_grad for parameter in self.heads.parameters()):
+            dense = dense_loss(self.heads(view[-2], fovea[-2], tokens), targets)
+            losses |= {name: 0.3 * dense[name] for name in DENSE}
         vision = self.clip.project_image(tokens)
         text = self.clip.encode_text(self.caption_ids, self.caption_mask)
         losses["captions"] = 0.5 * self.clip.loss(vision, text, self.truth(scenes), self.log_odds)
