@@ -6,6 +6,7 @@ python -m nano.train dense                   # the tower, on boxes and scenes
 python -m nano.train text                    # captions and questions through the text model
 python -m nano.train export                  # -> homework/tux_nano, and nano/stage.safetensors to go on from
 python -m nano.train measure --split valid   # what the tower itself sees, without the text model
+python -m nano.train answers --split valid   # what the base answers in the words that it was taught, without LoRA
 """
 
 from pathlib import Path
@@ -15,17 +16,20 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoProcessor
 
+from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
 from homework.clip_model import log_odds_of
 from homework.data import guard_training_split
 from homework.errors import replacing
+from homework.evalsets import split_scenes
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import fold_batch_norm
 from homework.packing import PromptTokens
 from homework.questions import caption_kind
 from homework.training import use_all_cores
 
+from .asked import asked_as_taught, table
 from .base import make_config, make_processor, make_tokenizer
 from .dense import dense_loss, forward
 from .fovea import FoveaStage
@@ -155,6 +159,20 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -
         print(f"{kart:16}{100 * right / views:6.1f} of {views:,} views")
 
 
+def answers(split: str = "valid", data: str = "data", base: str = EMBEDDED_BASE) -> None:
+    """Ask a base about a split in the words that it was taught; print percent right by number of karts and kind.
+
+    Args:
+        split: folder of the data.
+        data: the data folder.
+        base: folder of the base.
+    """
+    use_all_cores()
+    vlm = BaseVLM(base)
+    vlm.show_progress = True
+    print("\n".join(table(*asked_as_taught(vlm, split_scenes(data, split), Path(data)))))
+
+
 def text(
     data: str = "data",
     splits: str = "train",
@@ -220,4 +238,4 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
 
 
 if __name__ == "__main__":
-    run(processor, fovea, dense, text, export, measure)
+    run(processor, fovea, dense, text, export, measure, answers)
