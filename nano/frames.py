@@ -48,7 +48,8 @@ HARDEST = 4
 class Frames:
     """The views of splits (or of some of their moments) with everything the stages learn from.
 
-    views [n, 100, 150, 3] uint8; scenes, files, labels: n long; a label is (the frame's info, the view's number).
+    views [n, 100, 150, 3] uint8; scenes, files, labels, times: n long; a label is (the frame's info, the view's
+    number), times is how many pictures of a split show the view's moment.
 
     Args:
         data_dir, splits: folders.
@@ -56,21 +57,21 @@ class Frames:
     """
 
     def __init__(self, data_dir: Path, splits: list[str], keep: Callable[[int], bool] = lambda moment: True):
-        self.files, self.scenes, self.labels, chances = [], [], [], []
+        self.files, self.scenes, self.labels, self.times, chances = [], [], [], [], []
         for split in splits:
-            of_split = self._read(data_dir / split, keep)
-            chances += [chance / sum(of_split) for chance in of_split]
+            times = self._read(data_dir / split, keep)
+            self.times += times
+            # a moment that was taken n times over counts as sqrt(n) moments: its pictures are all the same
+            of_split = np.array(times) ** -0.5
+            chances += (of_split / of_split.sum()).tolist()
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.chances = np.array(chances)
         self.hardness = np.array([_hardness(scene) for scene in self.scenes])
         self.places = [kart.box for scene in self.scenes for kart in scene.karts if kart.side < MIDDLE]
         self.alone = np.array([i for i, s in enumerate(self.scenes) if len(s.karts) == 1 and self._can_be_pasted(s)])
 
-    def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[float]:
-        """Append a split's views; gives how often each of them should be drawn beside the split's others.
-
-        A moment that was taken n times over counts as sqrt(n) moments: its pictures are all the same.
-        """
+    def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[int]:
+        """Append a split's views; gives how many times each view's moment was taken."""
         moments, known = [], {}
         for path in info_files(folder):
             info = read_info(path)
@@ -83,7 +84,7 @@ class Frames:
                 self.labels.append((info, view))
                 moments.append((moment, view))
         times = Counter(moments)
-        return [times[moment] ** -0.5 for moment in moments]
+        return [times[moment] for moment in moments]
 
     def __len__(self) -> int:
         return len(self.files)

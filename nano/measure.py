@@ -14,6 +14,7 @@ from .frames import Frames
 from .targets import FOVEA_CELLS, IGNORE, KART_ID, KARTS, Grid
 
 SIDES = (5, 8, 12, 18)  # pixels: where the classes of a kart's shorter side begin
+EGO_SIDES = (18, 10)  # and where those of an ego kart's begin
 CELLS = {"fovea_kart": FOVEA_CELLS, "kart": Grid(0, 0, *VIEW_SIZE, 8)}  # from the finest
 
 
@@ -59,6 +60,48 @@ def ego_by_kart(answers: Iterable[tuple[dict, dict]]) -> dict[str, tuple[int, in
                 right, views = result.get(KARTS[true], (0, 0))
                 result[KARTS[true]] = right + (name == true), views + 1
     return result
+
+
+def ego_by_place(answers: Iterable[tuple[dict, dict]], frames: Frames) -> dict[str, tuple[int, int]]:
+    """(named rightly, views) by what makes an ego kart hard to find.
+
+    That is whether its moment was taken more than once (in the course's frames those are of karts at rest, seen from
+    the front), its shorter side, and whether a larger kart is in the view.
+
+    Args:
+        answers: see `image_logits`.
+        frames: of the same views.
+    """
+    result, remaining = {}, zip(frames.scenes, frames.times, strict=True)
+    for logits, targets in answers:
+        named, true = logits["ego"].argmax(-1).tolist(), targets["ego"].tolist()
+        for name, kart, (scene, times) in zip(named, true, islice(remaining, len(true)), strict=True):
+            if kart == IGNORE:
+                continue
+            size = next((f"{side}+ px" for side in EGO_SIDES if scene.ego.side >= side), f"under {EGO_SIDES[-1]}")
+            larger = any(other.side > scene.ego.side for other in scene.others)
+            place = f"{'taken again' if times > 1 else 'taken once'}, {size}{', a larger one there' if larger else ''}"
+            right, views = result.get(place, (0, 0))
+            result[place] = right + (name == kart), views + 1
+    return dict(sorted(result.items()))
+
+
+def relation_by_karts(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Scene]) -> dict[int, tuple[int, int]]:
+    """(both halves right, relations) by how many karts the view has.
+
+    Args:
+        answers: see `image_logits`.
+        scenes: of the same views.
+    """
+    result, remaining = {}, iter(scenes)
+    for logits, targets in answers:
+        there = targets["relation"][..., 0] == 1  # [b, karts]
+        both = ((logits["relation"][..., 1:] > 0) == (targets["relation"][..., 1:] == 1)).all(-1) & there
+        for scene, held, number in zip(islice(remaining, len(there)), both.sum(1), there.sum(1), strict=True):
+            if number:
+                right, asked = result.get(len(scene.karts), (0, 0))
+                result[len(scene.karts)] = right + int(held), asked + int(number)
+    return dict(sorted(result.items()))
 
 
 def cells_by_size(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Scene]) -> dict[str, tuple[int, int]]:

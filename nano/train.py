@@ -34,7 +34,7 @@ from .base import make_config, make_processor, make_tokenizer
 from .dense import dense_loss, forward
 from .fovea import FoveaStage
 from .frames import CROWDED, PASTE, Frames
-from .measure import cells_by_size, ego_by_kart, evaluate_dense, image_logits
+from .measure import cells_by_size, ego_by_kart, ego_by_place, evaluate_dense, image_logits, relation_by_karts
 from .start import SAVED, VISION, VisionStage, begin_text_with, begin_with, saved_vision
 from .text import TextStage
 from .trainer import load_checkpoint, train_stage
@@ -137,7 +137,7 @@ def dense(
 def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -> None:
     """Print what the tower's heads know of a split, in percent: counts above 0, both halves of a relation.
 
-    Then, from the worst to the best, how often each kart is named where it is the ego kart.
+    Then by what makes it hard, and, from the worst to the best, how often each kart is named where it is the ego kart.
 
     Args:
         split: folder of the data.
@@ -154,6 +154,12 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -
     print("karts named by the cells at their centres, by their shorter side:")
     for size, (right, there) in cells_by_size(answers, frames.scenes).items():
         print(f"{size:16}{100 * right / max(1, there):6.1f} of {there:,} karts")
+    print("ego by place:")
+    for place, (right, views) in ego_by_place(answers, frames).items():
+        print(f"{place:45}{100 * right / views:6.1f} of {views:,} views")
+    print("relations by karts in the view:")
+    for number, (right, asked) in relation_by_karts(answers, frames.scenes).items():
+        print(f"{number:<16}{100 * right / asked:6.1f} of {asked:,} relations")
     print("ego by kart:")
     for kart, (right, views) in sorted(karts.items(), key=lambda row: row[1][0] / row[1][1]):
         print(f"{kart:16}{100 * right / views:6.1f} of {views:,} views")

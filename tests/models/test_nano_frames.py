@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from homework.preprocess import normalise
 from homework.scene import Kart, Scene
 from nano.frames import Frames, random_window, targets_of, zoomed
-from nano.measure import cells_by_size, ego_by_kart, image_logits
+from nano.measure import cells_by_size, ego_by_kart, ego_by_place, image_logits, relation_by_karts
 from nano.paste import pasted
 from nano.start import VisionStage
 from nano.targets import KARTS, NONE, mirror
@@ -256,6 +256,29 @@ def test_every_ego_kart_is_counted_once(frames):
     karts = Counter(scene.ego.name for scene in frames.scenes if scene.ego)
     assert {kart: views for kart, (_, views) in counted.items()} == dict(karts)
     assert all(0 <= right <= views for right, views in counted.values())
+
+
+def test_every_ego_kart_is_counted_by_what_makes_it_hard(tiny_data):
+    """Moments that were taken again apart from others, by size, and by whether a larger kart is there."""
+    stand_still(tiny_data / "train", 4)
+    frames = Frames(tiny_data, ["train"])
+    places = ego_by_place(image_logits(VisionStage().eval(), frames, batch=5), frames)
+    egos = [(scene, times) for scene, times in zip(frames.scenes, frames.times, strict=True) if scene.ego]
+    assert sum(views for _, views in places.values()) == len(egos)
+    assert set(frames.times) == {1, 4}
+    for start, copies in (("taken again", 4), ("taken once", 1)):
+        counted = sum(views for place, (_, views) in places.items() if place.startswith(start))
+        assert counted == sum(times == copies for _, times in egos) > 0
+    larger = sum(max(kart.side for kart in scene.karts) > scene.ego.side for scene, _ in egos)
+    assert sum(views for place, (_, views) in places.items() if place.endswith("a larger one there")) == larger
+
+
+def test_every_relation_is_counted_by_the_view_s_karts(frames):
+    """One a kart beside the ego kart."""
+    counted = relation_by_karts(image_logits(VisionStage().eval(), frames, batch=5), frames.scenes)
+    views = Counter(len(scene.karts) for scene in frames.scenes if scene.others)
+    assert {karts: asked for karts, (_, asked) in counted.items()} == {n: (n - 1) * views[n] for n in views}
+    assert all(0 <= right <= asked for right, asked in counted.values())
 
 
 def test_every_kart_is_counted_by_its_size(frames):
