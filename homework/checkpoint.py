@@ -19,9 +19,8 @@ from . import nano_model
 from .errors import InputError, first_line, read_json
 
 EMBEDDED_BASE = str(Path(__file__).parent / "tux_nano")
-# Linear layers that are trained whole (CLIP's projections) or not at all (the language head, and those of the embedded
-# tower's readout: of `train` it knows every kart by heart), never by LoRA.
-WITHOUT_LORA = {"lm_head", "vision_projection", "text_projection", "key_value", "head", "kart", "number"}
+# Linear layers that are trained whole (CLIP's projections) or not at all (the language head), never by LoRA.
+WITHOUT_LORA = {"lm_head", "vision_projection", "text_projection", "key_value"}
 
 DEPTHS = {"num_hidden_layers", "blocks", "fovea_blocks"}  # names of a config's numbers of layers
 MAX_DEPTH = 1000  # the most of them that is read

@@ -13,8 +13,6 @@ from .scene import VIEW_SIZE
 
 # The part of a view around the horizon where far karts are: columns around the middle one, and rows.
 FOVEA_SIZE, FOVEA_TOP = (96, 32), 32
-READ_OF_A_KART = 3  # that it is there, on the left, in front
-NUMBERS_READ = 5  # of karts on the left, right, in front, behind, and in all
 
 
 @strict
@@ -22,7 +20,6 @@ class TuxNanoVisionConfig(PreTrainedConfig):
     """Channels of the residual stages at stride 2, 4, 8 and 16, then attention layers over the last map.
 
     The fovea has stages of its own, at stride 2, 4 and 8, which spend more on each of its pixels.
-    `num_karts` and `num_counts` (from 0) are of the readout; a tower that is still learning what to read has none.
     `batch_norm` is true while the tower is trained from scratch; `fold_batch_norm` makes it false.
     """
 
@@ -37,8 +34,6 @@ class TuxNanoVisionConfig(PreTrainedConfig):
     num_hidden_layers: int = 2
     num_attention_heads: int = 6
     num_summary_tokens: int = 2
-    num_karts: int = 0
-    num_counts: int = 0
     image_size: int = 100
     patch_size: int = 16
     batch_norm: bool = False
@@ -104,34 +99,8 @@ class AttentionLayer(nn.Module):
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 
-class Readout(nn.Module):
-    """What the summary says of each kart and of each number of karts, as a token each.
-
-    A question names a kart, so that the text model finds its token as it finds a word. Without them it has to look for
-    a cell where that kart stands, and there is none where the tower took it for another.
-    """
-
-    def __init__(self, config: TuxNanoVisionConfig):
-        super().__init__()
-        self.num_karts, self.num_counts, dim = config.num_karts, config.num_counts, config.hidden_size
-        outputs = READ_OF_A_KART * self.num_karts + NUMBERS_READ * self.num_counts
-        self.head = nn.Linear(config.num_summary_tokens * dim, outputs)
-        self.kart = nn.Linear(READ_OF_A_KART, dim, bias=False)
-        self.number = nn.Linear(self.num_counts, dim, bias=False)
-        self.slot = nn.Embedding(self.num_karts + NUMBERS_READ, dim)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, summary: Tensor) -> Tensor:
-        """[b, summary, d] -> [b, karts + NUMBERS_READ, d]."""
-        karts, numbers = self.head(summary.flatten(1)).tensor_split([READ_OF_A_KART * self.num_karts], dim=1)
-        there, left, front = karts.unflatten(1, (self.num_karts, READ_OF_A_KART)).sigmoid().unbind(-1)
-        facts = torch.stack([there, there * left, there * front], dim=-1)  # [b, karts, READ_OF_A_KART]
-        shares = numbers.unflatten(1, (NUMBERS_READ, self.num_counts)).softmax(-1)
-        return self.norm(torch.cat([self.kart(facts), self.number(shares)], dim=1) + self.slot.weight)
-
-
 class TuxNanoVisionModel(Idefics3PreTrainedModel):
-    """Image -> summary tokens, one token a cell of 16x16 pixels, one a cell of 8x8 of the fovea; row by row; readout.
+    """Image -> summary tokens, one token a cell of 16x16 pixels, one a cell of 8x8 of the fovea; row by row.
 
     Takes any size: an image is first brought to the height it was trained at, so the grader's 192x192 crop
     shows karts as large as the 150x100 views do. Positions are measured from the image's centre, so the
@@ -155,8 +124,6 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
             AttentionLayer(config.hidden_size, config.num_attention_heads) for _ in range(config.num_hidden_layers)
         )
         self.norm = nn.LayerNorm(config.hidden_size)
-        if config.num_karts:
-            self.readout = Readout(config)
         self.post_init()
 
     @torch.no_grad()
@@ -204,18 +171,13 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
             x = layer(x)
         return self.norm(x)
 
-    def with_readout(self, tokens: Tensor) -> Tensor:
-        """What `encode` gives, and what is read in its summary. [b, s, d] -> [b, image_seq_len, d]."""
-        if not self.config.num_karts:
-            return tokens
-        return torch.cat([tokens, self.readout(tokens[:, : self.config.num_summary_tokens])], dim=1)
-
     def forward(
         self, pixel_values: Tensor, patch_attention_mask: Tensor | None = None, **_
     ) -> BaseModelOutputWithPooling:
         """[b, 3, h, w] -> last_hidden_state [b, s, d]. The mask is Idefics3's; views have no padding."""
-        tokens = self.encode(*(maps[-1] for maps in self.feature_maps(pixel_values)))
-        return BaseModelOutputWithPooling(last_hidden_state=self.with_readout(tokens))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=self.encode(*(maps[-1] for maps in self.feature_maps(pixel_values)))
+        )
 
 
 POSITION_FREQUENCIES = 8
@@ -250,8 +212,7 @@ def image_seq_len(config: TuxNanoVisionConfig) -> int:
     for size, stride in ((VIEW_SIZE, config.patch_size), (FOVEA_SIZE, config.patch_size // 2)):
         width, height = (-(-side // stride) for side in size)
         cells += width * height
-    readout = config.num_karts + NUMBERS_READ if config.num_karts else 0
-    return config.num_summary_tokens + cells + readout
+    return config.num_summary_tokens + cells
 
 
 @torch.no_grad()

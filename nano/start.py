@@ -10,17 +10,13 @@ from torch import nn
 from homework.errors import InputError, first_line
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
 
-from .base import VOCABULARY
 from .dense import DenseHeads
-from .targets import KARTS, MAX_COUNT
 from .text import TextStage
 from .trainer import read_checkpoint
 
 SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
 REMEDY = "git checkout nano/stage.safetensors"
 VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), num_hidden_layers=3, batch_norm=True)
-# the same, once it has learned what to read
-READING = TuxNanoVisionConfig(**VISION.to_dict() | {"num_karts": len(KARTS), "num_counts": MAX_COUNT + 1})
 
 
 class VisionStage(nn.Module):
@@ -81,40 +77,22 @@ def saved_vision(file: Path) -> VisionStage:
 
 
 def begin_text_with(stage: TextStage, file: Path) -> None:
-    """Take over what another text stage learned, or an exported base; not its tower and heads: a dense stage's stay.
+    """Take over what another text stage learned but for its tower and heads, which come from a dense stage and stay so.
 
     A text model that is used to another tower would pull at this one's attention while it learns to read it: after 300
     steps of that, the heads named 78.8 % of the ego karts of held-out moments, instead of 82.4.
 
     Raises:
-        InputError: no checkpoint of a text stage of this geometry, and no base.
+        InputError: no checkpoint of a text stage of this geometry.
     """
-    weights = _saved_text(stage, file)
+    weights = read_checkpoint(file)["model"]
     apart = ("heads.", "model.model.vision_model.", "clip.vision_encoder.")
-    weights = {
-        name: weight
-        for name, weight in weights.items()
-        if not name.startswith(apart) or (".readout." in name and ".readout.head." not in name)
-    }
+    weights = {name: weight for name, weight in weights.items() if not name.startswith(apart)}
     stage.tower.requires_grad_(False)
     stage.heads.requires_grad_(False)
-    if stage.tower.config.num_karts:
-        stage.tower.readout.requires_grad_(True)
-        stage.tower.readout.head.requires_grad_(False)
     try:
         if stage.load_state_dict(weights, strict=False).unexpected_keys or not weights:
             raise RuntimeError("other weights")
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(file, f"not a checkpoint of this stage ({reason})", "name a run's text.pt") from None
-
-
-def _saved_text(stage: TextStage, file: Path) -> dict[str, torch.Tensor]:
-    """A text stage's weights by its names, from the checkpoint of a run or an exported base's model.safetensors."""
-    if file.suffix == ".pt":
-        return read_checkpoint(file)["model"]
-    weights = {f"model.{name}": weight.float() for name, weight in _saved_weights(file).items()}
-    for name in weights:
-        if len(weights[name]) == VOCABULARY:
-            weights[name] = stage.vocabulary.shrink(weights[name])
-    return weights

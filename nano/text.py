@@ -7,14 +7,13 @@ from torch import Tensor, nn
 from homework.clip import tokenize
 from homework.clip_model import CLIP
 from homework.nano_model import TuxNanoForConditionalGeneration
-from homework.nano_vision import READ_OF_A_KART, TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.nano_vision import TuxNanoVisionConfig
 from homework.packing import IGNORE, PromptTokens, collate, pack
 from homework.questions import KINDS, ask, captions, training_weight
 from homework.scene import Scene
 
 from .base import make_config
-from .dense import IMAGE_HEADS, DenseHeads, dense_loss
-from .targets import KARTS
+from .dense import DenseHeads, dense_loss
 from .vocabulary import SmallVocabulary, caption_texts
 from .wording import REWORDED
 
@@ -49,25 +48,6 @@ class TextStage(nn.Module):
         """The vision tower."""
         return self.model.model.vision_model
 
-    @torch.no_grad()
-    def take_over(self, tower: TuxNanoVisionModel, heads: DenseHeads) -> None:
-        """A dense stage's tower and heads; the tower reads its summary as they do, from now on."""
-        weights = tower.state_dict() | {
-            name: weight for name, weight in self.tower.state_dict().items() if name.startswith("readout.")
-        }
-        self.tower.load_state_dict(weights)
-        self.heads.load_state_dict(heads.state_dict())
-        self.tower.to(memory_format=torch.channels_last)
-        if self.tower.config.num_karts:
-            rows = {}
-            linear, start = heads.image[-1], 0
-            for name, size in (*IMAGE_HEADS.items(), ("relation", READ_OF_A_KART * len(KARTS))):
-                rows[name], start = slice(start, start + size), start + size
-            for part in ("weight", "bias"):
-                of_all = getattr(linear, part)
-                own = torch.cat([of_all[rows[name]] for name in ("relation", "count", "total")])
-                getattr(self.tower.readout.head, part).copy_(own)
-
     def train(self, mode: bool = True) -> "TextStage":
         """As usual, but the convolutions' batch norms stay as the dense stage left them."""
         super().train(mode)
@@ -84,11 +64,10 @@ class TextStage(nn.Module):
         """
         with torch.no_grad():
             view, fovea = self.tower.feature_maps(pixels)
-        encoded, losses = self.tower.encode(view[-1], fovea[-1]), {}
+        tokens, losses = self.tower.encode(view[-1], fovea[-1]), {}
         if any(parameter.requires_grad for parameter in self.heads.parameters()):
-            dense = dense_loss(self.heads(view[-2], fovea[-2], encoded), targets)
+            dense = dense_loss(self.heads(view[-2], fovea[-2], tokens), targets)
             losses |= {name: 0.3 * dense[name] for name in DENSE}
-        tokens = self.tower.with_readout(encoded)
         vision = self.clip.project_image(tokens)
         text = self.clip.encode_text(self.caption_ids, self.caption_mask)
         losses["captions"] = 0.5 * self.clip.loss(vision, text, self.truth(scenes), self.log_odds)

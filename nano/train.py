@@ -23,7 +23,7 @@ from homework.clip_model import log_odds_of
 from homework.data import guard_training_split
 from homework.errors import replacing
 from homework.evalsets import split_scenes
-from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoProcessor
+from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import fold_batch_norm
 from homework.packing import PromptTokens
 from homework.questions import caption_kind
@@ -35,7 +35,7 @@ from .dense import dense_loss, forward
 from .fovea import FoveaStage
 from .frames import CROWDED, PASTE, Frames
 from .measure import cells_by_size, ego_by_kart, ego_by_place, evaluate_dense, image_logits, relation_by_karts
-from .start import READING, SAVED, VISION, VisionStage, begin_text_with, begin_with, saved_vision
+from .start import SAVED, VISION, VisionStage, begin_text_with, begin_with, saved_vision
 from .text import TextStage
 from .trainer import load_checkpoint, train_stage
 
@@ -58,7 +58,7 @@ def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
         gguf: a GGUF file of SmolLM2, for its vocabulary.
         out: folder of the base.
     """
-    make_processor(make_tokenizer(Path(gguf)), READING).save_pretrained(out)
+    make_processor(make_tokenizer(Path(gguf)), VISION).save_pretrained(out)
 
 
 def fovea(
@@ -179,11 +179,6 @@ def answers(split: str = "valid", data: str = "data", base: str = EMBEDDED_BASE)
     print("\n".join(table(*asked_as_taught(vlm, split_scenes(data, split), Path(data)))))
 
 
-def _processor(base: str) -> TuxNanoProcessor:
-    """The base's processor, for as many tokens a view as the text stage's tower gives."""
-    return make_processor(AutoProcessor.from_pretrained(base).tokenizer, READING)
-
-
 def text(
     data: str = "data",
     splits: str = "train",
@@ -198,22 +193,22 @@ def text(
     Args:
         data: the data folder.
         splits: folders of the data, with commas between them.
-        out: where the dense stage's checkpoint is and this one's goes; without the first, the saved stage is taken.
+        out: where the dense stage's checkpoint is and this one's goes.
         steps: how many batches.
         batch: views a batch.
         seed: of weights, batches and augmentation.
-        start: the checkpoint text.pt of another run or a base's model.safetensors, to begin with its text model instead
-            of random weights.
+        start: the checkpoint text.pt of another run, to begin with its text model instead of random weights.
     """
     use_all_cores()
     torch.manual_seed(seed)
-    checkpoint = Path(out) / "dense.pt"
-    vision = saved_vision(checkpoint if checkpoint.exists() else SAVED)
+    vision = saved_vision(Path(out) / "dense.pt")
     frames, held_out = _train_frames(data, splits)
-    stage = TextStage(READING, PromptTokens(_processor(EMBEDDED_BASE)))
+    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
     if start:
         begin_text_with(stage, Path(start))
-    stage.take_over(vision.tower, vision.heads)
+    stage.tower.load_state_dict(vision.tower.state_dict())
+    stage.heads.load_state_dict(vision.heads.state_dict())
+    stage.tower.to(memory_format=torch.channels_last)
     stage.log_odds = log_odds_of(stage.truth(frames.scenes), [caption_kind(text) for text in stage.captions])
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -231,8 +226,7 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
         out: where the text stage's checkpoint is.
         base: folder of the base; its processor must be there.
     """
-    processor = _processor(base)
-    stage = TextStage(READING, PromptTokens(processor))
+    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(base)))
     load_checkpoint(Path(out) / "text.pt", stage)
     tower = fold_batch_norm(stage.tower)
     model = TuxNanoForConditionalGeneration(make_config(tower.config)).eval()
@@ -242,15 +236,9 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
     weights |= {f"model.vision_model.{k}": v for k, v in tower.state_dict().items()}
     model.load_state_dict(weights)
     model.half().save_pretrained(base)
-    processor.to_json_file(Path(base) / "processor_config.json")
     # norms and biases stay in float32: they are small, and a variance may be below float16's range
     parts = {"tower": stage.tower.state_dict(), "heads": stage.heads.state_dict()}
-    saved = {
-        f"{part}.{k}": v.half() if v.ndim > 1 else v
-        for part, state in parts.items()
-        for k, v in state.items()
-        if not k.startswith("readout.")  # which the text stage makes of the heads
-    }
+    saved = {f"{part}.{k}": v.half() if v.ndim > 1 else v for part, state in parts.items() for k, v in state.items()}
     with replacing(SAVED) as temporary:
         save_file({k: v.contiguous() for k, v in saved.items()}, temporary)
 

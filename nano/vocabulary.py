@@ -62,8 +62,3 @@ class SmallVocabulary:
     def expand(self, embedding: nn.Embedding) -> Tensor:
         """The whole table [49280, d]."""
         return embedding.weight.detach()[self.row]
-
-    def shrink(self, table: Tensor) -> Tensor:
-        """The reverse of `expand`: [49280, d] -> [rows, d]."""
-        unused = int((self.row == len(self.used)).nonzero()[0])
-        return table[torch.cat([self.used, torch.tensor([unused])])]

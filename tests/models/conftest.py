@@ -19,7 +19,7 @@ from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import TuxNanoVisionConfig
 from homework.scene import Kart, Scene
-from nano.base import make_config, make_processor
+from nano.base import make_config
 
 torch.set_num_threads(1)
 
@@ -64,14 +64,13 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def save_tiny_nano(folder: Path) -> None:
-    """The embedded base's architecture, narrow, with a readout and the shipped tokenizer; its embedding is tied."""
-    vision = TuxNanoVisionConfig(**VISION, num_karts=3, num_counts=4)
-    config = make_config(vision)
+    """The embedded base's architecture, narrow, with the shipped processor; its embedding is tied."""
+    config = make_config(TuxNanoVisionConfig(**VISION))
     for name, value in TEXT.items():
         setattr(config.text_config, name, value)
     torch.manual_seed(0)
     stir(TuxNanoForConditionalGeneration(config)).save_pretrained(folder)
-    make_processor(AutoProcessor.from_pretrained(EMBEDDED_BASE).tokenizer, vision).save_pretrained(folder)
+    AutoProcessor.from_pretrained(EMBEDDED_BASE).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

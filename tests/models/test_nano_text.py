@@ -5,20 +5,17 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
 from homework.errors import InputError
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.nano_vision import TuxNanoVisionConfig
 from homework.packing import PromptTokens
 from homework.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
-from nano.base import VOCABULARY, make_processor
-from nano.dense import DenseHeads, forward
+from nano.base import VOCABULARY
 from nano.start import begin_text_with
-from nano.targets import KARTS, MAX_COUNT
 from nano.text import TextStage, sample_pairs
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
 from nano.wording import REWORDED
@@ -28,9 +25,8 @@ from .conftest import SCENE, VISION
 
 @pytest.fixture(scope="module")
 def tokens() -> PromptTokens:
-    """Prompt parts with the shipped tokenizer, for the small tower."""
-    tokenizer = AutoProcessor.from_pretrained(EMBEDDED_BASE).tokenizer
-    return PromptTokens(make_processor(tokenizer, TuxNanoVisionConfig(**VISION)))
+    """The shipped processor's prompt parts."""
+    return PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE))
 
 
 @pytest.fixture(scope="module")
@@ -100,39 +96,3 @@ def test_a_text_stage_begins_with_another_s_text_model(tokens, tmp_path):
     torch.save({"step": 1, "model": {"tower.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
     with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
         begin_text_with(second, file)
-
-
-def reading_stage(tokens: PromptTokens, seed: int) -> TextStage:
-    """A small text stage whose tower has a readout."""
-    torch.manual_seed(seed)
-    return TextStage(TuxNanoVisionConfig(**VISION, num_karts=len(KARTS), num_counts=MAX_COUNT + 1), tokens)
-
-
-def test_tower_reads_its_summary_as_the_heads_do(tokens):
-    """The readout gets what the dense stage taught: its relations, its counts, and the total as the last number."""
-    stage = reading_stage(tokens, 0)
-    config = TuxNanoVisionConfig(**VISION)
-    tower, heads = TuxNanoVisionModel(config).eval(), DenseHeads(config).eval()
-    stage.take_over(tower, heads)
-    with torch.no_grad():
-        logits, encoded = forward(tower, heads, torch.randn(2, 3, 100, 150))
-        read = stage.tower.readout.head(encoded[:, : config.num_summary_tokens].flatten(1))
-    expected = [logits["relation"].flatten(1), logits["count"].flatten(1), logits["total"]]
-    assert torch.allclose(read, torch.cat(expected, dim=1), atol=1e-5)
-
-
-def test_a_text_stage_begins_with_an_exported_base(tokens, tmp_path):
-    """The base's text model is taken over, its table cut down; what reads for it goes on learning."""
-    first, second = reading_stage(tokens, 0), reading_stage(tokens, 1)
-    weights = {name: weight.clone() for name, weight in first.model.state_dict().items() if name != "lm_head.weight"}
-    table = first.vocabulary.expand(first.model.get_input_embeddings())
-    save_file(weights | {"model.text_model.embed_tokens.weight": table}, tmp_path / "model.safetensors")
-    begin_text_with(second, tmp_path / "model.safetensors")
-    for name, weight in first.model.state_dict().items():
-        of_tower = "vision_model" in name and (".readout." not in name or ".readout.head." in name)
-        assert torch.equal(weight, second.model.state_dict()[name]) != of_tower or weight.std() == 0, name
-    learning = {name for name, weight in second.tower.named_parameters() if weight.requires_grad}
-    assert learning == {f"readout.{name}" for name in ("kart.weight", "number.weight", "slot.weight")} | {
-        "readout.norm.weight",
-        "readout.norm.bias",
-    }
