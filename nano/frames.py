@@ -52,14 +52,14 @@ class Frames:
     number), times is how many pictures of a split show the view's moment.
 
     Args:
-        data_dir, splits: folders.
+        data_dir, splits: folders; those with a plus between them (own+more) are drawn from as one.
         keep: takes a moment's number within its split, from 0; frames that repeat a moment are one.
     """
 
     def __init__(self, data_dir: Path, splits: list[str], keep: Callable[[int], bool] = lambda moment: True):
         self.files, self.scenes, self.labels, self.times, chances = [], [], [], [], []
         for split in splits:
-            times = self._read(data_dir / split, keep)
+            times = [count for part in split.split("+") for count in self._read(data_dir / part, keep)]
             self.times += times
             # a moment that was taken n times over counts as sqrt(n) moments: its pictures are all the same
             of_split = np.array(times) ** -0.5

@@ -45,7 +45,7 @@ HELD_OUT = 20  # every 20th moment of train is kept for choosing; valid is only 
 def _train_frames(data: str, splits: str) -> tuple[Frames, Frames]:
     """(to train on, held out)."""
     names = splits.split(",")
-    for name in names:
+    for name in splits.replace("+", ",").split(","):
         guard_training_split(name)
     frames = Frames(Path(data), names, lambda moment: moment % HELD_OUT > 0)
     return frames, Frames(Path(data), names, lambda moment: moment % HELD_OUT == 0)
@@ -110,7 +110,7 @@ def dense(
 
     Args:
         data: the data folder.
-        splits: folders of the data, with commas between them, e.g. train,own.
+        splits: folders of the data, with commas between them, e.g. train,own; own+more takes turns as one.
         out: where the checkpoint and the curve go.
         steps: how many batches.
         batch: views a batch.

@@ -194,20 +194,20 @@ def _moments(plan: RacePlan, size: tuple[int, int]) -> Iterator:
 
 def label(plan: RacePlan, folder: Path, views: int) -> None:
     """Draw a race's moments as `race.run` does, and keep the one with the views that show the most karts."""
-    from .engine import DRAWN_SIZE
-    from .race import ITEM_CLASS, describe, problem_of
+    from .engine import DRAWN_SIZE, ITEM_CLASS
 
     best = 0
     for moment, race in enumerate(_moments(plan, DRAWN_SIZE)):
-        _, depths = race.draw()
-        decoded = [labels.decode(depth) for depth in depths]
-        if problem_of(decoded, race):
+        drawn = race.draw()
+        try:
+            seen = race.read(drawn)
+        except labels.UnreadableError:
             continue
-        info, order = describe(plan, race, decoded)
         shown = []
-        for camera, detections in zip(order, info["detections"], strict=True):
-            boxes = {plan.karts.index(info["karts"][d[1]]): d[2:] for d in detections if d[0] == KART_CLASS}
-            shown.append({"camera": camera, "matrix": decoded[camera].matrix.tolist(), "boxes": list(boxes.items())})
+        for camera, view in zip(race.ordered_cameras, seen.views, strict=True):
+            boxes = {seen.order[row[1]]: row[2:] for row in view.detections if row[0] == KART_CLASS}
+            matrix = labels.decode(drawn[1][camera]).matrix
+            shown.append({"camera": camera, "matrix": matrix.tolist(), "boxes": list(boxes.items())})
         shown = sorted(shown, key=lambda view: -len(kept(plan, dict(view["boxes"]))))[:views]
         count = sum(len(kept(plan, dict(view["boxes"]))) for view in shown)
         if count > best:

@@ -50,9 +50,9 @@ def install_art(*, from_: Path | None = None, karts: Path | None = None) -> None
     """
     require_engine()
     art = find(from_)
-    build(art, OVERLAY, art if karts is None else _inside(karts, karts))
+    build(art, OVERLAY, art if karts is None else inside(karts, karts))
     note("drawing a frame with it, which takes up to a minute")
-    check(OVERLAY)
+    check(RacePlan.for_check(), OVERLAY, environment(OVERLAY))
     note(f"{art}: ready in {OVERLAY}; now run `python -m supertux render --out data/mine`")
 
 
@@ -91,10 +91,10 @@ def find(given: Path | None) -> Path:
         raise InputError("supertuxkart-data", "the game's art is not in a usual place", REMEDY)
     if given.is_file():
         return _unpack(given)
-    return _inside(given, given)
+    return inside(given, given)
 
 
-def _inside(folder: Path, given: Path) -> Path:
+def inside(folder: Path, given: Path) -> Path:
     """The art in a folder: itself, its `data`, or the `data` of a folder in it."""
     for place in (folder, folder / "data", *sorted(folder.glob("*/data"))):
         if _is_art(place):
@@ -121,7 +121,7 @@ def _unpack(archive: Path) -> Path:
                     file.extractall(whole, filter="data")
         except (*BROKEN_ZIP, tarfile.TarError, lzma.LZMAError) as error:
             raise InputError(archive, f"not a whole tar or zip ({str(error).partition(chr(10))[0]})", REMEDY) from None
-        place = _inside(whole, archive).relative_to(whole.resolve())
+        place = inside(whole, archive).relative_to(whole.resolve())
         shutil.rmtree(target, ignore_errors=True)
         whole.rename(target)
     return target.resolve() / place
@@ -140,16 +140,14 @@ def build(art: Path, overlay: Path, karts: Path | None = None) -> None:
     temporary = Path(tempfile.mkdtemp(dir=overlay.parent, prefix=f".{overlay.name}."))
     try:
         data = temporary / "data"
-        real = {Path(name).parent for name in texts} | {Path("skins")}  # folders that hold a file of our own
-        _link(art, data, real | {parent for path in real for parent in path.parents})
+        overlay_of(art, data, {*texts, "skins/classic"})
         if karts is not None:
             (data / "karts").unlink()
             (data / "karts").symlink_to((karts / "karts").resolve())
         for name, text in texts.items():
-            (data / name).unlink(missing_ok=True)
             (data / name).write_text(text)
-        if not (data / "skins/classic").exists():
-            (data / "skins/classic").symlink_to(art / "skins/peach")
+        has_skin = (art / "skins/classic").exists()
+        (data / "skins/classic").symlink_to(art / "skins" / ("classic" if has_skin else "peach"))
         (data / "supertuxkart.1.5").touch()
         (temporary / MARKER).touch()
         shutil.rmtree(overlay, ignore_errors=True)
@@ -162,6 +160,14 @@ def build(art: Path, overlay: Path, karts: Path | None = None) -> None:
 def _one_field_of_view(config: str) -> str:
     """The field of view of four and more cameras (75 degrees, as in the course's frames) for one to three as well."""
     return re.sub(r'fov-([123])="[\d.]+"', r'fov-\1="75"', config)
+
+
+def overlay_of(source: Path, target: Path, own: set[str]) -> None:
+    """Links in `target` to all of the art, but for the files `own`, whose folders are made and which are left out."""
+    folders = {parent for name in own for parent in Path(name).parents}
+    _link(source, target, folders)
+    for name in own:
+        (target / name).unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path, real: set[Path], path: Path = Path(".")) -> None:
@@ -196,16 +202,15 @@ def environment(overlay: Path) -> dict[str, str]:
     )
 
 
-def check(overlay: Path) -> None:
-    """Draw one labelled frame in a process of its own.
+def check(plan: RacePlan, place: Path, environment: dict[str, str], python: Path = Path(sys.executable)) -> None:
+    """Draw one labelled frame in a process of its own; `place` is what is checked, for the rest see `child.run`.
 
     Raises:
         InputError: it does not come to an end, or has no labels; with the engine's last words.
     """
-    plan = RacePlan.for_check()
     with tempfile.TemporaryDirectory() as folder:
-        task = {"text": plan.to_json(), "environment": environment(overlay), "limit": CHECK_LIMIT}
+        task = {"text": plan.to_json(), "environment": environment, "limit": CHECK_LIMIT, "python": python}
         problem = child.run("supertux.race", folder, **task)
         if problem or not list(Path(folder).glob("*_info.json")):
             words = f"no frame could be drawn ({problem or 'its labels cannot be read'})"
-            raise InputError(overlay, words, "apt install libegl1 libgl1-mesa-dri; if it only took long, try again")
+            raise InputError(place, words, "apt install libegl1 libgl1-mesa-dri; if it only took long, try again")

@@ -7,7 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def run(module: str, *arguments: str | Path, text: str, environment: dict[str, str], limit: float) -> str | None:
+def run(
+    module: str,
+    *arguments: str | Path,
+    text: str,
+    environment: dict[str, str],
+    limit: float,
+    python: Path = Path(sys.executable),
+) -> str | None:
     """Run `python -m module` in a process of its own, whatever becomes of it.
 
     Args:
@@ -16,13 +23,14 @@ def run(module: str, *arguments: str | Path, text: str, environment: dict[str, s
         text: for its standard input.
         environment: see `art.environment`.
         limit: seconds after which it is given up.
+        python: the interpreter.
 
     Returns:
         None if it ended well, else why it didn't.
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [str(python), "-m", module, *map(str, arguments)],
             input=text,
             env=environment | {"PYTHONPATH": str(Path(__file__).parents[1])},
             capture_output=True,

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pystk2
 
+from homework.scene import KART_CLASS
+
 from .cameras import look_back
 from .determinism import control_engine
-from .labels import half_turn
+from .labels import Depth, Moment, UnreadableError, View, boxes, decode, half_turn, instances, project
 from .mix import visible_karts
 from .plans import RacePlan
 
@@ -25,6 +27,8 @@ MAX_MOMENTS = 4000
 # they fall to it and the camera follows.
 GAP_PLACED, GAP_DRIVEN = 14.0, 25.0
 ASIDE, ASKEW, ABOVE, SETTLING_STEPS = 0.35, 0.12, 0.4, 5
+# The classes of the course's data that the engine tells: pickups, nitro, and what one should not drive over.
+ITEM_CLASS = {"BONUS_BOX": 4, "EASTER_EGG": 4, "NITRO_BIG": 5, "NITRO_SMALL": 5, "BANANA": 6, "BUBBLEGUM": 6}
 FINISH_METRES = 200  # half of the placed frames begin here, behind the start
 
 
@@ -95,10 +99,60 @@ class Race:
         """The kart that each camera follows: camera v the one in race position v + 1."""
         return sorted(range(self.count), key=lambda kart: self.karts[kart].position)[: self.cameras]
 
+    @property
+    def ordered_cameras(self) -> list[int]:
+        """The cameras in the order of the frame's views."""
+        followed = self.followed
+        return sorted(range(len(followed)), key=lambda camera: followed[camera])
+
     def draw(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Images [h, w, 3] uint8 and depths [h, w] float32 of all cameras."""
         data = self.race.render_data[: self.cameras]
         return [np.array(view.image) for view in data], [np.array(view.depth) for view in data]
+
+
+    def read(self, drawn: tuple[list[np.ndarray], list[np.ndarray]]) -> Moment:
+        """What was drawn, with its boxes.
+
+        As in the course's data, view i follows kart i: the karts with a camera come first.
+
+        Raises:
+            UnreadableError: no matrix, or a camera that is not at the kart it should follow.
+        """
+        images, decoded = drawn[0], [decode(depth) for depth in drawn[1]]
+        followed = self.followed
+        if not all(view.is_whole for view in decoded):
+            raise UnreadableError("labels")
+        locations = np.array([kart.location for kart in self.karts])
+        for view, kart in zip(decoded, followed, strict=True):
+            cost = _off_camera(project(view.matrix, locations))
+            if cost[kart] > cost.min() + 0.5:
+                raise UnreadableError("camera")
+        order = sorted(followed) + [kart for kart in range(self.count) if kart not in followed]
+        new = {kart: i for i, kart in enumerate(order)}
+        views = []
+        for camera in self.ordered_cameras:
+            view = decoded[camera]
+            views.append(View(images[camera], self._detections(view, new), view.distance))
+        return Moment(order, [self.karts[kart] for kart in order], views)
+
+    def _detections(self, view: Depth, new: dict[int, int]) -> list[list[int]]:
+        """The rows of a view; `new`: a kart's number in the race's plan -> in the file."""
+        items = [item for item in self.state.items if item.type.name in ITEM_CLASS]
+        found = boxes(instances(view, self.karts, items), range(1, self.count + len(items) + 1))
+        rows = [[KART_CLASS, new[n - 1], *box] for n, box in found.items() if n <= self.count]
+        for n, box in found.items():
+            if n > self.count:
+                item = items[n - self.count - 1]
+                rows.append([ITEM_CLASS[item.type.name], int(item.id), *box])
+        return sorted(rows)
+
+
+def _off_camera(projected: np.ndarray) -> np.ndarray:
+    """How little each kart looks like the followed one, 0 to 3: off the middle, or not 4.5 m away."""
+    x, _, distance = projected.T
+    cost = 4 * np.abs(x) + np.abs(distance - 4.5) / 3
+    return np.where(distance > 0.5, np.minimum(3, cost), 3)
 
 
 class Road:

@@ -24,6 +24,35 @@ KART_REACH = 3.0  # metres; no kart is larger, with what it holds
 MIN_AGREEMENT = 0.98  # of the track's pixels, on the matrix that they carry
 
 
+class UnreadableError(Exception):
+    """What was drawn cannot be used; says why in a word."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a camera saw.
+
+    image [h, w, 3] uint8; detections: rows of (class, number, box) as in `info.json`; distance [h, w]: metres from the
+    camera, inf for the sky, or None where it isn't known.
+    """
+
+    image: np.ndarray
+    detections: list[list[int]]
+    distance: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment that was drawn: view v follows the kart v of `karts`.
+
+    order: the numbers that these karts have in the race's plan; karts: the engine's, with their places.
+    """
+
+    order: list[int]
+    karts: list
+    views: list[View]
+
+
 @dataclass(frozen=True)
 class Depth:
     """A decoded depth image of h x w pixels.

@@ -45,12 +45,17 @@ class Look:
             sharpen=rng.uniform(0, SHARPEN),
         )
 
-    def apply(self, image: np.ndarray, distance: np.ndarray) -> Image.Image:
+    @classmethod
+    def as_drawn(cls, rng: np.random.Generator) -> "Look":
+        """Light and air as the engine has them; only the sharpness varies."""
+        return cls(1.0, 1.0, (1.0, 1.0, 1.0), 0.0, 1.0, rng.uniform(0, BLUR), rng.uniform(0, SHARPEN))
+
+    def apply(self, image: np.ndarray, distance: np.ndarray | None) -> Image.Image:
         """A view as it is stored.
 
         Args:
             image: [h, w, 3] uint8, as drawn.
-            distance: [h, w] metres from the camera; inf for the sky.
+            distance: [h, w] metres from the camera; inf for the sky. Only haze needs it.
         """
         # a power for each of 256 values is cheaper than one for each pixel
         levels = (np.arange(256)[:, None] / 255.0) ** self.contrast * self.exposure * np.asarray(self.tint)

@@ -21,8 +21,9 @@ KARTS = (
     "adiumy amanda emule gavroche gnu kiki konqi nolok pidgin puffy sara_the_racer sara_the_wizard suzanne tux wilber "
     "xue"
 ).split()
-PRESETS = ("ld", "sd", "hd")
-FRAMES_PER_RACE = 64
+COURSE = "course"  # the preset that is drawn by the engine of the course's frames (`course_engine.py`)
+PRESETS = ("ld", "sd", "hd", COURSE)
+FRAMES_PER_RACE, COURSE_FRAMES_PER_RACE = 64, 20
 JPEG_QUALITY = 90
 # How many cameras the engine gives views of the right shape: it takes their width from a split screen, so that those of
 # 2, 5 or 6 cameras are squeezed; more than 8 are blank.
@@ -30,6 +31,7 @@ CAMERAS = (1, 3, 4, 7, 8)
 MAX_FRAMES = 16**5  # a frame's name has five hexadecimal digits
 # How often a race has 1, 2, ... 10 karts: mostly full, as in the course's data, where every race has 10.
 NUM_KARTS_WEIGHTS = (1, 1, 1, 1, 1, 2, 2, 4, 4, 6)
+COURSE_KARTS = 10  # in each race of the course's data
 # Views with 1, 2, ... 7 karts among those of the course's train split, by the label rule, in percent.
 OFFICIAL_MIX = (60.6, 26.0, 8.4, 3.6, 0.8, 0.4, 0.2)
 
@@ -58,6 +60,8 @@ class RacePlan:
     @property
     def cameras(self) -> int:
         """How many views a frame has."""
+        if self.preset == COURSE:
+            return min(COURSE_KARTS, len(self.karts))
         return max(count for count in CAMERAS if count <= len(self.karts))
 
     def record_in(self, folder: Path) -> Path:
@@ -75,9 +79,9 @@ class RacePlan:
         return cls(**fields | {"karts": tuple(fields["karts"]), "mix": tuple(fields["mix"])})
 
     @classmethod
-    def for_check(cls) -> "RacePlan":
+    def for_check(cls, preset: str = "sd") -> "RacePlan":
         """The smallest race: one frame of two karts on a track that loads fast."""
-        return cls(0, "xr591", ("tux", "gnu"), 1, True, 0, 0, 1, "sd", (1, 1))
+        return cls(0, "xr591", ("tux", "gnu"), 1, preset != COURSE, 0, 0, 1, preset, (1, 1))
 
 
 def race_plans(
@@ -88,7 +92,7 @@ def race_plans(
     preset: str,
     mix: tuple[float, ...] = OFFICIAL_MIX,
     num_karts: int | None = None,
-    frames_per_race: int = FRAMES_PER_RACE,
+    frames_per_race: int | None = None,
     quality: int = JPEG_QUALITY,
 ) -> Iterator[RacePlan]:
     """The races that give `frames` frames. More frames of the same seed begin with the same races.
@@ -115,9 +119,13 @@ def race_plans(
     require_known("--preset", [preset], PRESETS)
     if not 1 <= frames <= MAX_FRAMES:
         raise InputError("--frames", f"{frames} frames", f"ask for 1 to {MAX_FRAMES:,}")
+    if frames_per_race is None:
+        frames_per_race = COURSE_FRAMES_PER_RACE if preset == COURSE else FRAMES_PER_RACE
+    if preset == COURSE:
+        num_karts = len(karts)  # each race of this engine takes some of them
     rng = random.Random(f"races {seed}")
     decks = {(track, fate): [] for track in tracks for fate in (False, True)}
-    placed = {track: rng.random() < 0.5 for track in tracks}
+    placed = {track: rng.random() < 0.5 and preset != COURSE for track in tracks}
     order, number = [], 0
     while number * frames_per_race < frames:
         if not order:
@@ -129,7 +137,7 @@ def race_plans(
         length = min(frames_per_race, frames - first)
         fate = (rng.getrandbits(30), placed[track], rng.randrange(3))
         yield RacePlan(number, track, hand, *fate, first, length, preset, tuple(mix), quality)
-        placed[track] = not placed[track]
+        placed[track] = not placed[track] and preset != COURSE
         number += 1
 
 

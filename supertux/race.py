@@ -11,23 +11,27 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from homework.errors import replacing, write_json
-from homework.scene import KART_CLASS, VIEW_SIZE, scene
+from homework.scene import VIEW_SIZE, scene
 
-from . import child, labels
-from .engine import DRAWN_SIZE, Race
+from . import child
+from .labels import Moment, UnreadableError, View
 from .look import Look
 from .mix import PATIENCE, PATIENCE_PLACED, Mix
-from .plans import RacePlan
+from .plans import COURSE, RacePlan
 
 MAX_DROPPED = 30  # frames whose labels cannot be read, or whose cameras are not where they should be
-# The classes of the course's data that the engine tells: pickups, nitro, and what one should not drive over.
-ITEM_CLASS = {"BONUS_BOX": 4, "EASTER_EGG": 4, "NITRO_BIG": 5, "NITRO_SMALL": 5, "BANANA": 6, "BUBBLEGUM": 6}
+# Which module draws a preset, what light and air it is given, and how many moments may be let go: this engine's races
+# begin and end, and each should be drawn more than once.
+ENGINES = {COURSE: "course_engine"}
+LOOKS = {COURSE: Look.as_drawn}
+PATIENCES = {COURSE: 2}
 
 
 class Stopwatch:
@@ -52,10 +56,11 @@ def run(plan: RacePlan, folder: Path) -> dict:
     """
     begin, clock = time.time(), Stopwatch()
     rng = np.random.default_rng(plan.seed)
-    mix = Mix(plan.mix, PATIENCE_PLACED if plan.placed else PATIENCE)
+    mix = Mix(plan.mix, PATIENCES.get(plan.preset, PATIENCE_PLACED if plan.placed else PATIENCE))
     dropped, saved = Counter(), 0
     with clock.part("load"):
-        race = Race(plan)
+        # an engine is there only in a process that draws with it
+        race = import_module(f".{ENGINES.get(plan.preset, 'engine')}", __package__).Race(plan)
         race.start()
     moments = race.moments(rng)
     while saved < plan.frames and dropped.total() < MAX_DROPPED:
@@ -65,19 +70,18 @@ def run(plan: RacePlan, folder: Path) -> dict:
                 break
             race.arrive()
         with clock.part("draw"):
-            images, depths = race.draw()
+            drawn = race.draw()
         with clock.part("label"):
-            views = [labels.decode(depth) for depth in depths]
-            problem = problem_of(views, race)
-            if problem:
-                dropped[problem] += 1
+            try:
+                moment = race.read(drawn)
+            except UnreadableError as problem:
+                dropped[str(problem)] += 1
                 continue
-            info, order = describe(plan, race, views)
+            info = describe(plan, race, moment)
         with clock.part("store"):
-            look = Look.random(np.random.default_rng([plan.seed, saved]))
-            ordered = [(images[v], views[v]) for v in order]
-            store(folder, plan.first_frame + saved, info, ordered, look, plan.quality)
-        mix.add(np.array([len(scene(info, view).karts) for view in range(len(images))]))
+            look = LOOKS.get(plan.preset, Look.random)(np.random.default_rng([plan.seed, saved]))
+            store(folder, plan.first_frame + saved, info, moment.views, look, plan.quality)
+        mix.add(np.array([len(scene(info, view).karts) for view in range(len(moment.views))]))
         saved += 1
     return {
         "race": plan.number,
@@ -94,58 +98,19 @@ def run(plan: RacePlan, folder: Path) -> dict:
     }
 
 
-def problem_of(views: list[labels.Depth], race: Race) -> str | None:
-    """Why a frame cannot be used, or None: no matrix, or a camera that is not at the kart it should follow."""
-    if not all(view.is_whole for view in views):
-        return "labels"
-    locations = np.array([kart.location for kart in race.karts])
-    for view, kart in zip(views, race.followed, strict=True):
-        cost = _off_camera(labels.project(view.matrix, locations))
-        if cost[kart] > cost.min() + 0.5:
-            return "camera"
-    return None
-
-
-def _off_camera(projected: np.ndarray) -> np.ndarray:
-    """How little each kart looks like the followed one, 0 to 3: off the middle, or not 4.5 m away."""
-    x, _, distance = projected.T
-    cost = 4 * np.abs(x) + np.abs(distance - 4.5) / 3
-    return np.where(distance > 0.5, np.minimum(3, cost), 3)
-
-
-def describe(plan: RacePlan, race: Race, views: list[labels.Depth]) -> tuple[dict, list[int]]:
-    """The frame's `info.json`, and the cameras in the order of its views.
-
-    As in the course's data, view i follows kart i: the karts with a camera come first.
-    """
-    followed = race.followed
-    order = sorted(range(len(followed)), key=lambda view: followed[view])
-    old = sorted(followed) + [kart for kart in range(race.count) if kart not in followed]
-    new = {kart: i for i, kart in enumerate(old)}
-    karts = [race.karts[kart] for kart in old]
-    items = [item for item in race.state.items if item.type.name in ITEM_CLASS]
-    detections = []
-    for view in (views[v] for v in order):
-        owner = labels.instances(view, race.karts, items)
-        found = labels.boxes(owner, range(1, race.count + len(items) + 1))
-        boxes = [[KART_CLASS, new[n - 1], *box] for n, box in found.items() if n <= race.count]
-        for n, box in found.items():
-            if n > race.count:
-                item = items[n - race.count - 1]
-                boxes.append([ITEM_CLASS[item.type.name], int(item.id), *box])
-        detections.append(sorted(boxes))
-    info = {
+def describe(plan: RacePlan, race, moment: Moment) -> dict:
+    """The frame's `info.json`. `race`: an engine's."""
+    return {
         "track": plan.track,
-        "karts": [plan.karts[kart] for kart in old],
-        "detections": detections,
-        "distance_down_track": [round(float(kart.distance_down_track), 2) for kart in karts],
-        "velocity": [_rounded(kart.velocity) for kart in karts],
-        "location": [_rounded(kart.location) for kart in karts],
-        "rotation": [_rounded(kart.rotation) for kart in karts],
+        "karts": [plan.karts[kart] for kart in moment.order],
+        "detections": [view.detections for view in moment.views],
+        "distance_down_track": [round(float(kart.distance_down_track), 2) for kart in moment.karts],
+        "velocity": [_rounded(kart.velocity) for kart in moment.karts],
+        "location": [_rounded(kart.location) for kart in moment.karts],
+        "rotation": [_rounded(kart.rotation) for kart in moment.karts],
         "race": plan.number,
         "time": round(float(race.state.time), 2),
     }
-    return info, order
 
 
 def _rounded(vector) -> list[float]:
@@ -153,23 +118,26 @@ def _rounded(vector) -> list[float]:
     return [round(float(x), 3) for x in vector]
 
 
-def store(folder: Path, frame: int, info: dict, views: list[tuple], look: Look, quality: int) -> None:
+def store(folder: Path, frame: int, info: dict, views: list[View], look: Look, quality: int) -> None:
     """Write a frame: its images first, so that an `info.json` never lacks one.
 
     Args:
         folder: of the split.
         frame: its number.
         info: what `describe` says.
-        views: (image [h, w, 3] uint8, its decoded depth) of each view.
+        views: what the cameras saw.
         look: light and air.
         quality: of the JPEG files.
     """
     name = f"{frame:05x}"
-    half = (slice(None, None, DRAWN_SIZE[1] // VIEW_SIZE[1]), slice(None, None, DRAWN_SIZE[0] // VIEW_SIZE[0]))
-    for number, (image, view) in enumerate(views):
-        small = np.asarray(Image.fromarray(image).resize(VIEW_SIZE, Image.Resampling.BOX))
+    for number, view in enumerate(views):
+        image = Image.fromarray(view.image)
+        distance = view.distance
+        if distance is not None:
+            distance = distance[:: image.height // VIEW_SIZE[1], :: image.width // VIEW_SIZE[0]]
+        small = np.asarray(image.resize(VIEW_SIZE, Image.Resampling.BOX))
         with replacing(folder / f"{name}_{number:02d}_im.jpg") as temporary:
-            look.apply(small, view.distance[half]).save(temporary, "JPEG", quality=quality)
+            look.apply(small, distance).save(temporary, "JPEG", quality=quality)
     with replacing(folder / f"{name}_info.json") as temporary:
         temporary.write_text(json.dumps(info))
 

@@ -10,8 +10,8 @@ from homework.errors import InputError, first_line, read_json, write_json
 from homework.machine import available_cores
 from homework.progress import bar, note
 
-from . import art, child, shaders
-from .plans import KARTS, OFFICIAL_MIX, TRACKS, RacePlan, names_in, race_plans
+from . import art, child, course_art, shaders
+from .plans import COURSE, KARTS, OFFICIAL_MIX, TRACKS, RacePlan, names_in, race_plans
 
 SETTINGS = "render.json"
 SEEN_AT_REST = "from the front"  # folders that were drawn before cameras could look back don't say so
@@ -40,13 +40,16 @@ def render(
         seed: the same seed gives the same labels, with any number of workers
         tracks: names with commas between them; without it, all 21
         karts: names with commas between them; without it, all 16
-        preset: ld (fastest), sd, or hd, which looks like the course's frames
+        preset: ld (fastest), sd, hd, or course: by the engine of the course's frames
         mix: shares of views with 1, 2, ... karts, as 60,26,8; without it, the course's
         workers: processes at a time; without it, one a core
         ray: address of a Ray cluster to draw on; auto: one that runs here, local: a new one
     """
-    art.require_engine()
-    art.installed()
+    if preset == COURSE:
+        course_art.installed()
+    else:
+        art.require_engine()
+        art.installed()
     if workers < 0:
         raise InputError("--workers", f"{workers} processes", "give 1 or more, or nothing for one a core")
     settings = {
@@ -105,8 +108,11 @@ def draw_race(plan: RacePlan, out: Path) -> dict:
     Returns:
         The race's record, or `{"error": why there is none}`.
     """
-    environment = art.environment(art.installed())
-    problem = child.run("supertux.race", out, text=plan.to_json(), environment=environment, limit=RACE_LIMIT)
+    if plan.preset == COURSE:
+        engine = {"environment": course_art.environment(), "python": course_art.interpreter()}
+    else:
+        engine = {"environment": art.environment(art.installed())}
+    problem = child.run("supertux.race", out, text=plan.to_json(), limit=RACE_LIMIT, **engine)
     if problem is None and is_done(plan, out):
         return read_json(plan.record_in(out))
     return {"error": problem or "it ended without a word"}

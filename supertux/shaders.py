@@ -15,6 +15,7 @@ copies of the sky for reflections are made of 1,024 samples a texel, 10 seconds 
 16th sample looks the same.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from homework.errors import InputError
@@ -74,25 +75,34 @@ def patched(art: Path) -> dict[str, str]:
     changes |= {f"shaders/{name}.frag": _label_fragments for name in FRAGMENT_SHADERS}
     changes |= dict.fromkeys(GROUND_SHADERS, _label_ground)
     changes["shaders/combine_diffuse_color.frag"] = _without_unbound_occlusion
-    changes["shaders/importance_sampling_specular.frag"] = _with_fewer_samples
+    changes["shaders/importance_sampling_specular.frag"] = with_fewer_samples
     changes["shaders/tonemap.frag"] = _with_vignette
+    return changed(art, changes, "1.4", "give the art of release 1.4 with --from")
+
+
+def changed(art: Path, changes: dict[str, Callable[[str], str]], release: str, remedy: str) -> dict[str, str]:
+    """Files of the art as functions change them: path under the art's folder -> text.
+
+    Raises:
+        InputError: a file is missing, or not the one that the change was written for.
+    """
     texts = {}
     for name, change in changes.items():
         try:
             texts[name] = change((art / name).read_text())
         except (OSError, ValueError) as error:
-            problem = f"not the shader of SuperTuxKart 1.4 ({error})"
-            raise InputError(art / name, problem, "give the art of release 1.4 with --from") from None
+            raise InputError(art / name, f"not the shader of SuperTuxKart {release} ({error})", remedy) from None
     return texts
 
 
-def _replace(text: str, old: str, new: str) -> str:
+def replace(text: str, old: str, new: str) -> str:
+    """`text` with `new` instead of the first `old`; ValueError where there is none."""
     if old not in text:
         raise ValueError(f"`{old}` is not in it")
     return text.replace(old, new, 1)
 
 
-def _replace_end(text: str, new: str) -> str:
+def replace_end(text: str, new: str) -> str:
     """`text` with `new` instead of its last closing brace."""
     body, brace, _ = text.rpartition("}")
     if not brace:
@@ -101,25 +111,26 @@ def _replace_end(text: str, new: str) -> str:
 
 
 def _label_vertices(text: str) -> str:
-    return _replace_end(_replace(text, "void main()", "flat out int label_origin;\nvoid main()"), VERTEX_LABEL)
+    return replace_end(replace(text, "void main()", "flat out int label_origin;\nvoid main()"), VERTEX_LABEL)
 
 
 def _label_fragments(text: str) -> str:
-    return _replace_end(_replace(text, "void main(", "flat in int label_origin;\nvoid main("), _FRAGMENT_LABEL)
+    return replace_end(replace(text, "void main(", "flat in int label_origin;\nvoid main("), _FRAGMENT_LABEL)
 
 
 def _label_ground(text: str) -> str:
-    return _replace(_label_fragments(text), "label_origin > 0", "false")
+    return replace(_label_fragments(text), "label_origin > 0", "false")
 
 
 def _without_unbound_occlusion(text: str) -> str:
-    return _replace(text, "texture(ssao_tex, tc).x", "1.0")
+    return replace(text, "texture(ssao_tex, tc).x", "1.0")
 
 
 def _with_vignette(text: str) -> str:
     """Corners as dark as in the course's frames, which have the game's weight of 1."""
-    return _replace(text, "* vignette_weight", "* 1.0")
+    return replace(text, "* vignette_weight", "* 1.0")
 
 
-def _with_fewer_samples(text: str) -> str:
-    return _replace(text, "i < 1024; i++", "i < 1024; i += 16")
+def with_fewer_samples(text: str) -> str:
+    """A blurred sky of 64 samples a texel."""
+    return replace(text, "i < 1024; i++", "i < 1024; i += 16")
