@@ -15,6 +15,7 @@ from .text import TextStage
 from .trainer import read_checkpoint
 
 SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
+EMBEDDING = "model.model.text_model.embed_tokens.weight"
 REMEDY = "git checkout nano/stage.safetensors"
 VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), num_hidden_layers=3, batch_norm=True)
 
@@ -82,10 +83,14 @@ def begin_text_with(stage: TextStage, file: Path) -> None:
     A text model that is used to another tower would pull at this one's attention while it learns to read it: after 300
     steps of that, the heads named 78.8 % of the ego karts of held-out moments, instead of 82.4.
 
+    Args:
+        stage: what is to begin.
+        file: the checkpoint text.pt of a run, or the folder of a base that `export` wrote; its CLIP begins anew.
+
     Raises:
-        InputError: no checkpoint of a text stage of this geometry.
+        InputError: no checkpoint of a text stage of this geometry, or no base of it.
     """
-    weights = read_checkpoint(file)["model"]
+    weights = _weights_of_base(stage, file) if file.is_dir() else read_checkpoint(file)["model"]
     apart = ("heads.", "model.model.vision_model.", "clip.vision_encoder.")
     weights = {name: weight for name, weight in weights.items() if not name.startswith(apart)}
     stage.tower.requires_grad_(False)
@@ -96,3 +101,14 @@ def begin_text_with(stage: TextStage, file: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(file, f"not a checkpoint of this stage ({reason})", "name a run's text.pt") from None
+
+
+def _weights_of_base(stage: TextStage, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of an exported base by their names in the stage, with its small vocabulary."""
+    try:
+        saved = load_file(folder / "model.safetensors")
+        weights = {f"model.{name}": weight.float() for name, weight in saved.items()}
+        weights[EMBEDDING] = stage.vocabulary.shrink(weights[EMBEDDING])
+    except (OSError, SafetensorError, KeyError, IndexError) as error:
+        raise InputError(folder, f"not an exported base ({first_line(error)})", "name homework/tux_nano") from None
+    return weights

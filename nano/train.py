@@ -197,7 +197,8 @@ def text(
         steps: how many batches.
         batch: views a batch.
         seed: of weights, batches and augmentation.
-        start: the checkpoint text.pt of another run, to begin with its text model instead of random weights.
+        start: the checkpoint text.pt of another run, or a base's folder, to begin with its text model instead of random
+            weights.
     """
     use_all_cores()
     torch.manual_seed(seed)

@@ -62,3 +62,8 @@ class SmallVocabulary:
     def expand(self, embedding: nn.Embedding) -> Tensor:
         """The whole table [49280, d]."""
         return embedding.weight.detach()[self.row]
+
+    def shrink(self, table: Tensor) -> Tensor:
+        """The reverse of `expand`: the whole table -> the small one."""
+        others = (self.row == len(self.used)).nonzero()[0]
+        return table[torch.cat([self.used, others])]

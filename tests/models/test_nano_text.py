@@ -1,10 +1,12 @@
 """nano/: the text stage's vocabulary and words."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoProcessor
@@ -15,6 +17,7 @@ from homework.nano_vision import TuxNanoVisionConfig
 from homework.packing import PromptTokens
 from homework.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
 from nano.base import VOCABULARY
+from nano.start import VISION as SHIPPED
 from nano.start import begin_text_with
 from nano.text import TextStage, sample_pairs
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
@@ -96,3 +99,18 @@ def test_a_text_stage_begins_with_another_s_text_model(tokens, tmp_path):
     torch.save({"step": 1, "model": {"tower.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
     with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
         begin_text_with(second, file)
+
+
+def test_a_text_stage_begins_with_an_exported_base(tokens, tmp_path):
+    """The base's text model and connector, with the small table of which its own is made; no base is told in a line."""
+    stage, saved = TextStage(SHIPPED, tokens), load_file(Path(EMBEDDED_BASE) / "model.safetensors")
+    begin_text_with(stage, Path(EMBEDDED_BASE))
+    table = stage.vocabulary.expand(stage.model.get_input_embeddings())
+    assert torch.equal(table, saved.pop("model.text_model.embed_tokens.weight").float())
+    state = stage.state_dict()
+    for name, weight in saved.items():
+        if ".vision_model." not in name:
+            assert torch.equal(state[f"model.{name}"], weight.float()), name
+    (tmp_path / "model.safetensors").write_bytes(b"{")
+    with pytest.raises(InputError, match="not an exported base .* name homework/tux_nano"):
+        begin_text_with(stage, tmp_path)
