@@ -18,6 +18,7 @@ RUN_BY = {
     "supertux download": "tests/test_download.py",
     "supertux use_sample": "demo",
     "supertux install_art": "tests/test_art.py",
+    "supertux install_course_engine": "tests/test_course_art.py",
     "supertux render": "tests/test_render.py",
     "supertux stats": "tests/test_stats.py",
     "homework.generate_qa check": "tests/test_generate.py",
