@@ -251,6 +251,15 @@ def test_frames_of_several_splits_are_one(tiny_data, frames):
     assert np.array_equal(both.views[len(frames) :], alone.views)
 
 
+def test_splits_joined_by_a_plus_take_turns_as_one(tiny_data, frames):
+    """Their views are as many as apart, but all of them together are drawn as often as one other split."""
+    shutil.copytree(tiny_data / "train", tiny_data / "more")
+    shutil.copytree(tiny_data / "train", tiny_data / "own")
+    joined = Frames(tiny_data, ["train", "own+more"])
+    assert len(joined) == 3 * len(frames)
+    assert joined.chances[: len(frames)].sum() == pytest.approx(joined.chances[len(frames) :].sum())
+
+
 def test_every_ego_kart_is_counted_once(frames):
     counted = ego_by_kart(image_logits(VisionStage().eval(), frames, batch=2))
     karts = Counter(scene.ego.name for scene in frames.scenes if scene.ego)
