@@ -163,11 +163,20 @@ def _one_field_of_view(config: str) -> str:
 
 
 def overlay_of(source: Path, target: Path, own: set[str]) -> None:
-    """Links in `target` to all of the art, but for the files `own`, whose folders are made and which are left out."""
-    folders = {parent for name in own for parent in Path(name).parents}
+    """Links in `target` to all of the art, but for the files `own`, whose folders are made and which are left out.
+
+    Debian's packages have links to fonts of other packages, without which the engines end. Where these are missing, a
+    font that is there takes their place: nothing is written in a race.
+    """
+    fonts = sorted((source / "ttf").glob("*"))
+    missing = {f"ttf/{font.name}" for font in fonts if not font.exists()}
+    there = [font for font in fonts if font.exists()]
+    folders = {parent for name in own | missing for parent in Path(name).parents}
     _link(source, target, folders)
-    for name in own:
+    for name in own | missing:
         (target / name).unlink(missing_ok=True)
+    for name in missing if there else ():
+        (target / name).symlink_to(there[0].resolve())
 
 
 def _link(source: Path, target: Path, real: set[Path], path: Path = Path(".")) -> None:

@@ -126,14 +126,11 @@ def build(source: Path, target: Path) -> None:
     """
     target.mkdir(parents=True, exist_ok=True)
     texts = patched(source)
-    fonts = {f"ttf/{path.name}" for path in (source / "ttf").iterdir() if path.is_symlink() and not path.exists()}
     temporary = Path(tempfile.mkdtemp(dir=target, prefix=".data."))
     try:
-        art.overlay_of(source, temporary / "data", {*texts, *fonts})
+        art.overlay_of(source, temporary / "data", set(texts))
         for name, text in texts.items():
             (temporary / "data" / name).write_text(text)
-        for name in fonts:  # links into other packages; nothing is written in a race
-            (temporary / "data" / name).symlink_to(next((source / "ttf").glob("Sigmar*")).resolve())
         (temporary / "data/supertuxkart.git").touch()
         shutil.rmtree(target / "data", ignore_errors=True)
         (temporary / "data").replace(target / "data")

@@ -66,7 +66,6 @@ def test_the_rest_is_links_and_letters_that_can_be_opened(art: Path, cache: Path
 def test_art_of_another_release_leaves_the_old_overlay(art: Path, tmp_path: Path, cache: Path):
     build(art, cache)
     other = write_art(tmp_path / "other")
-    (other / "ttf").mkdir()
     (other / "shaders/sp_solid.frag").write_text("no such function")
     with pytest.raises(InputError, match="not the shader of SuperTuxKart 1.2"):
         build(other, cache)

@@ -76,3 +76,11 @@ def test_a_sharpened_view_has_steeper_edges():
         return int(np.abs(np.diff(apply(look).astype(int), axis=0)).max())
 
     assert steepest(replace(PLAIN, sharpen=25)) > steepest(PLAIN)
+
+
+def test_as_drawn_changes_the_sharpness_alone():
+    flat = np.full((100, 150, 3), (40, 90, 200), np.uint8)
+    for seed in range(5):
+        look = Look.as_drawn(np.random.default_rng(seed))
+        assert np.array_equal(np.asarray(look.apply(flat, None)), flat)
+    assert len({Look.as_drawn(np.random.default_rng(seed)).blur for seed in range(5)}) == 5

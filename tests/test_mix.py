@@ -70,3 +70,9 @@ def test_a_kart_right_before_the_camera_is_cut_off_and_not_counted():
 
 def test_a_kart_alone_sees_itself():
     assert visible_karts(np.array([[3.0, 1, 2]]), [FORWARD]).tolist() == [1]
+
+
+def test_a_moment_without_guesses_is_taken():
+    mix = Mix((60, 40))
+    mix.add(np.array([1, 2]))
+    assert all(mix.takes(np.zeros(0, int)) for _ in range(3))
