@@ -110,7 +110,6 @@ class Race:
         data = self.race.render_data[: self.cameras]
         return [np.array(view.image) for view in data], [np.array(view.depth) for view in data]
 
-
     def read(self, drawn: tuple[list[np.ndarray], list[np.ndarray]]) -> Moment:
         """What was drawn, with its boxes.
 
