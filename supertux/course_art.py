@@ -17,8 +17,8 @@ from homework.progress import note
 from . import art, shaders
 from .plans import COURSE, RacePlan
 
-ENGINE = ("PySuperTuxKart==1.1.2",)  # its own requirement, a package that downloads the art, can't be installed
-NEEDED = ("numpy<2", "pillow", "pyelftools")
+ENGINE = "PySuperTuxKart==1.1.2"  # its own requirement, a package that downloads the art, can't be installed
+NEEDED = ("numpy<2", "pillow")
 REMEDY = "python -m supertux install-course-engine --art PATH (docs/FRAMES.md says where the art comes from)"
 NO_COMPUTE = "-GL_ARB_compute_shader"  # slower than the fragment shaders that then take their place
 
@@ -75,7 +75,7 @@ def install_course_engine(*, art_: Path, python: str = "python3.10") -> None:
     """
     found = art.inside(art_, art_)
     build(found, home())
-    note(f"installing {ENGINE[0]} for {python}")
+    note(f"installing {ENGINE} for {python}")
     _make_environment(python)
     note("drawing a frame with it, which takes up to a minute")
     art.check(RacePlan.for_check(COURSE), home(), environment(), interpreter())
@@ -103,7 +103,7 @@ def _make_environment(python: str) -> None:
     pip = [str(interpreter()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for command in (
         [python, "-m", "venv", "--clear", str(home() / "venv")],
-        [*pip, "--no-deps", *ENGINE],
+        [*pip, "--no-deps", ENGINE],
         [*pip, *NEEDED],
     ):
         try:
