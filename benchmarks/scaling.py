@@ -4,7 +4,6 @@ Whole steps of the VLM's LoRA training (forward, backward, clipped gradients, Ad
 embedded base. The matrix rate is measured in the same run, by products of large float32 matrices.
 """
 
-import copy
 import resource
 import statistics
 import time
@@ -22,7 +21,6 @@ from homework.data import DATA_DIR
 from homework.errors import replacing
 from homework.evalsets import split_scenes
 from homework.machine import available_cores
-from homework.nano_vision import image_seq_len
 from homework.packing import PackedLM, PromptTokens, collate, pack
 from homework.preprocess import load_views, normalise
 from homework.questions import qa_pairs
@@ -34,7 +32,8 @@ from .speed import machine
 RANK, BATCH, SIDE = 16, 32, 2048
 VIEWS = (4, 8, 16, 32, 64)
 QUESTIONS = (1, 2, 4, 8, 16)
-WIDTHS = (100, 150, 300, 450)  # pixels of the view, which is repeated: each 16 columns are 7 tokens more
+WIDTHS = (100, 150, 300, 450)  # pixels of the view, which is repeated
+CELL = 16  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -45,22 +44,18 @@ class Work:
     pairs: list[list[tuple[str, str, float]]]
     module: nn.Module
     tokens: PromptTokens
-    image_id: int
-    view_tokens: int
 
     def batch(self, size: int = BATCH, questions: int | None = None, width: int = VIEW_SIZE[0]) -> dict:
         """A batch of the first `size` views with `questions` each (all without), of another width."""
-        tokens, first = copy.copy(self.tokens), self.tokens.prefix.index(self.image_id)
-        last = first + self.tokens.prefix.count(self.image_id)
-        tokens.prefix = [*tokens.prefix[:first], *[self.image_id] * self.image_tokens(width), *tokens.prefix[last:]]
         pixels = normalise(self.views[:size].repeat(1, 1, -(-width // VIEW_SIZE[0]), 1)[:, :, :width])
         asked = [(pairs * max(QUESTIONS))[:questions] if questions else pairs for pairs in self.pairs[:size]]
-        return collate([pack(tokens, pairs) for pairs in asked], pixels[:, None], pad_id=2)
+        return collate([pack(self.tokens, pairs) for pairs in asked], pixels[:, None], pad_id=2)
 
-    def image_tokens(self, width: int) -> int:
-        """How many tokens a view of that width becomes."""
-        columns, usual = (-(-pixels // 16) for pixels in (width, VIEW_SIZE[0]))
-        return self.view_tokens + 7 * (columns - usual)
+
+def cells(width: int) -> int:
+    """How many cells, beside the fovea's, the tower sees a view of that width in."""
+    across, down = (-(-pixels // CELL) for pixels in (width, VIEW_SIZE[1]))
+    return across * down
 
 
 def prepare(data: Path) -> Work:
@@ -71,9 +66,8 @@ def prepare(data: Path) -> Work:
     pairs = [[(question, answer, 1.0) for question, answer in qa_pairs(scenes[image])] for image in images]
     torch.manual_seed(0)
     model, processor = load_base(EMBEDDED_BASE)
-    config, in_view = model.config, image_seq_len(model.config.vision_config)
     module = PackedLM(add_lora(model, RANK, EMBEDDED_BASE)).train()
-    return Work(views, pairs, module, PromptTokens(processor), config.image_token_id, in_view)
+    return Work(views, pairs, module, PromptTokens(processor))
 
 
 def step_of(work: Work, batch: dict) -> Callable[[], None]:
@@ -120,7 +114,7 @@ def growth(work: Work, repetitions: int) -> dict[str, list[tuple[float, float]]]
     found = {
         "views in a batch": [(size, timed(size=size)) for size in VIEWS],
         f"questions a view, {BATCH} views": [(number, timed(questions=number)) for number in QUESTIONS],
-        f"image tokens, {BATCH} views": [(work.image_tokens(w), timed(width=w)) for w in WIDTHS],
+        f"cells of a view, {BATCH} views": [(cells(width), timed(width=width)) for width in WIDTHS],
     }
     cores = available_cores()
     by_cores = []
@@ -146,7 +140,7 @@ def plot(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
 
 
 def run(*, data: Path = DATA_DIR, repetitions: int = 5, output: Path = Path("docs/scaling.svg")) -> None:
-    """Print and plot how a training step's time grows with views, questions, image tokens and cores.
+    """Print and plot how a training step's time grows with views, questions, cells of a view and cores.
 
     Args:
         data: the data folder

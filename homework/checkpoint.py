@@ -17,10 +17,12 @@ from transformers.utils import logging
 
 from . import nano_model
 from .errors import InputError, first_line, read_json
+from .nano_connector import RECOGNISING
 
 EMBEDDED_BASE = str(Path(__file__).parent / "tux_nano")
-# Linear layers that are trained whole (CLIP's projections) or not at all (the language head), never by LoRA.
-WITHOUT_LORA = {"lm_head", "vision_projection", "text_projection", "key_value"}
+# Linear layers that are trained whole (CLIP's projections) or not at all (the language head, and those
+# by which the embedded base's connector recognises: of `train` it knows every kart by heart), never by LoRA.
+WITHOUT_LORA = {"lm_head", "vision_projection", "text_projection", "key_value"} | RECOGNISING
 
 DEPTHS = {"num_hidden_layers", "blocks", "fovea_blocks"}  # names of a config's numbers of layers
 MAX_DEPTH = 1000  # the most of them that is read

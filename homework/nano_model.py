@@ -1,4 +1,4 @@
-"""The embedded base's architecture: Idefics3 with a convolutional vision tower and a linear connector.
+"""The embedded base's architecture: Idefics3 with a convolutional vision tower and a connector that reads its summary.
 
 Text model, processor, tokens, chat template and generation are the stock ones of transformers, so all
 code that takes this model takes SmolVLM as well. Importing this module registers it with the Auto classes.
@@ -22,15 +22,19 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.image_utils import SizeDict
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from .nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, image_seq_len
+from .nano_connector import Readout
+from .nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
 from .scene import VIEW_SIZE
 
 
 @strict
 class TuxNanoConfig(Idefics3Config):
-    """An `Idefics3Config` whose vision part is a `TuxNanoVisionConfig`."""
+    """An `Idefics3Config` whose vision part is a `TuxNanoVisionConfig`; for what is told of a view, see `Readout`."""
 
     model_type = "tux_nano"
+    num_karts: int = 18
+    num_tracks: int = 21
+    num_counts: int = 10
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs={"rms_norm_eps": 1e-5}),
         "vision_config": TuxNanoVisionConfig,
@@ -47,9 +51,17 @@ class TuxNanoModel(Idefics3Model):
         self.padding_idx = config.text_config.pad_token_id
         self.vocab_size = config.text_config.vocab_size
         self.vision_model = TuxNanoVisionModel._from_config(config.vision_config)
-        self.connector = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
+        vision = config.vision_config
+        self.connector = Readout(
+            summary_tokens=vision.num_summary_tokens,
+            vision_size=vision.hidden_size,
+            text_size=config.text_config.hidden_size,
+            num_karts=config.num_karts,
+            num_tracks=config.num_tracks,
+            num_counts=config.num_counts,
+        )
         self.text_model = AutoModel.from_config(config.text_config)
-        self.image_seq_len = image_seq_len(config.vision_config)
+        self.image_seq_len = self.connector.slot.num_embeddings
         self.image_token_id = config.image_token_id
         self.post_init()
 

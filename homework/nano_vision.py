@@ -13,6 +13,7 @@ from .scene import VIEW_SIZE
 
 # The part of a view around the horizon where far karts are: columns around the middle one, and rows.
 FOVEA_SIZE, FOVEA_TOP = (96, 32), 32
+FOVEA_TOKENS = FOVEA_SIZE[0] * FOVEA_SIZE[1] // 8**2
 
 
 @strict
@@ -157,15 +158,14 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
 
     def encode(self, view: Tensor, fovea: Tensor) -> Tensor:
         """The last stages' maps [b, c, h, w] of view and fovea -> tokens [b, summary + cells of both, d]."""
-        patch, (h, w) = self.config.patch_size, view.shape[-2:]
         parts = [self.summary.weight.expand(len(view), -1, -1)]
-        for project, feature_map, corner, stride in (
-            (self.project, view, (-patch * (h - 1) / 2, -patch * (w - 1) / 2), patch),
-            (self.fovea_project, fovea, FOVEA_CORNER, patch // 2),
+        positions = cell_positions(cell_middles(view.shape[-1], view.device))
+        positions = positions.split((view.shape[-2:].numel(), FOVEA_TOKENS))
+        for project, feature_map, position in zip(
+            (self.project, self.fovea_project), (view, fovea), positions, strict=True
         ):
             x = project(feature_map.flatten(2).transpose(1, 2))  # [b, h * w, d]
-            positions = cell_positions(*feature_map.shape[-2:], corner, stride, patch, x.device)
-            parts.append(x + self.position(positions.to(x.dtype)))
+            parts.append(x + self.position(position.to(x.dtype)))
         x = torch.cat(parts, dim=1)
         for layer in self.layers:
             x = layer(x)
@@ -181,38 +181,42 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
 
 
 POSITION_FREQUENCIES = 8
-# The fovea's first cell, from the middle of the view's cells (10 by 7, 16 pixels apart): y, x in pixels.
+STRIDE, ROWS = 16, 7  # of a view's cells: pixels, and how many are above each other
+# The fovea's first cell, from the middle of the view's cells (10 by 7): y, x in pixels.
 FOVEA_CORNER = (FOVEA_TOP - 48, (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2 - 72)
 
 
-def cell_positions(h: int, w: int, corner: tuple[float, float], stride: int, unit: int, device: torch.device) -> Tensor:
-    """Sines and cosines of each cell's offset from the image's centre. [h * w, 4 * POSITION_FREQUENCIES].
+def cell_middles(columns: int, device: torch.device) -> Tensor:
+    """The cells' middles, from the image's centre in pixels. [ROWS * columns + FOVEA_TOKENS, 2] (y, x), row by row.
 
-    The wave lengths go from 2 units to 4 times the width of a view.
+    Cells lie a stride apart (3x3 convolutions, stride 2, padding 1).
+    """
+    half = STRIDE // 2
+    grids = (
+        (ROWS, columns, -half * (ROWS - 1), -half * (columns - 1), STRIDE),
+        (FOVEA_SIZE[1] // half, FOVEA_SIZE[0] // half, *FOVEA_CORNER, half),
+    )
+    return torch.cat(
+        [
+            torch.cartesian_prod(
+                *(torch.arange(n, device=device) * stride + first for n, first in ((h, top), (w, left)))
+            )
+            for h, w, top, left, stride in grids
+        ]
+    ).float()
+
+
+def cell_positions(middles: Tensor) -> Tensor:
+    """Sines and cosines of each cell's offset from the image's centre. [cells, 2] -> [cells, 4 * POSITION_FREQUENCIES].
+
+    The wave lengths go from 2 strides to 4 times the width of a view.
 
     Args:
-        h, w: rows and columns.
-        corner: (y, x) of the first cell's middle, in pixels from the centre; the others' lie `stride` pixels apart
-            (3x3 convolutions, stride 2, padding 1).
-        stride, unit: pixels.
-        device: of the result.
+        middles: (y, x) in pixels.
     """
-    scale = torch.logspace(0, 1, POSITION_FREQUENCIES, base=4 * VIEW_SIZE[0] / (2 * unit), device=device)
-    y, x = (
-        (torch.arange(n, device=device) * stride + first) / unit * torch.pi / scale[:, None]
-        for n, first in zip((h, w), corner, strict=True)
-    )
-    y, x = y.T[:, None].expand(h, w, -1), x.T[None].expand(h, w, -1)  # [h, w, frequencies]
-    return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1).flatten(0, 1)
-
-
-def image_seq_len(config: TuxNanoVisionConfig) -> int:
-    """How many tokens a 150x100 view becomes."""
-    cells = 0
-    for size, stride in ((VIEW_SIZE, config.patch_size), (FOVEA_SIZE, config.patch_size // 2)):
-        width, height = (-(-side // stride) for side in size)
-        cells += width * height
-    return config.num_summary_tokens + cells
+    scale = torch.logspace(0, 1, POSITION_FREQUENCIES, base=4 * VIEW_SIZE[0] / (2 * STRIDE), device=middles.device)
+    y, x = (middles.T[..., None] / STRIDE * torch.pi / scale).unbind(0)  # [cells, frequencies]
+    return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1)
 
 
 @torch.no_grad()

@@ -14,9 +14,12 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from homework.nano_connector import SIDES
 from homework.nano_model import TuxNanoConfig, TuxNanoImageProcessor, TuxNanoProcessor
-from homework.nano_vision import TuxNanoVisionConfig, image_seq_len
+from homework.nano_vision import TuxNanoVisionConfig
 from homework.preprocess import MEAN, STD
+
+from .targets import KARTS, MAX_COUNT, TRACKS
 
 VOCABULARY = 49280
 # SmolVLM's turn: `<|im_start|>User:<image>Q<end_of_utterance>`, newline, `Assistant:`
@@ -82,10 +85,14 @@ def make_config(vision: TuxNanoVisionConfig, vocabulary: int = VOCABULARY) -> Tu
         eos_token_id=49279,
         pad_token_id=2,
         scale_factor=1,
+        num_karts=len(KARTS),
+        num_tracks=len(TRACKS),
+        num_counts=MAX_COUNT + 1,
     )
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast, vision: TuxNanoVisionConfig) -> TuxNanoProcessor:
+def make_processor(tokenizer: PreTrainedTokenizerFast) -> TuxNanoProcessor:
     """Tokenizer and image processor under SmolVLM's chat template."""
     images = TuxNanoImageProcessor(image_mean=[MEAN] * 3, image_std=[STD] * 3)
-    return TuxNanoProcessor(images, tokenizer, image_seq_len=image_seq_len(vision), chat_template=CHAT_TEMPLATE)
+    in_view = len(KARTS) + 1 + len(SIDES) + 1  # see Readout
+    return TuxNanoProcessor(images, tokenizer, image_seq_len=in_view, chat_template=CHAT_TEMPLATE)

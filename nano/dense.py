@@ -1,9 +1,10 @@
-"""Heads and loss of the dense stage: they teach the tower, and are thrown away afterwards."""
+"""Heads and loss of the dense stage: they teach the tower, and some become a part of the connector afterwards."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from homework.nano_connector import Readout, combine
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
 
 from .targets import IGNORE, KARTS, MAX_COUNT, TRACKS
@@ -50,6 +51,23 @@ class DenseHeads(nn.Module):
     def fovea_karts(self, fovea_map: Tensor) -> Tensor:
         """The fovea's map of stride 4 [b, c, h4, w4] -> which kart covers each cell [b, h4, w4, karts + 1]."""
         return self.fovea_fine(fovea_map).permute(0, 2, 3, 1)
+
+
+def recognise_as(connector: Readout, heads: DenseHeads) -> None:
+    """Let a connector recognise what the heads do."""
+    connector.summary_head.load_state_dict(heads.image[-1].state_dict())
+    connector.cell_head.load_state_dict(heads.token.state_dict())
+    connector.fovea_head.load_state_dict(heads.fovea_token.state_dict())
+
+
+def recognised(logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The image heads' logits as the connector puts them together with those of the cells."""
+    of_summary = {name: logits[name] for name in (*IMAGE_HEADS, "relation")}
+    cells = {
+        name: torch.cat([logits[head], logits[f"fovea_{head}"]], dim=1)
+        for name, head in (("kart", "token"), ("side", "side"))
+    }
+    return combine(**of_summary, **cells)
 
 
 def forward(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:

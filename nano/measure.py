@@ -1,4 +1,4 @@
-"""What a tower knows of views, by its heads."""
+"""What a tower knows of views, by its heads, as the connector puts them together."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -9,7 +9,7 @@ from torch import nn
 
 from homework.scene import VIEW_SIZE, Scene
 
-from .dense import IMAGE_HEADS, accuracy, forward
+from .dense import IMAGE_HEADS, accuracy, forward, recognised
 from .frames import Frames
 from .targets import FOVEA_CELLS, IGNORE, KART_ID, KARTS, Grid
 
@@ -29,6 +29,7 @@ def image_logits(stage: nn.Module, frames: Frames, batch: int = 100) -> Iterator
     for start in range(0, len(frames), batch):
         pixels, targets = frames.batch(np.arange(start, min(start + batch, len(frames))))
         logits, _ = forward(stage.tower, stage.heads, pixels)
+        logits |= recognised(logits)
         named = {name: logits[name].argmax(-1).to(torch.int8) for name in CELLS}
         yield {name: logits[name] for name in names} | named, {name: targets[name] for name in names}
 

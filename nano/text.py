@@ -1,4 +1,4 @@
-"""The second stage: captions and questions through the text model, on top of the trained tower."""
+"""The second stage: captions and questions through the text model, on top of the trained tower, which is held still."""
 
 import numpy as np
 import torch
@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from homework.clip import tokenize
 from homework.clip_model import CLIP
+from homework.nano_connector import RECOGNISING
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import TuxNanoVisionConfig
 from homework.packing import IGNORE, PromptTokens, collate, pack
@@ -13,17 +14,21 @@ from homework.questions import KINDS, ask, captions, training_weight
 from homework.scene import Scene
 
 from .base import make_config
-from .dense import DenseHeads, dense_loss
+from .dense import DenseHeads, recognise_as
+from .imagined import imagine, listing, recognised_of
 from .vocabulary import SmallVocabulary, caption_texts
 from .wording import REWORDED
 
-# the dense stage's losses that reach the tokens
-DENSE = ("ego", "total", "track", "count", "relation", "token", "side", "fovea_token", "fovea_side")
-PAIRS_A_KIND = {"ego": 1, "total": 1, "track": 1, "relation": 3, "count": 3}
+PAIRS_A_KIND = {"ego": 1, "total": 1, "track": 1, "relation": 4, "count": 2}
+IMAGINED = 8  # scenes a batch: that there are many batches counts here, not how large they are
 
 
 class TextStage(nn.Module):
-    """The whole base with a small vocabulary, the tower's teaching heads, and a CLIP on both encoders."""
+    """The whole base with a small vocabulary, and a CLIP on both encoders.
+
+    The tower, its teaching heads and what the connector recognises by them are a dense stage's, and stay so: a text
+    model pulls at the tower's attention while it learns to read it.
+    """
 
     def __init__(self, vision: TuxNanoVisionConfig, tokens: PromptTokens):
         super().__init__()
@@ -35,45 +40,64 @@ class TextStage(nn.Module):
         self.model = TuxNanoForConditionalGeneration(config)
         self.heads = DenseHeads(vision)
         self.clip = CLIP(self.model.model.vision_model, self.model.model.text_model)
-        for stages in (self.tower.stages, self.tower.fovea):
-            stages.requires_grad_(False)
+        for part in (self.tower, self.heads, *(getattr(self.connector, name) for name in RECOGNISING)):
+            part.requires_grad_(False)
         self.captions = caption_texts()
         self.caption_index = {text: index for index, text in enumerate(self.captions)}
         encoded = tokenize(self.captions, tokens.tokenizer)
         self.caption_ids, self.caption_mask = self.vocabulary.row[encoded["input_ids"]], encoded["attention_mask"]
         self.log_odds = torch.zeros(len(self.captions))
+        self.doubts = True  # while it learns from views
 
     @property
     def tower(self) -> nn.Module:
         """The vision tower."""
         return self.model.model.vision_model
 
+    @property
+    def connector(self) -> nn.Module:
+        """What reads the tower's summary."""
+        return self.model.model.connector
+
+    def take_over(self, tower: nn.Module, heads: DenseHeads) -> None:
+        """A dense stage's tower and heads; the connector reads the summary as they do."""
+        self.tower.load_state_dict(tower.state_dict())
+        self.tower.to(memory_format=torch.channels_last)
+        self.heads.load_state_dict(heads.state_dict())
+        recognise_as(self.connector, heads)
+
+    @torch.no_grad()
+    def weigh_facts(self) -> None:
+        """Begin the connector anew: what it tells of a kart weighs as much as which kart it is."""
+        for weight in (self.connector.number.weight, self.connector.track.weight, self.connector.slot.weight):
+            nn.init.normal_(weight)
+        nn.init.normal_(self.connector.kart.weight, std=0.7)
+
     def train(self, mode: bool = True) -> "TextStage":
-        """As usual, but the convolutions' batch norms stay as the dense stage left them."""
+        """As usual, but the tower's batch norms stay as the dense stage left them."""
         super().train(mode)
-        self.tower.stages.eval()
-        self.tower.fovea.eval()
+        self.tower.eval()
+        self.connector.train(mode and self.doubts)
         return self
 
-    def losses(
-        self, pixels: Tensor, targets: dict[str, Tensor], scenes: list[Scene], rng: np.random.Generator, whole: bool
-    ):
-        """Loss by name: questions (on whole views only), captions, and the dense stage's that reach the tokens.
-
-        The dense stage's are left out where its heads are held still: they would teach nothing.
-        """
+    def losses(self, pixels: Tensor, scenes: list[Scene], rng: np.random.Generator, whole: bool) -> dict[str, Tensor]:
+        """Loss by name: questions (on whole views only) and captions."""
         with torch.no_grad():
-            view, fovea = self.tower.feature_maps(pixels)
-        tokens, losses = self.tower.encode(view[-1], fovea[-1]), {}
-        if any(parameter.requires_grad for parameter in self.heads.parameters()):
-            dense = dense_loss(self.heads(view[-2], fovea[-2], tokens), targets)
-            losses |= {name: 0.3 * dense[name] for name in DENSE}
+            tokens = self.tower(pixels).last_hidden_state
+        losses = {}
         vision = self.clip.project_image(tokens)
         text = self.clip.encode_text(self.caption_ids, self.caption_mask)
         losses["captions"] = 0.5 * self.clip.loss(vision, text, self.truth(scenes), self.log_odds)
         if whole:
-            losses["questions"] = self._question_loss(tokens, scenes, rng)
-        return losses
+            pairs = [sample_pairs(scene, rng) for scene in scenes]
+            losses["questions"] = self._question_loss(self.connector(tokens), pairs)
+        return losses | self.imagined_loss(rng)
+
+    def imagined_loss(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Questions about scenes that nobody saw."""
+        scenes = imagine(rng, IMAGINED)
+        pairs = [[*sample_pairs(scene, rng), *listing(scene, rng)] for scene in scenes]
+        return {"imagined": self._question_loss(self.connector.tell(recognised_of(scenes, rng)), pairs)}
 
     def truth(self, scenes: list[Scene]) -> Tensor:
         """[b, captions], 1 where a caption is true of a scene."""
@@ -83,12 +107,13 @@ class TextStage(nn.Module):
             truth[row, known] = 1
         return truth
 
-    def _question_loss(self, tokens: Tensor, scenes: list[Scene], rng: np.random.Generator) -> Tensor:
-        packed = [pack(self.tokens, sample_pairs(scene, rng)) for scene in scenes]
+    def _question_loss(self, told: Tensor, pairs: list[list[tuple[str, str, float]]]) -> Tensor:
+        """Of a few (question, answer, weight) of each view, by what the connector tells of it [b, image_seq_len, d]."""
+        packed = [pack(self.tokens, of_view) for of_view in pairs]
         batch = collate(packed, torch.empty(0), pad_id=2)
         rows = self.vocabulary.row[batch["input_ids"]]
         embedding = self.model.get_input_embeddings()
-        merged = self.model.model.inputs_merger(rows, embedding(rows), self.model.model.connector(tokens))
+        merged = self.model.model.inputs_merger(rows, embedding(rows), told)
         hidden = self.model.model.text_model(
             inputs_embeds=merged,
             attention_mask=batch["attention_mask"],

@@ -3,6 +3,7 @@
 python -m nano.train processor --gguf FILE   # tokenizer, chat template, image processor
 python -m nano.train fovea                   # the fovea alone, on small karts
 python -m nano.train dense                   # the tower, on boxes and scenes
+python -m nano.train read                    # the text model, on imagined scenes
 python -m nano.train text                    # captions and questions through the text model
 python -m nano.train export                  # -> homework/tux_nano, and nano/stage.safetensors to go on from
 python -m nano.train measure --split valid   # what the tower itself sees, without the text model
@@ -34,6 +35,7 @@ from .base import make_config, make_processor, make_tokenizer
 from .dense import dense_loss, forward
 from .fovea import FoveaStage
 from .frames import CROWDED, PASTE, Frames
+from .lookup import look_up_names
 from .measure import cells_by_size, ego_by_kart, ego_by_place, evaluate_dense, image_logits, relation_by_karts
 from .start import SAVED, VISION, VisionStage, begin_text_with, begin_with, saved_vision
 from .text import TextStage
@@ -58,7 +60,7 @@ def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
         gguf: a GGUF file of SmolLM2, for its vocabulary.
         out: folder of the base.
     """
-    make_processor(make_tokenizer(Path(gguf)), VISION).save_pretrained(out)
+    make_processor(make_tokenizer(Path(gguf))).save_pretrained(out)
 
 
 def fovea(
@@ -179,6 +181,27 @@ def answers(split: str = "valid", data: str = "data", base: str = EMBEDDED_BASE)
     print("\n".join(table(*asked_as_taught(vlm, split_scenes(data, split), Path(data)))))
 
 
+def read(out: str = "runs/nano", steps: int = 800, seed: int = 0, start: str | None = None) -> None:
+    """Train the text model and connector on imagined scenes: to look up the kart that a question names.
+
+    Args:
+        out: where the checkpoint and the curve go.
+        steps: how many batches.
+        seed: of weights and scenes.
+        start: the checkpoint text.pt of another run, or a base's folder, to begin with its text model instead of random
+            weights.
+    """
+    use_all_cores()
+    torch.manual_seed(seed)
+    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
+    if start:
+        begin_text_with(stage, Path(start))
+    stage.weigh_facts()
+    look_up_names(stage, seed)
+    stage.doubts = False
+    train_stage(stage, stage.imagined_loss, Path(out), "read", steps, 1e-3, seed=seed, warmup=50)
+
+
 def text(
     data: str = "data",
     splits: str = "train",
@@ -188,7 +211,7 @@ def text(
     seed: int = 0,
     start: str | None = None,
 ) -> None:
-    """Train the text model, connector and attention layers on captions and questions.
+    """Train the text model and connector on captions and questions.
 
     Args:
         data: the data folder.
@@ -203,21 +226,18 @@ def text(
     use_all_cores()
     torch.manual_seed(seed)
     vision = saved_vision(Path(out) / "dense.pt")
-    frames, held_out = _train_frames(data, splits)
+    frames, _ = _train_frames(data, splits)
     stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
     if start:
         begin_text_with(stage, Path(start))
-    stage.tower.load_state_dict(vision.tower.state_dict())
-    stage.heads.load_state_dict(vision.heads.state_dict())
-    stage.tower.to(memory_format=torch.channels_last)
+    stage.take_over(vision.tower, vision.heads)
     stage.log_odds = log_odds_of(stage.truth(frames.scenes), [caption_kind(text) for text in stage.captions])
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        pixels, targets, scenes = frames.augmented(rng, batch, crowded=CROWDED)
-        return stage.losses(pixels, targets, scenes, rng, whole=pixels.shape[-1] == frames.views.shape[2])
+        pixels, _, scenes = frames.augmented(rng, batch, crowded=CROWDED)
+        return stage.losses(pixels, scenes, rng, whole=pixels.shape[-1] == frames.views.shape[2])
 
-    evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
-    train_stage(stage, loss_of, Path(out), "text", steps, 1e-3, seed=seed, evaluate=evaluate)
+    train_stage(stage, loss_of, Path(out), "text", steps, 1e-3, seed=seed, warmup=50)
 
 
 def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
@@ -245,4 +265,4 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
 
 
 if __name__ == "__main__":
-    run(processor, fovea, dense, text, export, measure, answers)
+    run(processor, fovea, dense, read, text, export, measure, answers)

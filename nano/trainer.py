@@ -32,6 +32,7 @@ def train_stage(
     weight_decay: float = 0.05,
     seed: int = 0,
     save_every: int = 250,
+    warmup: int = 200,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 1000,
 ) -> None:
@@ -59,7 +60,7 @@ def train_stage(
     while step < steps:
         module.train()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * lr_factor(step, steps)
+            group["lr"] = learning_rate * lr_factor(step, steps, warmup)
         losses = loss_of(np.random.default_rng((seed, step)))  # so a resumed run sees the same batches
         total = sum(losses.values())
         optimizer.zero_grad()

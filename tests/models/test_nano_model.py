@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
 from homework.nano_model import TuxNanoConfig, TuxNanoForConditionalGeneration, TuxNanoProcessor
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, fold_batch_norm, image_seq_len
+from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, fold_batch_norm
 from homework.preprocess import normalise, open_image
 
 from .conftest import VISION
@@ -74,7 +74,6 @@ def test_crop_has_fewer_tokens_than_a_view(tower):
     """The grader's crop keeps the karts' size: 7x7 cells instead of 7x10; and the fovea."""
     view, crop = (tower(torch.zeros(1, 3, *size)).last_hidden_state.shape[1] for size in ((100, 150), (192, 192)))
     assert (view, crop) == (2 + 70 + 48, 2 + 49 + 48)
-    assert view == image_seq_len(tower.config)
 
 
 def test_processor_gives_the_training_pixels(processor, views):
@@ -180,7 +179,7 @@ def test_chat_turn(processor, views):
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     assert text == "<|im_start|>User:<image>What track is this?<end_of_utterance>\nAssistant:"
     ids = processor(text=text, images=[Image.open(views[0])])["input_ids"][0]
-    image = [49189, 49152, *[49190] * 120, 49189]
+    image = [49189, 49152, *[49190] * 24, 49189]
     assert ids[: 3 + len(image)] == [1, 11126, 42, *image]
     assert processor.tokenizer.decode(ids[3 + len(image) :]) == "What track is this?<end_of_utterance>\nAssistant:"
     assert ids[-5:] == [49279, 198, 9519, 9531, 42]

@@ -19,11 +19,11 @@ def test_speed_prints_every_rate(nano_folder, tiny_data, tmp_path, monkeypatch, 
 
 
 def test_growth_is_printed_and_plotted(nano_folder, tiny_data, tmp_path, monkeypatch, capsys):
-    """A step's time for each amount of views, questions, image tokens and cores, with a tiny base."""
+    """A step's time for each amount of views, questions, cells and cores, with a tiny base."""
     amounts = {"VIEWS": (1, 2), "QUESTIONS": (1, 2), "WIDTHS": (100, 150), "BATCH": 2, "SIDE": 64, "RANK": 2}
     for name, value in (amounts | {"EMBEDDED_BASE": str(nano_folder)}).items():
         monkeypatch.setattr(scaling, name, value)
     scaling.run(data=tiny_data, repetitions=1, output=tmp_path / "growth.svg")
     printed = capsys.readouterr().out
-    assert "views in a batch: 1: " in printed and re.search(r"image tokens, 2 views: 99: .* s, 120: .* s", printed)
+    assert "views in a batch: 1: " in printed and re.search(r"cells of a view, 2 views: 49: .* s, 70: .* s", printed)
     assert (tmp_path / "growth.svg").read_text().count('<g id="axes_') == 4

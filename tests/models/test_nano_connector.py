@@ -1,0 +1,132 @@
+"""The embedded base's connector: what it tells the text model of a view."""
+
+import itertools
+
+import pytest
+import torch
+
+from homework.nano_connector import FLOOR, OF_A_KART, SIDES, Readout, combine, doubted, number_of
+from homework.nano_vision import FOVEA_TOKENS, TuxNanoVisionConfig, TuxNanoVisionModel
+from nano.dense import DenseHeads, forward, recognise_as, recognised
+from nano.targets import KARTS, MAX_COUNT, TRACKS
+
+from .conftest import VISION
+
+WIDTH, COUNTS = VISION["hidden_size"], MAX_COUNT + 1
+
+
+@pytest.fixture
+def readout() -> Readout:
+    """A connector of the game's karts and tracks, for the small tower."""
+    torch.manual_seed(0)
+    sizes = {"num_karts": len(KARTS), "num_tracks": len(TRACKS), "num_counts": COUNTS}
+    return Readout(2, vision_size=WIDTH, text_size=48, **sizes).eval()
+
+
+def test_number_of_is_every_outcome_summed():
+    """Poisson's binomial distribution, against all outcomes one by one; what has no place is left out."""
+    chances = torch.tensor([[0.1, 0.5, 0.9, 0.3], [0.0, 1.0, 1.0, 0.2]], dtype=torch.float64)
+    expected = torch.zeros(2, 5, dtype=torch.float64)
+    for outcome in itertools.product((0, 1), repeat=4):
+        happened = torch.tensor(outcome, dtype=torch.bool)
+        expected[:, sum(outcome)] += torch.where(happened, chances, 1 - chances).prod(1)
+    assert torch.allclose(number_of(chances, 5), expected)
+    assert torch.allclose(number_of(chances, 3), expected[:, :3])
+
+
+def said(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What heads say that know nothing, of 3 karts, 2 tracks, 5 numbers and 4 cells; but for the changes."""
+    of_summary = {
+        "ego": torch.zeros(1, 3),
+        "total": torch.zeros(1, 5),
+        "track": torch.zeros(1, 2),
+        "count": torch.zeros(1, len(SIDES), 5),
+        "relation": torch.full((1, 3, 3), -9.0),
+    }
+    return of_summary | {"kart": torch.full((1, 4, 4), -9.0), "side": torch.zeros(1, 4, 2)} | changes
+
+
+def test_numbers_follow_from_the_karts():
+    """Where the numbers' heads are in doubt: two karts in front of the ego kart, one left of it and one right."""
+    relation = torch.tensor([[[-9.0, 0, 0], [9.0, 9, 9], [9.0, -9, 9]]])
+    logits = combine(**said(relation=relation))
+    assert logits["total"].argmax(-1).tolist() == [3]
+    assert logits["count"].argmax(-1).tolist() == [[1, 1, 2, 0]]
+    # but a head that is sure is believed
+    sure = torch.zeros(1, 5)
+    sure[0, 4] = 3 - torch.tensor(FLOOR).log()
+    assert combine(**said(relation=relation, total=sure))["total"].argmax(-1).tolist() == [4]
+
+
+def test_cells_say_on_which_side_their_kart_is():
+    """Where the summary is in doubt, a kart is on the side that its own cell tells of; so is the ego kart."""
+    kart, side = torch.full((1, 4, 4), -9.0), torch.zeros(1, 4, 2)
+    kart[0, 1, 0], side[0, 1] = 5, torch.tensor([2.0, -2.0])  # the first kart, in the second cell
+    kart[0, 3, 1], side[0, 3] = 5, torch.tensor([-2.0, 2.0])
+    kart[0, 2, 2], kart[0, 2, 3] = 5, 5  # the third kart is the ego kart
+    logits = combine(**said(kart=kart, side=side, relation=torch.zeros(1, 3, 3)))
+    assert (logits["relation"][0, :2, 1:] > 0).tolist() == [[True, False], [False, True]]
+    assert logits["ego"].argmax(-1).tolist() == [2]
+
+
+def test_a_kart_is_placed_where_its_cell_is(readout):
+    """40 pixels right of the middle: in a view that is a cell, in the grader's crop between two."""
+    for columns, at in ((10, 7), (7, 5.5)):
+        tokens = torch.zeros(1, 2 + 7 * columns + FOVEA_TOKENS, WIDTH)
+        readout.cell_head.weight.data[3] = 100 / WIDTH
+        place = {}
+        for column in (int(at), int(at + 0.5)):
+            seen = tokens.clone()
+            seen[0, 2 + 3 * columns + column] = 1
+            with torch.no_grad():
+                place[column] = readout.recognise(seen)["place"][0, 3] * 75
+        y, x = torch.stack(list(place.values())).mean(0).tolist()
+        assert (y, x) == pytest.approx((0, 40), abs=1)
+
+
+def test_a_fact_changes_its_own_token(readout):
+    """A kart that is there changes its own token and the numbers', a track only the track's; crops have all of them."""
+    tokens, crop = torch.randn(1, 2 + 70 + FOVEA_TOKENS, WIDTH), torch.randn(1, 2 + 49 + FOVEA_TOKENS, WIDTH)
+    tracks = len(KARTS) + COUNTS
+    with torch.no_grad():
+        before = readout(tokens)
+        assert before.shape == readout(crop).shape == (1, len(KARTS) + 1 + len(SIDES) + 1, 48)
+        readout.summary_head.bias[tracks + 3] += 5
+        assert changed(before, readout(tokens)) == [len(KARTS) + 1 + len(SIDES)]
+        readout.summary_head.bias[tracks + 3] -= 5
+        readout.summary_head.bias[-3 * (len(KARTS) - 4)] += 5  # the kart of number 4 is there
+        numbers = set(range(len(KARTS), len(KARTS) + 1 + len(SIDES)))
+        assert set(changed(before, readout(tokens))) == {4} | numbers
+    assert readout.kart.in_features == len(OF_A_KART)
+
+
+def changed(before: torch.Tensor, after: torch.Tensor) -> list[int]:
+    """The numbers of the tokens that differ."""
+    return ((before - after).abs() > 1e-5).any(-1)[0].nonzero().flatten().tolist()
+
+
+def test_it_recognises_what_the_dense_stage_taught(readout):
+    """With a dense stage's heads the connector reads as they do: `measure` tells what the text model is told."""
+    config = TuxNanoVisionConfig(**VISION)
+    tower, heads = TuxNanoVisionModel(config).eval(), DenseHeads(config).eval()
+    recognise_as(readout, heads)
+    with torch.no_grad():
+        logits, tokens = forward(tower, heads, torch.randn(2, 3, 100, 150))
+        read = readout.recognise(tokens)
+    assert read.keys() == {"ego", "total", "track", "count", "relation", "place"}
+    for name, expected in recognised(logits).items():
+        assert torch.allclose(read[name], expected, atol=1e-5), name
+
+
+def test_facts_are_doubted_in_training_only(readout):
+    """What LoRA learns from is less sure from batch to batch; what answers is the same each time."""
+    tokens = torch.randn(2, 2 + 70 + FOVEA_TOKENS, WIDTH)
+    with torch.no_grad():
+        assert torch.equal(readout(tokens), readout(tokens))
+        readout.train()
+        assert not torch.allclose(readout(tokens), readout(tokens), atol=0.01)
+    sure = 6 * torch.eye(20).repeat(100, 1)  # 2,000 views of a class each
+    said = doubted(sure)
+    shares = said.softmax(-1).amax(-1)
+    assert shares.min() < 0.5 < 0.9 < sure.softmax(-1).amax(-1).min()
+    assert (said.argmax(-1) == sure.argmax(-1)).float().mean() > 0.6  # it is doubted, not forgotten
