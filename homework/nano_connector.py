@@ -18,8 +18,8 @@ OF_A_KART = ("there", "left", "front", "ego", "y", "x")  # what a kart's token t
 RECOGNISING = {"summary_head", "cell_head", "fovea_head"}  # of `Readout`: layers that were taught with the tower
 # in training: what logits are multiplied by, and the deviation of what is added; the share of karts that are missed
 SHARPNESS, NOISE, MISSED = (0.4, 1.0), 0.5, 0.25
-# What the logit of a side's count of 0 gets: of races by the course's engine that the tower had not seen, counts of 0 and
-# others are named right about as often then (79 %; without it 94 and 67 %). Three of four counts are 0.
+# What the logit of a side's count of 0 gets, since three of four counts are 0: of races that the tower had not seen,
+# counts of 0 and others are named right about as often then (81 and 79 %; without it 94 and 67 %).
 ZERO = -4.0
 FLOOR = 1e-3  # the least that a number of karts is given by the karts one by one
 

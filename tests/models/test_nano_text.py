@@ -100,7 +100,7 @@ def test_a_text_stage_begins_with_another_s_text_model(tokens, tmp_path):
     learning = {name for name, weight in second.named_parameters() if weight.requires_grad}
     assert learning and not any(map(is_taught, learning))
     losses = second.losses(torch.zeros(1, 3, 100, 150), [SCENE], np.random.default_rng(0), whole=True)
-    assert losses.keys() == {"captions", "questions"} and all(loss > 0 for loss in losses.values())
+    assert losses.keys() == {"captions", "questions", "imagined"} and all(loss > 0 for loss in losses.values())
     torch.save({"step": 1, "model": {"tower.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
     with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
         begin_text_with(second, file)
