@@ -21,6 +21,7 @@ from homework.data import DATA_DIR
 from homework.errors import replacing
 from homework.evalsets import split_scenes
 from homework.machine import available_cores
+from homework.nano_vision import ROWS, STRIDE
 from homework.packing import PackedLM, PromptTokens, collate, pack
 from homework.preprocess import load_views, normalise
 from homework.questions import qa_pairs
@@ -33,7 +34,6 @@ RANK, BATCH, SIDE = 16, 32, 2048
 VIEWS = (4, 8, 16, 32, 64)
 QUESTIONS = (1, 2, 4, 8, 16)
 WIDTHS = (100, 150, 300, 450)  # pixels of the view, which is repeated
-CELL = 16  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class Work:
 
 def cells(width: int) -> int:
     """How many cells, beside the fovea's, the tower sees a view of that width in."""
-    across, down = (-(-pixels // CELL) for pixels in (width, VIEW_SIZE[1]))
-    return across * down
+    return ROWS * -(-width // STRIDE)
 
 
 def prepare(data: Path) -> Work:

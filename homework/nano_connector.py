@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .nano_vision import FOVEA_TOKENS, ROWS, cell_middles
+from .nano_vision import ROWS, cell_middles, split_tokens
 from .scene import VIEW_SIZE
 
 SIDES = ("left", "right", "front", "behind")  # that karts are counted on
@@ -22,6 +22,11 @@ SHARPNESS, NOISE, MISSED = (0.4, 1.0), 0.5, 0.25
 # counts of 0 and others are named right about as often then (81 and 79 %; without it 94 and 67 %).
 ZERO = -4.0
 FLOOR = 1e-3  # the least that a number of karts is given by the karts one by one
+
+
+def num_told(num_karts: int) -> int:
+    """How many tokens of a view the text model is given: karts, the total, the sides' numbers, the track."""
+    return num_karts + 1 + len(SIDES) + 1
 
 
 class Readout(nn.Module):
@@ -57,7 +62,7 @@ class Readout(nn.Module):
         self.kart = nn.Linear(len(OF_A_KART), text_size, bias=False)
         self.number = nn.Linear(num_counts, text_size, bias=False)
         self.track = nn.Linear(num_tracks, text_size, bias=False)
-        self.slot = nn.Embedding(num_karts + 1 + len(SIDES) + 1, text_size)
+        self.slot = nn.Embedding(num_told(num_karts), text_size)
         self.norm = nn.LayerNorm(text_size)
 
     def recognise(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -65,20 +70,19 @@ class Readout(nn.Module):
 
         A place is that of the cells where a kart most likely is, (y, x) from the middle in halves of a view's width.
         """
-        in_view = tokens.shape[1] - self.summary_tokens - FOVEA_TOKENS
-        summary, view, fovea = tokens.split((self.summary_tokens, in_view, FOVEA_TOKENS), dim=1)
+        summary, view, fovea = split_tokens(tokens, self.summary_tokens)
         read = self.summary_head(summary.flatten(1)).float().split(self.sizes, dim=1)
         ego, total, track, count, relation = read
         cells = torch.cat([self.cell_head(view), self.fovea_head(fovea)], dim=1).float()
         kart, side = cells.tensor_split([self.num_karts + 1], dim=-1)
         count, relation = count.unflatten(1, (len(SIDES), -1)), relation.unflatten(1, (self.num_karts, 3))
-        middles = cell_middles(in_view // ROWS, tokens.device) / (VIEW_SIZE[0] / 2)
-        place = kart[..., :-1].softmax(1).transpose(1, 2) @ middles
+        middles = cell_middles(view.shape[1] // ROWS, tokens.device) / (VIEW_SIZE[0] / 2)
+        place = of_karts(kart[..., :-1], middles)
         return combine(ego, total, track, count, relation, kart, side) | {"place": place}
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The tower's tokens [b, s, vision_size] -> [b, karts + 1 + SIDES + 1, text_size]."""
-        return self.tell(self.recognise(tokens)).to(tokens.dtype)
+        return self.tell(self.recognise(tokens))
 
     def tell(self, logits: dict[str, Tensor]) -> Tensor:
         """What `recognise` gives -> [b, karts + 1 + SIDES + 1, text_size]; in training some of it is doubted."""
@@ -123,7 +127,7 @@ def combine(
     ego = ego.log_softmax(-1) + (F.logsigmoid(kart) + F.logsigmoid(is_ego)).logsumexp(1)
     there, sides = relation.tensor_split([1], dim=-1)
     # a kart's sides are also those of the cells where it most likely is
-    sides = sides + kart.softmax(1).transpose(1, 2) @ side  # [b, karts, 2]
+    sides = sides + of_karts(kart, side)
     on_side = torch.stack([sides, -sides], dim=-1).flatten(2).sigmoid()  # [b, karts, SIDES]
     there_and = there.sigmoid() * torch.cat([torch.ones_like(there), on_side], dim=-1)  # [b, karts, 1 + SIDES]
     others = number_of(there_and.transpose(1, 2), total.shape[-1]).clamp(min=FLOOR).log()  # [b, 1 + SIDES, counts]
@@ -132,6 +136,19 @@ def combine(
     count = count.log_softmax(-1) + others[:, 1:]
     count = torch.cat([count[..., :1] + ZERO, count[..., 1:]], dim=-1)
     return {"ego": ego, "total": total, "track": track, "count": count, "relation": torch.cat([there, sides], dim=-1)}
+
+
+def of_karts(kart: Tensor, told: Tensor) -> Tensor:
+    """Of what is told of each cell, that of the cells where a kart most likely is.
+
+    Args:
+        kart: logits, [b, cells, karts].
+        told: [b, cells, n], or [cells, n].
+
+    Returns:
+        [b, karts, n].
+    """
+    return kart.softmax(1).transpose(1, 2) @ told
 
 
 def doubted(logits: Tensor) -> Tensor:

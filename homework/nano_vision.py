@@ -13,7 +13,9 @@ from .scene import VIEW_SIZE
 
 # The part of a view around the horizon where far karts are: columns around the middle one, and rows.
 FOVEA_SIZE, FOVEA_TOP = (96, 32), 32
-FOVEA_TOKENS = FOVEA_SIZE[0] * FOVEA_SIZE[1] // 8**2
+STRIDE, ROWS = 16, 7  # of a view's cells: pixels, and how many are above each other
+FOVEA_STRIDE = STRIDE // 2
+FOVEA_TOKENS = FOVEA_SIZE[0] * FOVEA_SIZE[1] // FOVEA_STRIDE**2
 
 
 @strict
@@ -181,9 +183,13 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
 
 
 POSITION_FREQUENCIES = 8
-STRIDE, ROWS = 16, 7  # of a view's cells: pixels, and how many are above each other
 # The fovea's first cell, from the middle of the view's cells (10 by 7): y, x in pixels.
 FOVEA_CORNER = (FOVEA_TOP - 48, (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2 - 72)
+
+
+def split_tokens(tokens: Tensor, summary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The tower's tokens [b, s, d] -> the `summary` first ones, those of the view's cells, those of the fovea's."""
+    return tokens.tensor_split([summary, tokens.shape[1] - FOVEA_TOKENS], dim=1)
 
 
 def cell_middles(columns: int, device: torch.device) -> Tensor:
@@ -194,7 +200,7 @@ def cell_middles(columns: int, device: torch.device) -> Tensor:
     half = STRIDE // 2
     grids = (
         (ROWS, columns, -half * (ROWS - 1), -half * (columns - 1), STRIDE),
-        (FOVEA_SIZE[1] // half, FOVEA_SIZE[0] // half, *FOVEA_CORNER, half),
+        (FOVEA_SIZE[1] // FOVEA_STRIDE, FOVEA_SIZE[0] // FOVEA_STRIDE, *FOVEA_CORNER, FOVEA_STRIDE),
     )
     return torch.cat(
         [

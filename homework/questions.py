@@ -25,11 +25,13 @@ class Question:
     needs_ego: bool = True
 
 
-def _side(scene: Scene, kart: Kart) -> str:
+def side_of(scene: Scene, kart: Kart) -> str:
+    """`left` or `right` of the ego kart."""
     return "left" if scene.is_left(kart) else "right"
 
 
-def _depth(scene: Scene, kart: Kart) -> str:
+def depth_of(scene: Scene, kart: Kart) -> str:
+    """`front` or `back` of the ego kart."""
     return "front" if scene.is_front(kart) else "back"
 
 
@@ -41,9 +43,11 @@ QUESTIONS = (
     Question("ego", "What kart is the ego car?", lambda s, _: s.ego.name),
     Question("total", "How many karts are there in the scenario?", lambda s, _: str(len(s.karts))),
     Question("track", "What track is this?", lambda s, _: s.track, needs_ego=False),
-    Question("relation", "Is {kart} to the left or right of the ego car?", _side),
-    Question("relation", "Is {kart} in front of or behind the ego car?", _depth),
-    Question("relation", "Where is {kart} relative to the ego car?", lambda s, k: f"{_depth(s, k)} and {_side(s, k)}"),
+    Question("relation", "Is {kart} to the left or right of the ego car?", side_of),
+    Question("relation", "Is {kart} in front of or behind the ego car?", depth_of),
+    Question(
+        "relation", "Where is {kart} relative to the ego car?", lambda s, k: f"{depth_of(s, k)} and {side_of(s, k)}"
+    ),
     Question("count", "How many karts are to the left of the ego car?", _count(lambda s, k: s.is_left(k))),
     Question("count", "How many karts are to the right of the ego car?", _count(lambda s, k: not s.is_left(k))),
     Question("count", "How many karts are in front of the ego car?", _count(lambda s, k: s.is_front(k))),

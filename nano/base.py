@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from homework.nano_connector import SIDES
+from homework.nano_connector import num_told
 from homework.nano_model import TuxNanoConfig, TuxNanoImageProcessor, TuxNanoProcessor
 from homework.nano_vision import TuxNanoVisionConfig
 from homework.preprocess import MEAN, STD
@@ -94,5 +94,4 @@ def make_config(vision: TuxNanoVisionConfig, vocabulary: int = VOCABULARY) -> Tu
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> TuxNanoProcessor:
     """Tokenizer and image processor under SmolVLM's chat template."""
     images = TuxNanoImageProcessor(image_mean=[MEAN] * 3, image_std=[STD] * 3)
-    in_view = len(KARTS) + 1 + len(SIDES) + 1  # see Readout
-    return TuxNanoProcessor(images, tokenizer, image_seq_len=in_view, chat_template=CHAT_TEMPLATE)
+    return TuxNanoProcessor(images, tokenizer, image_seq_len=num_told(len(KARTS)), chat_template=CHAT_TEMPLATE)

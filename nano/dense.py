@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from homework.nano_connector import Readout, combine
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, split_tokens
 
 from .targets import IGNORE, KARTS, MAX_COUNT, TRACKS
 
@@ -34,11 +34,7 @@ class DenseHeads(nn.Module):
         """
         fine = self.fine(fine_map).permute(0, 2, 3, 1)  # [b, h8, w8, karts + 6]
         kart, center, box = fine.split((len(KARTS) + 1, 1, 4), dim=-1)
-        # the fovea's tokens are as many as its map has cells of the next stride
-        in_fovea = -(-fovea_map.shape[-2] // 2) * -(-fovea_map.shape[-1] // 2)
-        summary, cells, fovea = tokens.split(
-            (self.num_summary_tokens, tokens.shape[1] - self.num_summary_tokens - in_fovea, in_fovea), dim=1
-        )
+        summary, cells, fovea = split_tokens(tokens, self.num_summary_tokens)
         image = self.image(summary.flatten(1)).split((*IMAGE_HEADS.values(), 3 * len(KARTS)), dim=1)
         logits = dict(zip((*IMAGE_HEADS, "relation"), image, strict=True))
         logits["count"] = logits["count"].unflatten(1, (4, MAX_COUNT + 1))

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from homework.questions import depth_of, side_of
 from homework.scene import VIEW_SIZE, Kart, Scene
 
-from .targets import KARTS, MAX_COUNT, TRACKS, image_targets
+from .targets import KART_ID, KARTS, MAX_COUNT, TRACKS, image_targets
 
 MOST = 8  # karts of a scene
 SIDES_OF_BOX = 6, 40  # pixels
@@ -41,10 +42,7 @@ def listing(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, floa
     if not scene.others:
         return []
     others = [scene.others[i] for i in rng.permutation(len(scene.others))]
-    words = [
-        f"{kart.name} {'front' if scene.is_front(kart) else 'back'} {'left' if scene.is_left(kart) else 'right'}"
-        for kart in others
-    ]
+    words = [f"{kart.name} {depth_of(scene, kart)} {side_of(scene, kart)}" for kart in others]
     return [("Tell the place of the karts.", " ".join(words), LISTED)]
 
 
@@ -57,9 +55,9 @@ def recognised_of(scenes: list[Scene], rng: np.random.Generator) -> dict[str, Te
     known = SURE * (2 * targets["relation"] - 1).float()
     logits["relation"] = torch.where(targets["relation"] >= 0, known, relation)
     place = torch.from_numpy(rng.uniform(-1, 1, (len(scenes), len(KARTS), 2))).float()
+    width, height = VIEW_SIZE
     for row, scene in enumerate(scenes):
         for kart in scene.karts:
             x, y = kart.center
-            middle = VIEW_SIZE[1] / 2, VIEW_SIZE[0] / 2
-            place[row, KARTS.index(kart.name)] = (torch.tensor([y, x]) - torch.tensor(middle)) / middle[1]
+            place[row, KART_ID[kart.name]] = torch.tensor([y - height / 2, x - width / 2]) / (width / 2)
     return logits | {"place": place}

@@ -44,13 +44,11 @@ from .trainer import load_checkpoint, train_stage
 HELD_OUT = 20  # every 20th moment of train is kept for choosing; valid is only for measuring
 
 
-def _train_frames(data: str, splits: str) -> tuple[Frames, Frames]:
-    """(to train on, held out)."""
-    names = splits.split(",")
+def _frames(data: str, splits: str, held_out: bool = False) -> Frames:
+    """Those to train on, or those that are held out."""
     for name in splits.replace("+", ",").split(","):
         guard_training_split(name)
-    frames = Frames(Path(data), names, lambda moment: moment % HELD_OUT > 0)
-    return frames, Frames(Path(data), names, lambda moment: moment % HELD_OUT == 0)
+    return Frames(Path(data), splits.split(","), lambda moment: (moment % HELD_OUT == 0) == held_out)
 
 
 def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
@@ -88,7 +86,7 @@ def fovea(
     stage = FoveaStage(VISION)
     if start:
         begin_with(stage, Path(start))
-    frames, held_out = _train_frames(data, splits)
+    frames, held_out = _frames(data, splits), _frames(data, splits, held_out=True)
     loss_of = lambda rng: stage.losses(*frames.windows(rng, batch))
 
     def evaluate() -> dict[str, float]:
@@ -126,7 +124,7 @@ def dense(
     stage = VisionStage()
     if start:
         begin_with(stage, Path(start))
-    frames, held_out = _train_frames(data, splits)
+    frames, held_out = _frames(data, splits), _frames(data, splits, held_out=True)
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         pixels, targets, _ = frames.augmented(rng, batch, paste=paste, crowded=CROWDED)
@@ -226,7 +224,7 @@ def text(
     use_all_cores()
     torch.manual_seed(seed)
     vision = saved_vision(Path(out) / "dense.pt")
-    frames, _ = _train_frames(data, splits)
+    frames = _frames(data, splits)
     stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
     if start:
         begin_text_with(stage, Path(start))
