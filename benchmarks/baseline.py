@@ -3,7 +3,8 @@
 One question or caption a sample; every image opened again for each of them and first blown up, as SmolVLM's stock
 processor does, before the model's own size is made of it; labels by masking the prompt; eager attention; the Trainer;
 plain InfoNCE; answers by `generate`, 32 questions at a time in the order of the file. Base, LoRA, optimizer and dtype
-are ours, so that the ratios are those of the pipelines alone.
+are ours, so that the ratios are those of the pipelines alone; but CLIP pools the vision encoder's tokens and has LoRA
+on both encoders, whatever ours reads in the image.
 """
 
 import json

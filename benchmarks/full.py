@@ -103,7 +103,7 @@ def clip_encoders(
     torch.manual_seed(seed)
     model, tokenizer = clip.build(base).float(), load_processor(base).tokenizer
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not (frozen and name.startswith(clip.ENCODERS)))
+        parameter.requires_grad_(not (frozen and name.startswith(clip.FROM_BASE)))
     recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset))
     collate = partial(clip.collate_captioned, texts=dataset.texts(tokenizer))
     fit(FullCLIP(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)

@@ -199,12 +199,21 @@ def _lora_config(checkpoint: Path):
     return PeftConfig.from_peft_type(**values | {"megatron_config": None, "megatron_core": None, "auto_mapping": None})
 
 
-def add_lora(model: nn.Module, rank: int, base: str) -> nn.Module:
-    """A PeftModel: LoRA on every linear layer of the encoders and the connector."""
+def add_lora(model: nn.Module, rank: int, base: str, except_for: str | None = None) -> nn.Module:
+    """A PeftModel: LoRA on every linear layer of the encoders and the connector.
+
+    Args:
+        except_for: a module of the model that gets none.
+    """
     from peft import LoraConfig, get_peft_model
 
     names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(names - WITHOUT_LORA))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=sorted(names - WITHOUT_LORA),
+        exclude_modules=except_for and rf"{except_for}\..*",
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of peft and transformers about each other
         peft_model = get_peft_model(model, config)

@@ -21,7 +21,7 @@ from .checkpoint import (
     portable_base,
     unwrap,
 )
-from .clip_model import CLIP, ENCODERS, log_odds_of
+from .clip_model import CLIP, FROM_BASE, log_odds_of
 from .data import (
     DATA_DIR,
     CaptionDataset,
@@ -38,6 +38,7 @@ from .questions import caption_kind, captions
 from .scene import frame_of, read_info, scene
 
 SHIPPED = Path(__file__).parent / "clip"
+LEARNING_RATE = 2e-3  # its highest value
 IMAGES_AT_ONCE = 64
 
 
@@ -121,14 +122,18 @@ class ContrastiveCLIP(Adapted):
 def build(base: str) -> CLIP:
     """CLIP with new projections on a base's encoders; they stay in float32 where the encoders are in bfloat16."""
     vlm = load_model(base)
-    return CLIP(vlm.model.vision_model, vlm.model.text_model).to(vlm.device)
+    recogniser = getattr(vlm.model.connector, "recogniser", None)
+    return CLIP(vlm.model.vision_model, vlm.model.text_model, recogniser).to(vlm.device)
 
 
 def with_lora(clip: CLIP, rank: int, base: str) -> nn.Module:
-    """A PeftModel of a CLIP: LoRA on its encoders; its projections are new, so they are trained whole."""
-    peft_clip = add_lora(clip, rank, base)
+    """A PeftModel of a CLIP: LoRA on its encoders; its projections are new, so they are trained whole.
+
+    A vision encoder that is read by what it recognises stays as it is: it was taught that, with the grader's crop too.
+    """
+    peft_clip = add_lora(clip, rank, base, except_for="vision_encoder" if clip.recogniser else None)
     for name, parameter in clip.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad or not name.startswith(ENCODERS))
+        parameter.requires_grad_(parameter.requires_grad or not name.startswith(FROM_BASE))
     return peft_clip
 
 
@@ -153,7 +158,7 @@ def train(
     work: str = "runs/clip",
     steps: int = 300,
     batch_size: int = 64,
-    learning_rate: float = 1e-3,
+    learning_rate: float = LEARNING_RATE,
     rank: int = 16,
     seed: int = 0,
     progress_questions: int = 200,

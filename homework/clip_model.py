@@ -1,4 +1,4 @@
-"""CLIP from a VLM's two encoders: attention pooling, projections, a learned temperature and bias."""
+"""CLIP from a VLM's two encoders: what an image shows, projections, a learned temperature and bias."""
 
 import math
 from collections.abc import Sequence
@@ -9,23 +9,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError, first_line, replacing
+from .nano_connector import Recogniser
 
 ADDITIONAL_WEIGHTS = "additional_weights.pt"
 DIM = 128
 POOL_HEAD_DIM = 32
-ENCODERS = ("vision_encoder.", "text_encoder.")
+SMOOTHING = 0.1  # of what is true (label smoothing, arXiv:1512.00567)
+FROM_BASE = ("vision_encoder.", "text_encoder.", "recogniser.")
+
+
+def smoothed(truth: Tensor) -> Tensor:
+    """Labels from `SMOOTHING` / 2 to 1 - `SMOOTHING` / 2 instead of 0 to 1."""
+    return (1 - SMOOTHING) * truth + SMOOTHING / 2
 
 
 def log_odds_of(truth: Tensor, kinds: Sequence[str]) -> Tensor:
-    """The log odds of a text of each kind before the image is seen, for each text: [texts]; never infinite.
+    """The log odds of a text of each kind before the image is seen, as labels are smoothed, for each text: [texts].
 
     Args:
         truth: [views, texts], 1 where a text is true of a view.
         kinds: of each text.
     """
-    shares = truth.mean(0)
+    shares = smoothed(truth).mean(0)
     of_kind = {kind: shares[[other == kind for other in kinds]].mean() for kind in set(kinds)}
-    return torch.stack([of_kind[kind] for kind in kinds]).clamp(1e-4, 1 - 1e-4).logit()
+    return torch.stack([of_kind[kind] for kind in kinds]).logit()
 
 
 class AttentionPool(nn.Module):
@@ -51,15 +58,25 @@ class CLIP(nn.Module):
 
     Args:
         vision_encoder, text_encoder: `model.model.vision_model` and `model.model.text_model` of a VLM.
+        recogniser: of a VLM whose connector has one: what its vision encoder recognises is read then. Else its tokens
+            are pooled by attention.
         dim: width of the common space.
     """
 
-    def __init__(self, vision_encoder: nn.Module, text_encoder: nn.Module, dim: int = DIM):
+    def __init__(
+        self,
+        vision_encoder: nn.Module,
+        text_encoder: nn.Module,
+        recogniser: Recogniser | None = None,
+        dim: int = DIM,
+    ):
         super().__init__()
-        self.vision_encoder, self.text_encoder = vision_encoder, text_encoder
-        width = vision_encoder.config.hidden_size
-        self.vision_pool = AttentionPool(width)
+        self.vision_encoder, self.text_encoder, self.recogniser = vision_encoder, text_encoder, recogniser
+        width = recogniser.num_evidence if recogniser else vision_encoder.config.hidden_size
+        self.vision_pool = None if recogniser else AttentionPool(width)
         self.vision_projection = nn.Linear(width, dim)
+        if recogniser:
+            nn.init.orthogonal_(self.vision_projection.weight)  # so that one fact does not look like another
         self.text_projection = nn.Linear(text_encoder.config.hidden_size, dim)
         # SigLIP's start (arXiv:2303.15343), but for the bias: the log odds of each text stand in its place
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
@@ -72,8 +89,9 @@ class CLIP(nn.Module):
 
     def project_image(self, tokens: Tensor) -> Tensor:
         """The vision encoder's tokens [b, s, d] -> unit vectors [b, dim]."""
-        tokens = tokens.to(self.vision_projection.weight.dtype)
-        return F.normalize(self.vision_projection(self.vision_pool(tokens)), dim=-1)
+        dtype = self.vision_projection.weight.dtype
+        shown = self.recogniser.evidence(tokens).to(dtype) if self.recogniser else self.vision_pool(tokens.to(dtype))
+        return F.normalize(self.vision_projection(shown), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[n, s] padded on either side -> unit vectors [n, dim], read at each text's last token."""
@@ -100,6 +118,10 @@ class CLIP(nn.Module):
         about a certain kart's side as likely as one about the number of karts. Within a kind, what is seldom true stays
         less likely: few views show nine karts.
 
+        Labels are smoothed, so that what is false is not to be said with ever more certainty: of other races than those
+        of the training, where a kart is now and then not recognised, one false caption would be by chance much more
+        certainly false than another, and than a true one.
+
         Args:
             vision, text: [b, dim], [n, dim].
             truth: [b, n], 1 where the text is true of the image.
@@ -109,11 +131,11 @@ class CLIP(nn.Module):
             the mean over images of the sum over texts.
         """
         logits = self.logit_scale.exp() * vision @ text.T + self.logit_bias + log_odds
-        return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(1).mean()
+        return F.binary_cross_entropy_with_logits(logits, smoothed(truth), reduction="none").sum(1).mean()
 
     def additional_weights(self) -> dict[str, Tensor]:
-        """All that is outside of the two encoders."""
-        return {k: v.detach().cpu() for k, v in self.state_dict().items() if not k.startswith(ENCODERS)}
+        """All that is not the base's: with another base's recogniser an old checkpoint would load, and be wrong."""
+        return {k: v.detach().cpu() for k, v in self.state_dict().items() if not k.startswith(FROM_BASE)}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `additional_weights.pt`."""

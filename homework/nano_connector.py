@@ -15,12 +15,13 @@ from .scene import VIEW_SIZE
 
 SIDES = ("left", "right", "front", "behind")  # that karts are counted on
 OF_A_KART = ("there", "left", "front", "ego", "y", "x")  # what a kart's token tells of it
-RECOGNISING = {"summary_head", "cell_head", "fovea_head"}  # of `Readout`: layers that were taught with the tower
+RECOGNISING = {"summary_head", "cell_head", "fovea_head"}  # layers of a `Recogniser`
 # in training: what logits are multiplied by, and the deviation of what is added; the share of karts that are missed
 SHARPNESS, NOISE, MISSED = (0.4, 1.0), 0.5, 0.25
 # What the logit of a side's count of 0 gets, since three of four counts are 0: of races that the tower had not seen,
-# counts of 0 and others are named right about as often then (81 and 79 %; without it 94 and 67 %).
+# counts of 0 and others are named right about as often then (75 and 79 %; without it 93 and 65 %).
 ZERO = -4.0
+LEAST = 1e-3  # what is less likely than this is no evidence
 FLOOR = 1e-3  # the least that a number of karts is given by the karts one by one
 
 
@@ -29,43 +30,29 @@ def num_told(num_karts: int) -> int:
     return num_karts + 1 + len(SIDES) + 1
 
 
-class Readout(nn.Module):
-    """A token for each kart, for the total and each side's number of karts, and for the track.
+class Recogniser(nn.Module):
+    """Linear layers that recognise karts, numbers and the track in the tower's summary and cells.
 
-    A question names a kart, so that the text model finds its token as it finds a word. Linear layers recognise karts
-    and numbers in the tower's summary and cells; they come from the stage that teaches the tower with them.
+    They come from the stage that teaches the tower with them; LoRA leaves them alone.
 
     Args:
         summary_tokens: how many of the tower's tokens come first; then come the view's cells, then the fovea's.
-        vision_size, text_size: width of the tower's tokens and of the text model.
+        vision_size: width of the tower's tokens.
         num_karts, num_tracks: how many there are in the game.
         num_counts: numbers of karts that are told apart, from 0; the last one stands for larger ones as well.
     """
 
-    def __init__(
-        self,
-        summary_tokens: int,
-        vision_size: int,
-        text_size: int,
-        num_karts: int,
-        num_tracks: int,
-        num_counts: int,
-    ):
+    def __init__(self, summary_tokens: int, vision_size: int, num_karts: int, num_tracks: int, num_counts: int):
         super().__init__()
-        self.summary_tokens = summary_tokens
-        self.num_karts, self.num_tracks, self.num_counts = num_karts, num_tracks, num_counts
+        self.summary_tokens, self.num_karts = summary_tokens, num_karts
         self.sizes = num_karts, num_counts, num_tracks, len(SIDES) * num_counts, 3 * num_karts
         self.summary_head = nn.Linear(summary_tokens * vision_size, sum(self.sizes))
         # which karts' centres lie in a cell, does the ego kart's, are those left of it and in front
         self.cell_head = nn.Linear(vision_size, num_karts + 1 + 2)
         self.fovea_head = nn.Linear(vision_size, num_karts + 1 + 2)
-        self.kart = nn.Linear(len(OF_A_KART), text_size, bias=False)
-        self.number = nn.Linear(num_counts, text_size, bias=False)
-        self.track = nn.Linear(num_tracks, text_size, bias=False)
-        self.slot = nn.Embedding(num_told(num_karts), text_size)
-        self.norm = nn.LayerNorm(text_size)
+        self.num_evidence = num_karts + num_counts + num_tracks + len(SIDES) * num_karts
 
-    def recognise(self, tokens: Tensor) -> dict[str, Tensor]:
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         """The tower's tokens [b, s, vision_size] -> see `combine`; and place [b, karts, 2].
 
         A place is that of the cells where a kart most likely is, (y, x) from the middle in halves of a view's width.
@@ -80,12 +67,45 @@ class Readout(nn.Module):
         place = of_karts(kart[..., :-1], middles)
         return combine(ego, total, track, count, relation, kart, side) | {"place": place}
 
+    def evidence(self, tokens: Tensor) -> Tensor:
+        """What a caption can tell, by how likely it is: tokens [b, s, vision_size] -> [b, num_evidence], from 0.
+
+        Log odds of each ego kart, total, track, and of each kart on each side, from those of `LEAST` on: of what is not
+        to be seen it is 0. A caption of another kind needs a place here, or CLIP can't learn it.
+        """
+        logits = self(tokens)
+        there, sides = logits["relation"].tensor_split([1], dim=-1)
+        classes = [logits[name].softmax(-1) for name in ("ego", "total", "track")]
+        likely = torch.cat([*classes, (there.sigmoid() * on_sides(sides)).flatten(1)], dim=1)
+        return likely.clamp(LEAST, 1 - LEAST).logit() - math.log(LEAST / (1 - LEAST))
+
+
+class Readout(nn.Module):
+    """A token for each kart, for the total and each side's number of karts, and for the track.
+
+    A question names a kart, so that the text model finds its token as it finds a word.
+
+    Args:
+        recogniser: of what is told.
+        text_size: width of the text model.
+        num_karts, num_tracks, num_counts: as the recogniser's.
+    """
+
+    def __init__(self, recogniser: Recogniser, text_size: int, num_karts: int, num_tracks: int, num_counts: int):
+        super().__init__()
+        self.recogniser = recogniser
+        self.kart = nn.Linear(len(OF_A_KART), text_size, bias=False)
+        self.number = nn.Linear(num_counts, text_size, bias=False)
+        self.track = nn.Linear(num_tracks, text_size, bias=False)
+        self.slot = nn.Embedding(num_told(num_karts), text_size)
+        self.norm = nn.LayerNorm(text_size)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """The tower's tokens [b, s, vision_size] -> [b, karts + 1 + SIDES + 1, text_size]."""
-        return self.tell(self.recognise(tokens))
+        return self.tell(self.recogniser(tokens))
 
     def tell(self, logits: dict[str, Tensor]) -> Tensor:
-        """What `recognise` gives -> [b, karts + 1 + SIDES + 1, text_size]; in training some of it is doubted."""
+        """What a `Recogniser` gives -> [b, karts + 1 + SIDES + 1, text_size]; in training some of it is doubted."""
         place, kind = logits["place"], self.slot.weight.dtype
         if self.training:
             logits = {name: doubted(values) for name, values in logits.items() if name != "place"}
@@ -128,14 +148,18 @@ def combine(
     there, sides = relation.tensor_split([1], dim=-1)
     # a kart's sides are also those of the cells where it most likely is
     sides = sides + of_karts(kart, side)
-    on_side = torch.stack([sides, -sides], dim=-1).flatten(2).sigmoid()  # [b, karts, SIDES]
-    there_and = there.sigmoid() * torch.cat([torch.ones_like(there), on_side], dim=-1)  # [b, karts, 1 + SIDES]
+    there_and = there.sigmoid() * torch.cat([torch.ones_like(there), on_sides(sides)], dim=-1)  # [b, karts, 1 + SIDES]
     others = number_of(there_and.transpose(1, 2), total.shape[-1]).clamp(min=FLOOR).log()  # [b, 1 + SIDES, counts]
     # the ego kart is one of all
     total = total.log_softmax(-1) + F.pad(others[:, 0, :-1], (1, 0), value=math.log(FLOOR))
     count = count.log_softmax(-1) + others[:, 1:]
     count = torch.cat([count[..., :1] + ZERO, count[..., 1:]], dim=-1)
     return {"ego": ego, "total": total, "track": track, "count": count, "relation": torch.cat([there, sides], dim=-1)}
+
+
+def on_sides(sides: Tensor) -> Tensor:
+    """Logits of left and in front [b, karts, 2] -> how likely a kart is on each of `SIDES`, [b, karts, SIDES]."""
+    return torch.stack([sides, -sides], dim=-1).flatten(2).sigmoid()
 
 
 def of_karts(kart: Tensor, told: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.image_utils import SizeDict
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from .nano_connector import Readout
+from .nano_connector import Readout, Recogniser
 from .nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
 from .scene import VIEW_SIZE
 
@@ -52,14 +52,9 @@ class TuxNanoModel(Idefics3Model):
         self.vocab_size = config.text_config.vocab_size
         self.vision_model = TuxNanoVisionModel._from_config(config.vision_config)
         vision = config.vision_config
-        self.connector = Readout(
-            summary_tokens=vision.num_summary_tokens,
-            vision_size=vision.hidden_size,
-            text_size=config.text_config.hidden_size,
-            num_karts=config.num_karts,
-            num_tracks=config.num_tracks,
-            num_counts=config.num_counts,
-        )
+        game = {name: getattr(config, name) for name in ("num_karts", "num_tracks", "num_counts")}
+        recogniser = Recogniser(vision.num_summary_tokens, vision.hidden_size, **game)
+        self.connector = Readout(recogniser, config.text_config.hidden_size, **game)
         self.text_model = AutoModel.from_config(config.text_config)
         self.image_seq_len = self.connector.slot.num_embeddings
         self.image_token_id = config.image_token_id

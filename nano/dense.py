@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from homework.nano_connector import Readout, combine
+from homework.nano_connector import Recogniser, combine
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, split_tokens
 
 from .targets import IGNORE, KARTS, MAX_COUNT, TRACKS
@@ -49,11 +49,11 @@ class DenseHeads(nn.Module):
         return self.fovea_fine(fovea_map).permute(0, 2, 3, 1)
 
 
-def recognise_as(connector: Readout, heads: DenseHeads) -> None:
-    """Let a connector recognise what the heads do."""
-    connector.summary_head.load_state_dict(heads.image[-1].state_dict())
-    connector.cell_head.load_state_dict(heads.token.state_dict())
-    connector.fovea_head.load_state_dict(heads.fovea_token.state_dict())
+def recognise_as(recogniser: Recogniser, heads: DenseHeads) -> None:
+    """Let a recogniser tell what the heads do."""
+    recogniser.summary_head.load_state_dict(heads.image[-1].state_dict())
+    recogniser.cell_head.load_state_dict(heads.token.state_dict())
+    recogniser.fovea_head.load_state_dict(heads.fovea_token.state_dict())
 
 
 def recognised(logits: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ def listing(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, floa
 
 
 def recognised_of(scenes: list[Scene], rng: np.random.Generator) -> dict[str, Tensor]:
-    """What a tower that is sure of a scene gives: see `Readout.recognise`. Of karts that aren't there, anything."""
+    """What a tower that is sure of a scene gives: see `Recogniser.forward`. Of karts that aren't there, anything."""
     targets = {name: torch.from_numpy(values) for name, values in image_targets(scenes).items()}
     sizes = {"ego": len(KARTS), "total": MAX_COUNT + 1, "track": len(TRACKS), "count": MAX_COUNT + 1}
     logits = {name: SURE * F.one_hot(targets[name], size).float() for name, size in sizes.items()}

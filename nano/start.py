@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from homework.errors import InputError, first_line
-from homework.nano_connector import RECOGNISING
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
 
 from .dense import DenseHeads
@@ -17,6 +16,14 @@ from .trainer import read_checkpoint
 
 SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
 EMBEDDING = "model.model.text_model.embed_tokens.weight"
+# of a text stage: what a dense stage taught, under the names that the model and the CLIP in it give it
+TAUGHT = (
+    "heads.",
+    "model.model.vision_model.",
+    "model.model.connector.recogniser.",
+    "clip.vision_encoder.",
+    "clip.recogniser.",
+)
 REMEDY = "git checkout nano/stage.safetensors"
 VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), num_hidden_layers=3, batch_norm=True)
 
@@ -89,9 +96,7 @@ def begin_text_with(stage: TextStage, file: Path) -> None:
         InputError: no checkpoint of a text stage of this geometry, or no base of it.
     """
     weights = _weights_of_base(stage, file) if file.is_dir() else read_checkpoint(file)["model"]
-    apart = ("heads.", "model.model.vision_model.", "clip.vision_encoder.")
-    apart += tuple(f"model.model.connector.{name}." for name in RECOGNISING)
-    weights = {name: weight for name, weight in weights.items() if not name.startswith(apart)}
+    weights = {name: weight for name, weight in weights.items() if not name.startswith(TAUGHT)}
     try:
         if stage.load_state_dict(weights, strict=False).unexpected_keys or not weights:
             raise RuntimeError("other weights")

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from homework.clip import tokenize
 from homework.clip_model import CLIP
-from homework.nano_connector import RECOGNISING
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import TuxNanoVisionConfig
 from homework.packing import IGNORE, PromptTokens, collate, pack
@@ -24,7 +23,7 @@ IMAGINED = 8  # scenes a batch: that there are many batches counts here, not how
 
 
 class TextStage(nn.Module):
-    """The whole base with a small vocabulary, and a CLIP on both encoders.
+    """The whole base with a small vocabulary, and a CLIP on its encoders.
 
     The tower, its teaching heads and what the connector recognises by them are a dense stage's, and stay so: a text
     model pulls at the tower's attention while it learns to read it.
@@ -39,8 +38,8 @@ class TextStage(nn.Module):
         config.text_config.pad_token_id = int(self.vocabulary.row[config.text_config.pad_token_id])
         self.model = TuxNanoForConditionalGeneration(config)
         self.heads = DenseHeads(vision)
-        self.clip = CLIP(self.model.model.vision_model, self.model.model.text_model)
-        for part in (self.tower, self.heads, *(getattr(self.connector, name) for name in RECOGNISING)):
+        self.clip = CLIP(self.tower, self.model.model.text_model, self.connector.recogniser)
+        for part in (self.tower, self.heads, self.connector.recogniser):
             part.requires_grad_(False)
         self.captions = caption_texts()
         self.caption_index = {text: index for index, text in enumerate(self.captions)}
@@ -56,15 +55,15 @@ class TextStage(nn.Module):
 
     @property
     def connector(self) -> nn.Module:
-        """What reads the tower's summary."""
+        """What tells the text model of a view."""
         return self.model.model.connector
 
     def take_over(self, tower: nn.Module, heads: DenseHeads) -> None:
-        """A dense stage's tower and heads; the connector reads the summary as they do."""
+        """A dense stage's tower and heads; the connector recognises as they do."""
         self.tower.load_state_dict(tower.state_dict())
         self.tower.to(memory_format=torch.channels_last)
         self.heads.load_state_dict(heads.state_dict())
-        recognise_as(self.connector, heads)
+        recognise_as(self.connector.recogniser, heads)
 
     @torch.no_grad()
     def weigh_facts(self) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from homework import clip, training
-from homework.clip_model import ADDITIONAL_WEIGHTS, CLIP, log_odds_of
+from homework.clip_model import ADDITIONAL_WEIGHTS, CLIP, SMOOTHING, log_odds_of
 from homework.data import CaptionDataset, MultiChoiceQADataset
 from homework.errors import InputError, write_json
 from homework.preprocess import clip_pixels, open_image
@@ -30,7 +30,8 @@ EVEN = torch.zeros(())  # log odds of captions that are as often true as not
 def build(loaded, seed: int = 0) -> CLIP:
     """A new CLIP on the encoders of a tiny base, which are not to be changed."""
     torch.manual_seed(seed)
-    return CLIP(loaded[0].model.vision_model, loaded[0].model.text_model).eval()
+    parts = loaded[0].model
+    return CLIP(parts.vision_model, parts.text_model, getattr(parts.connector, "recogniser", None)).eval()
 
 
 def train(base: Path, data: Path, folder: Path, steps: int = 4, **settings) -> Path:
@@ -88,21 +89,23 @@ def test_captions_without_frames(no_progress):
     assert dataset.truth.sum() == len({(row["image_file"], row["caption"]) for row in rows})
 
 
-def test_loss_of_perfect_features_is_nothing(loaded_nano, tiny_data):
-    """However many captions are true of an image, and images of a caption: the loss can reach 0."""
+def test_perfect_features_have_the_least_loss(loaded_nano, tiny_data):
+    """However many captions are true of an image, and images of a caption: smooth labels alone are left."""
     truth = clip.CaptionedViews(CaptionDataset("train", tiny_data), tiny_data).truth
+    truth = truth[truth.sum(1) == truth.sum(1).mode().values]  # of as many captions, so that the cosines are the same
     model = build(loaded_nano)
     text = torch.eye(truth.shape[1])
     vision = nn.functional.normalize(truth, dim=-1)
-    least = vision[truth == 1].min().item()  # a true pair's cosine; a false one's is 0
+    sure = math.log(2 / SMOOTHING - 1)  # the logit of a label
     with torch.no_grad():
-        model.logit_scale.fill_(math.log(60 / least))
-        model.logit_bias.fill_(-30.0)
-    assert model.loss(vision, text, truth, EVEN).item() < 1e-6
+        model.logit_scale.fill_(math.log(2 * sure / vision.max().item()))  # a false pair's cosine is 0
+        model.logit_bias.fill_(-sure)
+    least = truth.shape[1] * nn.functional.binary_cross_entropy(*[torch.tensor(SMOOTHING / 2)] * 2).item()
+    assert model.loss(vision, text, truth, EVEN).item() == pytest.approx(least, rel=1e-5)
     # a single true pair called wrong would cost much
     wrong = truth.clone()
     wrong[0, truth[0].argmax()] = 0
-    assert model.loss(vision, text, wrong, EVEN).item() > 1
+    assert model.loss(vision, text, wrong, EVEN).item() > least + 2 / len(truth)
 
 
 def test_no_true_caption_is_pushed_away(loaded_nano, tiny_data):
@@ -199,12 +202,24 @@ def test_trained_checkpoint_is_what_was_trained(base_folder, loaded, no_progress
     for feature, expected in zip(features(again, tokenizer, views), before, strict=True):
         assert torch.allclose(feature, expected, atol=1e-6)
     assert not torch.allclose(features(build(loaded), tokenizer, views)[0], before[0], atol=1e-2)
-    names = {k for k, p in build(loaded).named_parameters() if not k.startswith(("vision_enc", "text_enc"))}
+    names = {
+        k for k, p in build(loaded).named_parameters() if not k.startswith(("vision_enc", "text_enc", "recogniser"))
+    }
     saved = torch.load(folder / ADDITIONAL_WEIGHTS, weights_only=True)
     assert saved.keys() == names and "logit_scale" in names
     # the projections and the temperature are trained, not only LoRA
     fresh = build(loaded).additional_weights()
     assert all(not torch.equal(saved[name], fresh[name]) for name in ("logit_scale", "vision_projection.weight"))
+
+
+def test_a_vision_encoder_that_recognises_stays_as_it_is(base_folder, loaded, no_progress, tmp_path):
+    """LoRA is on both encoders, but on the text's alone where the image's is read by what it recognises."""
+    folder, recognises = train(base_folder, no_progress, tmp_path, steps=1), build(loaded).recogniser is not None
+    adapted = {name.split(".")[2] for name in load_file(folder / WEIGHTS)}
+    assert adapted == ({"text_encoder"} if recognises else {"text_encoder", "vision_encoder"})
+    trained, base = clip.load(folder).model.state_dict(), build(loaded).state_dict()
+    kept = {name for name in base if name.startswith("recogniser.")}
+    assert bool(kept) == recognises and all(torch.equal(trained[name], base[name]) for name in kept)
 
 
 def test_resumed_run_is_the_undisturbed_one(nano_folder, no_progress, tmp_path, monkeypatch):
@@ -234,7 +249,7 @@ def test_resumed_run_is_the_undisturbed_one(nano_folder, no_progress, tmp_path, 
 
 
 def test_additional_weights_round_trip(loaded, tmp_path):
-    """All that is outside of the two encoders is written and read again."""
+    """All that is not the base's is written and read again."""
     first, second = build(loaded, seed=1), build(loaded)
     assert not torch.equal(first.text_projection.weight, second.text_projection.weight)
     first.save_pretrained(tmp_path)
@@ -278,13 +293,13 @@ def test_broken_additional_weights(loaded_nano, tmp_path, damage):
 
 
 def test_checkpoint_of_another_base(nano_folder, smol_folder, no_progress, tmp_path):
-    """A checkpoint whose base is another, though all widths agree: one line that names its folder."""
+    """A checkpoint whose base is another, though all widths agree: one line that names a file of it."""
     folder = train(nano_folder, no_progress, tmp_path, steps=1)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(smol_folder)}))
     with pytest.raises(InputError) as info:
         clip.load(folder)
-    assert str(info.value).startswith(f"{folder}: ") and "\n" not in str(info.value)
+    assert str(info.value).startswith(f"{folder / ADDITIONAL_WEIGHTS}: ") and "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize("split", ["valid", "valid_grader"])
@@ -326,8 +341,9 @@ def test_test_prints_kinds(nano_folder, no_progress, tmp_path, monkeypatch, caps
 def test_projections_keep_their_precision(loaded, views):
     """With the encoders in bfloat16, as on a GPU, features are still computed and given in float32."""
     model = copy.deepcopy(build(loaded))
-    model.vision_encoder.bfloat16()
-    model.text_encoder.bfloat16()
+    for part in (model.vision_encoder, model.text_encoder, model.recogniser):
+        if part is not None:
+            part.bfloat16()
     vision, text = features(model, loaded[1].tokenizer, views)
     assert vision.dtype == text.dtype == torch.float32
     assert torch.allclose(vision.norm(dim=-1), torch.ones(len(vision)), atol=1e-5)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from homework.nano_connector import FLOOR, OF_A_KART, SIDES, Readout, combine, doubted, number_of
+from homework.nano_connector import FLOOR, OF_A_KART, SIDES, Readout, Recogniser, combine, doubted, number_of
 from homework.nano_vision import FOVEA_TOKENS, TuxNanoVisionConfig, TuxNanoVisionModel
 from nano.dense import DenseHeads, forward, recognise_as, recognised
 from nano.targets import KARTS, MAX_COUNT, TRACKS
@@ -20,7 +20,7 @@ def readout() -> Readout:
     """A connector of the game's karts and tracks, for the small tower."""
     torch.manual_seed(0)
     sizes = {"num_karts": len(KARTS), "num_tracks": len(TRACKS), "num_counts": COUNTS}
-    return Readout(2, vision_size=WIDTH, text_size=48, **sizes).eval()
+    return Readout(Recogniser(2, WIDTH, **sizes), text_size=48, **sizes).eval()
 
 
 def test_number_of_is_every_outcome_summed():
@@ -73,13 +73,13 @@ def test_a_kart_is_placed_where_its_cell_is(readout):
     """40 pixels right of the middle: in a view that is a cell, in the grader's crop between two."""
     for columns, at in ((10, 7), (7, 5.5)):
         tokens = torch.zeros(1, 2 + 7 * columns + FOVEA_TOKENS, WIDTH)
-        readout.cell_head.weight.data[3] = 100 / WIDTH
+        readout.recogniser.cell_head.weight.data[3] = 100 / WIDTH
         place = {}
         for column in (int(at), int(at + 0.5)):
             seen = tokens.clone()
             seen[0, 2 + 3 * columns + column] = 1
             with torch.no_grad():
-                place[column] = readout.recognise(seen)["place"][0, 3] * 75
+                place[column] = readout.recogniser(seen)["place"][0, 3] * 75
         y, x = torch.stack(list(place.values())).mean(0).tolist()
         assert (y, x) == pytest.approx((0, 40), abs=1)
 
@@ -91,10 +91,10 @@ def test_a_fact_changes_its_own_token(readout):
     with torch.no_grad():
         before = readout(tokens)
         assert before.shape == readout(crop).shape == (1, len(KARTS) + 1 + len(SIDES) + 1, 48)
-        readout.summary_head.bias[tracks + 3] += 5
+        readout.recogniser.summary_head.bias[tracks + 3] += 5
         assert changed(before, readout(tokens)) == [len(KARTS) + 1 + len(SIDES)]
-        readout.summary_head.bias[tracks + 3] -= 5
-        readout.summary_head.bias[-3 * (len(KARTS) - 4)] += 5  # the kart of number 4 is there
+        readout.recogniser.summary_head.bias[tracks + 3] -= 5
+        readout.recogniser.summary_head.bias[-3 * (len(KARTS) - 4)] += 5  # the kart of number 4 is there
         numbers = set(range(len(KARTS), len(KARTS) + 1 + len(SIDES)))
         assert set(changed(before, readout(tokens))) == {4} | numbers
     assert readout.kart.in_features == len(OF_A_KART)
@@ -109,13 +109,35 @@ def test_it_recognises_what_the_dense_stage_taught(readout):
     """With a dense stage's heads the connector reads as they do: `measure` tells what the text model is told."""
     config = TuxNanoVisionConfig(**VISION)
     tower, heads = TuxNanoVisionModel(config).eval(), DenseHeads(config).eval()
-    recognise_as(readout, heads)
+    recognise_as(readout.recogniser, heads)
     with torch.no_grad():
         logits, tokens = forward(tower, heads, torch.randn(2, 3, 100, 150))
-        read = readout.recognise(tokens)
+        read = readout.recogniser(tokens)
     assert read.keys() == {"ego", "total", "track", "count", "relation", "place"}
     for name, expected in recognised(logits).items():
         assert torch.allclose(read[name], expected, atol=1e-5), name
+
+
+def test_evidence_is_what_captions_tell(readout):
+    """By what heads say that are sure: the ego kart, the total, the track, and each kart's sides; nothing else."""
+    recogniser, tokens = readout.recogniser, torch.zeros(1, 2 + 49 + FOVEA_TOKENS, WIDTH)
+    karts, counts, tracks = len(KARTS), COUNTS, len(TRACKS)
+    with torch.no_grad():
+        for weight in recogniser.parameters():
+            weight.zero_()
+        recogniser.summary_head.bias[[5, karts + 3, karts + counts + 7]] = 20
+        sides = recogniser.summary_head.bias[-3 * karts :].unflatten(0, (karts, 3))
+        sides[:, 0] = -20
+        sides[2], sides[9] = torch.tensor([20.0, 20, -20]), torch.tensor([20.0, -20, 0])  # left behind; right
+        evidence = recogniser.evidence(tokens)[0]
+    ego, total, track, of_karts = evidence.split([karts, counts, tracks, 4 * karts])
+    most = evidence.max()
+    assert [part.argmax().item() for part in (ego, total, track)] == [5, 3, 7]
+    told = of_karts.unflatten(0, (karts, len(SIDES)))
+    expected = torch.zeros(karts, len(SIDES))
+    expected[2, [0, 3]], expected[9, 1], expected[9, [2, 3]] = most, most, most / 2
+    assert torch.allclose(told, expected, atol=0.01) and most > 10
+    assert evidence.numel() == recogniser.num_evidence and (evidence > 0.01).sum() == 3 + 5
 
 
 def test_facts_are_doubted_in_training_only(readout):

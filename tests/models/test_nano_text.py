@@ -13,13 +13,12 @@ from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
 from homework.errors import InputError
-from homework.nano_connector import RECOGNISING
 from homework.nano_vision import TuxNanoVisionConfig
 from homework.packing import PromptTokens
 from homework.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
 from nano.base import VOCABULARY
+from nano.start import TAUGHT, begin_text_with
 from nano.start import VISION as SHIPPED
-from nano.start import begin_text_with
 from nano.text import TextStage, sample_pairs
 from nano.vocabulary import SmallVocabulary, answer_texts, caption_texts
 from nano.wording import REWORDED
@@ -82,8 +81,7 @@ def test_base_learns_other_words_for_the_same_answers():
 
 def is_taught(name: str) -> bool:
     """Whether weights of a text stage come from a dense stage."""
-    parts = ("heads.", "model.model.vision_model.", "clip.vision_encoder.")
-    return name.startswith(parts) or any(f".connector.{head}." in name for head in RECOGNISING)
+    return name.startswith(TAUGHT)
 
 
 def test_a_text_stage_begins_with_another_s_text_model(tokens, tmp_path):
