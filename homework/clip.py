@@ -119,11 +119,15 @@ class ContrastiveCLIP(Adapted):
         self.base.load_pretrained(folder)
 
 
-def build(base: str) -> CLIP:
-    """CLIP with new projections on a base's encoders; they stay in float32 where the encoders are in bfloat16."""
-    vlm = load_model(base)
+def of_vlm(vlm: nn.Module) -> CLIP:
+    """A new CLIP of a VLM's encoders, and of its connector's recogniser where it has one; on the VLM's device."""
     recogniser = getattr(vlm.model.connector, "recogniser", None)
     return CLIP(vlm.model.vision_model, vlm.model.text_model, recogniser).to(vlm.device)
+
+
+def build(base: str) -> CLIP:
+    """CLIP with new projections on a base's encoders; they stay in float32 where the encoders are in bfloat16."""
+    return of_vlm(load_model(base))
 
 
 def with_lora(clip: CLIP, rank: int, base: str) -> nn.Module:

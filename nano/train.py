@@ -51,6 +51,14 @@ def _frames(data: str, splits: str, held_out: bool = False) -> Frames:
     return Frames(Path(data), splits.split(","), lambda moment: (moment % HELD_OUT == 0) == held_out)
 
 
+def _text_stage(start: str | None) -> TextStage:
+    """A new one, or with another's text model and connector."""
+    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
+    if start:
+        begin_text_with(stage, Path(start))
+    return stage
+
+
 def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
     """Write the tokenizer, chat template and image processor.
 
@@ -191,9 +199,7 @@ def read(out: str = "runs/nano", steps: int = 800, seed: int = 0, start: str | N
     """
     use_all_cores()
     torch.manual_seed(seed)
-    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
-    if start:
-        begin_text_with(stage, Path(start))
+    stage = _text_stage(start)
     stage.weigh_facts()
     look_up_names(stage, seed)
     stage.doubts = False
@@ -225,9 +231,7 @@ def text(
     torch.manual_seed(seed)
     vision = saved_vision(Path(out) / "dense.pt")
     frames = _frames(data, splits)
-    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
-    if start:
-        begin_text_with(stage, Path(start))
+    stage = _text_stage(start)
     stage.take_over(vision.tower, vision.heads)
     stage.log_odds = log_odds_of(stage.truth(frames.scenes), [caption_kind(text) for text in stage.captions])
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from homework.errors import InputError, first_line, replacing
 from homework.progress import bar
 
+WARMUP = 200  # steps
 
-def lr_factor(step: int, steps: int, warmup: int = 200, cooldown: float = 0.3) -> float:
+
+def lr_factor(step: int, steps: int, warmup: int = WARMUP, cooldown: float = 0.3) -> float:
     """Linear up, flat, linear down over the last `cooldown` of the steps (Hagele et al. 2024, arXiv:2405.18392).
 
     Flat in between, so a longer run can go on from a checkpoint of a shorter one.
@@ -32,7 +34,7 @@ def train_stage(
     weight_decay: float = 0.05,
     seed: int = 0,
     save_every: int = 250,
-    warmup: int = 200,
+    warmup: int = WARMUP,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 1000,
 ) -> None:

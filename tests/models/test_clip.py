@@ -30,8 +30,7 @@ EVEN = torch.zeros(())  # log odds of captions that are as often true as not
 def build(loaded, seed: int = 0) -> CLIP:
     """A new CLIP on the encoders of a tiny base, which are not to be changed."""
     torch.manual_seed(seed)
-    parts = loaded[0].model
-    return CLIP(parts.vision_model, parts.text_model, getattr(parts.connector, "recogniser", None)).eval()
+    return clip.of_vlm(loaded[0]).eval()
 
 
 def train(base: Path, data: Path, folder: Path, steps: int = 4, **settings) -> Path:
