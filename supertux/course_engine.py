@@ -19,7 +19,8 @@ STEP = 0.1  # seconds of the race that the engine goes on by itself when it draw
 TICKS = 12  # of the physics in STEP
 DIFFICULTY = (1, 3)  # of the computer's drivers: with 0 they stay in one bunch
 COUNTDOWN = 8.0  # seconds until the karts are at speed
-BETWEEN = (2.0, 12.0)  # seconds between moments that might be drawn
+BETWEEN = (8.0, 30.0)  # seconds between moments of driving that might be drawn
+WHILE_CROSSING = 2  # moments of a race in which some karts have driven their lap, and others haven't
 SETTLING_STEPS = 12  # in which the cameras follow, which they don't while only the physics goes on
 MOST_SECONDS = 200  # of a race, for the tracks on which no one gets to the end
 AFTER_END = 2.0  # seconds; the last kart across the line stops the race, the figures and lights move on
@@ -49,19 +50,22 @@ class Race:
     def moments(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Moments that might be drawn, as guesses of the karts that each kart's camera sees: [karts].
 
-        One without guesses is worth drawing in any case: in each race one in which a part of the karts has crossed
-        the line, and one after its end, when all stand still.
+        One without guesses is worth drawing in any case: in each race some in which a part of the karts has crossed the
+        line, and one after its end, when all stand still, as they do in most of the course's frames. Those are what a
+        race is short of: it is driven on to the next race soon, since the place where all stand never comes again.
         """
         while True:
             self._begin(rng)
-            crossed = int(rng.integers(1, self.cameras))
-            while self.finished < crossed and self.state.time < MOST_SECONDS:
-                self.drive(1.0 if self.finished else rng.uniform(*BETWEEN))
+            while self._drive_to(1, rng.uniform(*BETWEEN)):
                 yield self._guess()
+            # with the last but one across the line, the race may be over before the cameras are there
+            some = np.arange(1, self.cameras - 1)
+            for crossed in sorted(rng.choice(some, min(WHILE_CROSSING, len(some)), replace=False)):
+                self._drive_to(crossed)
+                if 0 < self.finished < self.cameras - 1:
+                    yield np.zeros(0, int)
             if self.finished:
-                yield np.zeros(0, int)
-                while self.finished < self.cameras and self.state.time < MOST_SECONDS:
-                    self.drive(1.0)
+                self._drive_to(self.cameras)
                 self.drive(AFTER_END)
                 yield np.zeros(0, int)
 
@@ -81,6 +85,13 @@ class Race:
         for _ in range(round(seconds / STEP)):
             self._step_unseen()
         self.state.update()
+
+    def _drive_to(self, finished: int, seconds: float = MOST_SECONDS) -> bool:
+        """Drive until so many karts have driven their lap; whether they have not when the seconds are up."""
+        begin = self.state.time
+        while self.finished < finished and self.state.time < min(begin + seconds, MOST_SECONDS):
+            self.drive(1.0)
+        return self.finished < finished and self.state.time < MOST_SECONDS
 
     @property
     def finished(self) -> int:

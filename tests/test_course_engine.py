@@ -97,8 +97,9 @@ def test_a_race_is_drawn_on_the_way_at_the_finish_and_after_its_end(engine):
         shown.append((len(Drawn.races), drawn.finished, guess.size))
     first = [(finished, guesses) for race_number, finished, guesses in shown if race_number == 1]
     assert first[0] == (0, COURSE_KARTS)  # under way, with a guess for each view
-    sure = [finished for finished, guesses in first if not guesses]
-    assert len(sure) == 2 and 0 < sure[0] <= sure[1] == COURSE_KARTS
+    *crossing, end = [finished for finished, guesses in first if not guesses]
+    assert len(crossing) == len(set(crossing)) == 2 and all(0 < some < COURSE_KARTS - 1 for some in crossing)
+    assert end == COURSE_KARTS
     assert shown[-1][0] > 1  # then the next race
 
 
@@ -110,10 +111,26 @@ def test_races_of_a_plan_have_other_karts_each_ten_of_them(engine):
     assert all(len(set(hand)) == COURSE_KARTS and set(hand) <= set(KARTS) for hand in hands)
 
 
+def test_moments_lie_seconds_apart_and_the_end_of_a_race_is_shown_once(engine):
+    drawn = engine.Race(plan())
+    times = [(len(Drawn.races), drawn.state.time) for _ in islice(drawn.moments(np.random.default_rng(1)), 60)]
+    assert len(set(times)) == len(times)
+    of_second = [time for race_number, time in times if race_number == 2]
+    assert len(of_second) <= 2 + LAP / engine.BETWEEN[0] + 3  # a race is not drawn on and on
+    assert max(of_second) < LAP + 2 * COURSE_KARTS + engine.AFTER_END + 1.0
+
+
 def test_with_few_karts_all_of_them_race(engine):
     drawn = engine.Race(plan(karts=KARTS[:3]))
-    next(drawn.moments(np.random.default_rng(0)))
-    assert sorted(Drawn.races[0].config.players) == sorted(KARTS[:3]) and drawn.cameras == 3
+    list(islice(drawn.moments(np.random.default_rng(0)), 10))
+    assert sorted(Drawn.races[1].config.players) == sorted(KARTS[:3]) and drawn.cameras == 3
+
+
+@pytest.mark.parametrize("few", [1, 2])
+def test_one_or_two_karts_have_moments_too(engine, few):
+    drawn = engine.Race(plan(karts=KARTS[:few]))
+    sizes = [guess.size for guess in islice(drawn.moments(np.random.default_rng(0)), 10)]
+    assert few in sizes and 0 in sizes  # under way, and after the end
 
 
 def test_frames_are_stored_as_the_courses(engine, tmp_path: Path):
