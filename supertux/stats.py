@@ -1,11 +1,15 @@
 """What a run of `render` has drawn and what it cost, from the races' records and the frames' labels."""
 
+import io
 from collections import Counter
 from pathlib import Path
 
-from homework.errors import InputError, read_json
+from PIL import Image
+
+from homework.errors import InputError, first_line, read_json
+from homework.preprocess import FORMATS
 from homework.progress import bar
-from homework.scene import info_files, read_info, scene
+from homework.scene import image_file, info_files, read_info, scene
 
 from .plans import KARTS, OFFICIAL_MIX, TRACKS
 from .render import SETTINGS
@@ -16,7 +20,7 @@ ENDS = 10  # races at the begin and at the end of a run, whose memory is compare
 
 
 def stats(folder: Path) -> None:
-    """Print the speed by track, the mix of visible karts, the kart-track pairs and the memory of what was drawn.
+    """Print the speed by track, the mix of visible karts, the kart-track pairs, the files' quality and the memory.
 
     Example: python -m supertux stats data/mine
 
@@ -26,8 +30,9 @@ def stats(folder: Path) -> None:
     # frames that came from elsewhere have no records, as those of `sample/` in a clone
     shipped = not (folder / ".races").exists() and any(folder.glob("*_info.json"))
     records = [] if shipped else read_records(folder)
-    infos = [read_info(path) for path in bar(info_files(folder), desc="reading frames", unit="frame", delay=1)]
-    lines = [*mix_table(infos), "", pairs_line(infos, *_settings(folder))]
+    paths = info_files(folder)
+    infos = [read_info(path) for path in bar(paths, desc="reading frames", unit="frame", delay=1)]
+    lines = [*mix_table(infos), "", pairs_line(infos, *_settings(folder)), quality_line(paths)]
     if records:
         lines = [*speed_table(records), "", *lines, memory_line(records)]
     print("\n".join(lines))
@@ -98,6 +103,37 @@ def pairs_line(infos: list[dict], tracks: list[str], karts: list[str]) -> str:
     counts = list(pairs.values())
     text = f"kart-track pairs: {len(counts)}, each followed by {min(counts):,} to {max(counts):,} views"
     return f"{text}, {counts.count(0)} by none"
+
+
+def quality_line(paths: list[Path]) -> str:
+    """The JPEG quality of the frames' first views, as Pillow counts it, from 1 to 100; by their quantization tables.
+
+    Args:
+        paths: the frames' info files; frames without a first view are left out.
+
+    Raises:
+        InputError: a view that is no image.
+    """
+    known = {}
+    for quality in range(100, 0, -1):  # of those with the same tables the lowest
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(stream, "JPEG", quality=quality)
+        known[_tables(stream)] = quality
+    found = Counter()
+    for path in paths:
+        view = path.parents[1] / image_file(path, 0)
+        if view.exists():
+            found[known.get(_tables(view), "another")] += 1
+    return "JPEG quality: " + ", ".join(f"{quality} in {count:,} frames" for quality, count in found.most_common())
+
+
+def _tables(file: Path | io.BytesIO) -> tuple:
+    """An image's quantization tables; none in a format without them."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            return tuple(tuple(table) for _, table in sorted(getattr(image, "quantization", {}).items()))
+    except Exception as error:  # what a broken image makes of a decoder: nearly anything
+        raise InputError(file, f"not an image ({first_line(error)})", "restore or delete the file") from None
 
 
 def memory_line(records: list[dict]) -> str:

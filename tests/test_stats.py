@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from conftest import assert_one_line_error
+from PIL import Image
 
 from homework.errors import InputError, write_json
 from supertux.plans import KARTS, TRACKS
-from supertux.stats import mix_table, pairs_line, read_records, speed_table, stats
+from supertux.stats import mix_table, pairs_line, quality_line, read_records, speed_table, stats
 
 MIDDLE, SIDE, SMALL = [280, 180, 320, 220], [40, 180, 100, 220], [0, 0, 8, 8]
 
@@ -48,6 +49,21 @@ def test_the_speed_is_of_cpu_seconds_by_track_and_over_all():
 def test_a_race_that_gave_no_view_is_counted_and_divides_nothing():
     empty = record(0, "abyss", frames=0, views=0, cpu_seconds={"load": 5.0})
     assert row_of(speed_table([empty]), "abyss")[:6] == "1 0 0 0.0 5.0 0.0".split()
+
+
+def test_the_quality_is_what_the_files_were_saved_with(tmp_path: Path):
+    infos = [info("abyss", ["tux"], [])] * 4
+    (tmp_path / "mine").mkdir()
+    split = make_folder(tmp_path / "mine", [], infos)
+    for number, quality in enumerate((82, 95, 95)):  # the fourth frame's view is missing
+        Image.new("RGB", (150, 100), "teal").save(split / f"{number:05x}_00_im.jpg", quality=quality)
+    paths = sorted(split.glob("*_info.json"))
+    assert quality_line(paths) == "JPEG quality: 95 in 2 frames, 82 in 1 frames"
+    Image.new("RGB", (150, 100)).save(split / "00003_00_im.jpg", "PNG")
+    assert "another in 1 frames" in quality_line(paths)
+    (split / "00003_00_im.jpg").write_bytes(b"\xff\xd8broken")
+    with pytest.raises(InputError, match="00003_00_im.jpg"):
+        quality_line(paths)
 
 
 def test_the_mix_follows_the_label_rule():
