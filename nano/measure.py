@@ -1,10 +1,12 @@
 """What a tower knows of views, by its heads, as the connector puts them together."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from homework.scene import VIEW_SIZE, Scene
@@ -32,6 +34,16 @@ def image_logits(stage: nn.Module, frames: Frames, batch: int = 100) -> Iterator
         logits |= recognised(logits)
         named = {name: logits[name].argmax(-1).to(torch.int8) for name in CELLS}
         yield {name: logits[name] for name in names} | named, {name: targets[name] for name in names}
+
+
+def stored_at(quality: int, views: np.ndarray) -> np.ndarray:
+    """Views [n, 100, 150, 3] uint8 as they come back from JPEG files of a quality from 1 to 100."""
+    result = np.empty_like(views)
+    for number, view in enumerate(views):
+        stream = io.BytesIO()
+        Image.fromarray(view).save(stream, "JPEG", quality=quality)
+        result[number] = np.asarray(Image.open(stream))
+    return result
 
 
 def evaluate_dense(answers: Iterable[tuple[dict, dict]]) -> dict[str, float]:

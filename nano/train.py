@@ -22,7 +22,7 @@ from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
 from homework.clip_model import log_odds_of
 from homework.data import guard_training_split
-from homework.errors import replacing
+from homework.errors import InputError, replacing
 from homework.evalsets import split_scenes
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import fold_batch_norm
@@ -36,7 +36,15 @@ from .dense import dense_loss, forward
 from .fovea import FoveaStage
 from .frames import CROWDED, PASTE, Frames
 from .lookup import look_up_names
-from .measure import cells_by_size, ego_by_kart, ego_by_place, evaluate_dense, image_logits, relation_by_karts
+from .measure import (
+    cells_by_size,
+    ego_by_kart,
+    ego_by_place,
+    evaluate_dense,
+    image_logits,
+    relation_by_karts,
+    stored_at,
+)
 from .start import SAVED, VISION, VisionStage, begin_text_with, begin_with, saved_vision
 from .text import TextStage
 from .trainer import load_checkpoint, train_stage
@@ -142,7 +150,7 @@ def dense(
     train_stage(stage, loss_of, Path(out), "dense", steps, 2e-3, seed=seed, evaluate=evaluate)
 
 
-def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -> None:
+def measure(split: str = "valid", data: str = "data", start: str = str(SAVED), quality: int | None = None) -> None:
     """Print what the tower's heads know of a split, in percent: counts above 0, both halves of a relation.
 
     Then by what makes it hard, and, from the worst to the best, how often each kart is named where it is the ego kart.
@@ -151,10 +159,15 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED)) -
         split: folder of the data.
         data: the data folder.
         start: the saved stage, or the checkpoint dense.pt of a run.
+        quality: of JPEG files, 1 to 100, to see what the tower knows of the views if they lose more than they have.
     """
+    if quality is not None and not 1 <= quality <= 100:
+        raise InputError("--quality", str(quality), "give 1 to 100")
     use_all_cores()
     stage = saved_vision(Path(start)).eval()
     frames = Frames(Path(data), [split])
+    if quality is not None:
+        frames.views = stored_at(quality, frames.views)
     answers = list(image_logits(stage, frames))
     for name, value in evaluate_dense(answers).items():
         print(f"{name.removeprefix('accuracy_'):16}{value:6.1f}")

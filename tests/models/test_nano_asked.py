@@ -44,3 +44,15 @@ def test_the_command_asks_a_base(call, nano_folder, tiny_data):
     lines = out.splitlines()
     assert lines[0].split() == ["karts", *KINDS] and lines[-1].startswith("all")
     assert all(0 <= float(share) <= 100 for share in lines[-1].split()[1:])
+
+
+def test_a_tower_is_measured_on_views_as_they_are_and_as_worse_files(call, tiny_data):
+    command = ("measure", "--data", tiny_data, "--split", "train")
+    shares = []
+    for quality in ((), ("--quality", "5")):
+        status, out, err = call((train.answers, train.measure), *command, *quality)
+        assert status == 0, err
+        shares.append(dict(line.split() for line in out.splitlines()[:5]))
+    assert set(shares[0]) == set(shares[1]) == set(KINDS) and shares[0] != shares[1]
+    status, _, err = call((train.answers, train.measure), *command, "--quality", "0")
+    assert status == 1 and "--quality: 0" in err

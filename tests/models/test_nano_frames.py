@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from homework.preprocess import normalise
 from homework.scene import Kart, Scene
 from nano.frames import Frames, random_window, targets_of, zoomed
-from nano.measure import cells_by_size, ego_by_kart, ego_by_place, image_logits, relation_by_karts
+from nano.measure import cells_by_size, ego_by_kart, ego_by_place, image_logits, relation_by_karts, stored_at
 from nano.paste import pasted
 from nano.start import VisionStage
 from nano.targets import KARTS, NONE, mirror
@@ -296,3 +296,10 @@ def test_every_kart_is_counted_by_its_size(frames):
     sides = [kart.side for scene in frames.scenes for kart in scene.karts]
     assert sizes["18+ px"][1] == sum(side >= 18 for side in sides)
     assert sum(karts for _, karts in sizes.values()) == len(sides)
+
+
+def test_stored_at_a_lower_quality_views_lose_more(frames):
+    before = frames.views.copy()
+    lost = [np.abs(stored_at(quality, frames.views).astype(int) - before).mean() for quality in (95, 70, 20)]
+    assert 0 < lost[0] < lost[1] < lost[2]
+    assert np.array_equal(frames.views, before)
