@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from homework.nano_vision import FOVEA_SIZE
 from homework.preprocess import load_views, normalise
 from homework.scene import (
-    DETECTION_SIZE,
-    KART_CLASS,
     MIN_SIDE,
     VIEW_SIZE,
     Kart,
@@ -26,6 +23,7 @@ from homework.scene import (
 )
 from supertux.moments import moment_of
 
+from .augment import jitter, random_window, zoomed
 from .paste import hidden, overlap, pasted, seen_of, stretch
 from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, mirror, token_targets
 
@@ -34,7 +32,7 @@ CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
 
 PASTE = 0.3  # share of the views whose ego kart is replaced by another view's
 DONORS = 8  # views that are looked at for one whose ego kart fits
-ZOOMED, MAX_ZOOM = 0.5, 1.25  # share of the views of which a part is taken for the whole, and how much larger it gets
+ZOOMED = 0.5  # share of the views of which a part is taken for the whole
 ADDED, MOST_ADDED = 0.4, 4  # share of the views that get far karts of other views, and at most how many
 AHEAD = 0.5  # share of the added karts that stand ahead of the view's nearest kart
 FAR, MIDDLE = 12, 18  # pixels: the shorter side of a box under which a kart is far, and one like those that are added
@@ -68,7 +66,9 @@ class Frames:
         self.chances = np.array(chances)
         self.hardness = np.array([_hardness(scene) for scene in self.scenes])
         self.places = [kart.box for scene in self.scenes for kart in scene.karts if kart.side < MIDDLE]
-        self.alone = np.array([i for i, s in enumerate(self.scenes) if len(s.karts) == 1 and self._can_be_pasted(s)])
+        alone = [i for i, scene in enumerate(self.scenes) if len(scene.karts) == 1 and self._can_be_pasted(scene)]
+        self.alone = np.array(alone, dtype=int)
+        self.alone_chances = _each_as_often([self.scenes[i].ego.name for i in alone], self.chances[self.alone])
 
     def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[int]:
         """Append a split's views; gives how many times each view's moment was taken."""
@@ -150,8 +150,8 @@ class Frames:
         return rng.choice(len(chances), size, p=chances / chances.sum())
 
     def _donors(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Views whose ego kart may come into another. [size, DONORS]."""
-        return self.alone[self._choose(rng, size * DONORS, self.chances[self.alone])].reshape(size, DONORS)
+        """Views whose ego kart may come into another, each kart as often as any other. [size, DONORS]."""
+        return self.alone[self._choose(rng, size * DONORS, self.alone_chances)].reshape(size, DONORS)
 
     def _paste(
         self, view: np.ndarray, scene: Scene, candidates: np.ndarray, matched: float = 0.0
@@ -238,6 +238,17 @@ class Frames:
         return *corner.tolist(), *(corner + sides).tolist()
 
 
+def _each_as_often(names: list[str], chances: np.ndarray) -> np.ndarray:
+    """Chances [n] of things with names, changed so that those of each name add up to 1.
+
+    Two karts are in the course's `train` alone: else a tower would learn that views of its look are all that has them.
+    """
+    of_name = dict.fromkeys(names, 0.0)
+    for name, chance in zip(names, chances, strict=True):
+        of_name[name] += chance
+    return chances / np.array([of_name[name] for name in names])
+
+
 def _hardness(scene: Scene) -> int:
     """How many karts there are beside the first, and far ones among all; at most HARDEST."""
     far = sum(kart.side < FAR for kart in scene.karts)
@@ -248,46 +259,3 @@ def targets_of(scenes: list[Scene], left: int = 0, width: int = VIEW_SIZE[0]) ->
     """All targets of `targets.py`, for the image's columns `left` to `left + width`."""
     arrays = image_targets(scenes) | cell_targets(scenes, left, width)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def random_window(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A part of a view of the view's shape: left, top, width, in pixels of the 150x100 view."""
-    width = VIEW_SIZE[0] / rng.uniform(1, MAX_ZOOM)
-    height = width * VIEW_SIZE[1] / VIEW_SIZE[0]
-    return rng.uniform(0, VIEW_SIZE[0] - width), rng.uniform(0, VIEW_SIZE[1] - height), width
-
-
-def zoomed(view: np.ndarray, info: dict, number: int, window: tuple[float, float, float]) -> tuple[np.ndarray, Scene]:
-    """A part of a view as a view of its own, and the scene in it by the label rule.
-
-    Args:
-        view: [100, 150, 3] uint8.
-        info, number: the frame's info and which of its views this is.
-        window: see `random_window`.
-    """
-    left, top, width = window
-    part = (left, top, left + width, top + width * VIEW_SIZE[1] / VIEW_SIZE[0])
-    image = Image.fromarray(view).resize(VIEW_SIZE, Image.Resampling.BILINEAR, box=part)
-    corner = np.array([left, top] * 2) * (DETECTION_SIZE[0] / VIEW_SIZE[0])
-    detections = []
-    for class_id, track_id, *box in info["detections"][number]:
-        boxed = np.clip((np.array(box) - corner) * VIEW_SIZE[0] / width, 0, DETECTION_SIZE * 2)
-        if class_id == KART_CLASS:
-            detections.append([class_id, track_id, *boxed.tolist()])
-    return np.asarray(image), scene(info | {"detections": [detections]}, 0)
-
-
-def jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Random gain a channel, offset, contrast and noise a view; on normalised pixels [b, 3, h, w]."""
-    b = len(pixels)
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32))
-
-    mean, contrast = pixels.mean((2, 3), keepdim=True), uniform(0.7, 1.3, b, 1, 1, 1)
-    gain, offset = uniform(0.85, 1.15, b, 3, 1, 1), uniform(-0.2, 0.2, b, 1, 1, 1)
-    pixels = (pixels * (contrast * gain)).add_(mean * (1 - contrast) * gain + offset)
-    # a few fields of noise for all views: drawing one each would take longer than all the rest
-    noise = torch.from_numpy(rng.standard_normal((8, *pixels.shape[1:]), dtype=np.float32))
-    noise = noise[torch.from_numpy(rng.integers(len(noise), size=b))]
-    return pixels.addcmul_(noise, uniform(0, 0.04, b, 1, 1, 1)).clamp_(-1, 1)

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from homework.preprocess import normalise
 from homework.scene import Kart, Scene
-from nano.frames import Frames, random_window, targets_of, zoomed
+from nano.augment import random_window, zoomed
+from nano.frames import Frames, _each_as_often, targets_of
 from nano.measure import cells_by_size, ego_by_kart, ego_by_place, image_logits, relation_by_karts, stored_at
 from nano.paste import pasted
 from nano.start import VisionStage
@@ -303,3 +304,12 @@ def test_stored_at_a_lower_quality_views_lose_more(frames):
     lost = [np.abs(stored_at(quality, frames.views).astype(int) - before).mean() for quality in (95, 70, 20)]
     assert 0 < lost[0] < lost[1] < lost[2]
     assert np.array_equal(frames.views, before)
+
+
+def test_each_kart_is_pasted_as_often_as_any_other(frames):
+    """However many views show it: some karts are in one split alone."""
+    frames.scenes = [Scene("abyss", (Kart(0, name, (60, 40, 90, 70)),)) for name in ["tux"] * 8 + ["gnu"]]
+    frames.alone, frames.chances = np.arange(9), np.full(9, 1 / 9)
+    frames.alone_chances = _each_as_often([scene.ego.name for scene in frames.scenes], frames.chances)
+    donors = frames._donors(np.random.default_rng(0), 200).ravel()
+    assert 0.4 < np.mean(donors == 8) < 0.6 and len(set(donors)) == 9
