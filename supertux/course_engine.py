@@ -51,8 +51,8 @@ class Race:
         """Moments that might be drawn, as guesses of the karts that each kart's camera sees: [karts].
 
         One without guesses is worth drawing in any case: in each race some in which a part of the karts has crossed the
-        line, and one after its end, when all stand still, as they do in most of the course's frames. Those are what a
-        race is short of: it is driven on to the next race soon, since the place where all stand never comes again.
+        line, and one after its end, when all stand still, as they do in most of the course's frames. A race has one end
+        alone, so that few moments are drawn of each, and many races.
         """
         while True:
             self._begin(rng)

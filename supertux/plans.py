@@ -24,7 +24,7 @@ KARTS = (
 COURSE = "course"  # the preset that is drawn by the engine of the course's frames (`course_engine.py`)
 PRESETS = ("ld", "sd", "hd", COURSE)
 FRAMES_PER_RACE, COURSE_FRAMES_PER_RACE = 64, 20
-JPEG_QUALITY = 95
+JPEG_QUALITY = 95  # as the course's valid; at less, far karts lose their colours (docs/FRAMES.md)
 # How many cameras the engine gives views of the right shape: it takes their width from a split screen, so that those of
 # 2, 5 or 6 cameras are squeezed; more than 8 are blank.
 CAMERAS = (1, 3, 4, 7, 8)

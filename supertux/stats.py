@@ -121,10 +121,11 @@ def quality_line(paths: list[Path]) -> str:
         known[_tables(stream)] = quality
     found = Counter()
     for path in paths:
-        view = path.parents[1] / image_file(path, 0)
+        view = path.with_name(Path(image_file(path, 0)).name)
         if view.exists():
             found[known.get(_tables(view), "another")] += 1
-    return "JPEG quality: " + ", ".join(f"{quality} in {count:,} frames" for quality, count in found.most_common())
+    shares = ", ".join(f"{quality} in {count:,} frames" for quality, count in found.most_common())
+    return f"JPEG quality: {shares or 'no view is there'}"
 
 
 def _tables(file: Path | io.BytesIO) -> tuple:

@@ -58,6 +58,7 @@ def test_the_quality_is_what_the_files_were_saved_with(tmp_path: Path):
     for number, quality in enumerate((82, 95, 95)):  # the fourth frame's view is missing
         Image.new("RGB", (150, 100), "teal").save(split / f"{number:05x}_00_im.jpg", quality=quality)
     paths = sorted(split.glob("*_info.json"))
+    assert quality_line(paths[3:]) == "JPEG quality: no view is there"
     assert quality_line(paths) == "JPEG quality: 95 in 2 frames, 82 in 1 frames"
     Image.new("RGB", (150, 100)).save(split / "00003_00_im.jpg", "PNG")
     assert "another in 1 frames" in quality_line(paths)
