@@ -13,6 +13,7 @@ from homework.errors import InputError
 from homework.evalsets import balanced_pairs, build, multiple_choice, split_scenes, verify
 from homework.questions import KINDS, caption_kind, captions, qa_pairs, question_kind
 from homework.scene import Kart, Scene
+from supertux.sample import MARKER
 
 COMMANDS = (build, verify)
 
@@ -142,7 +143,8 @@ def test_verify_of_candidates_without_a_true_one(tiny_data: Path, call):
 
 
 @pytest.mark.skipif(
-    not ((DATA_DIR / "valid_grader").is_dir() and (DATA_DIR / "valid").is_dir()), reason="without the official data"
+    not ((DATA_DIR / "valid_grader").is_dir() and (DATA_DIR / "valid").is_dir()) or (DATA_DIR / MARKER).exists(),
+    reason="without the official data",  # after `make demo` in a clone the sample lies in its place
 )
 def test_the_rule_gives_the_official_answers(call):
     lines = call(COMMANDS, "verify")[1].splitlines()
