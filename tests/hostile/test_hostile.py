@@ -101,20 +101,18 @@ def test_hostile_code_with_torch(place, truth, tmp_path, monkeypatch, name):
     run_hostile(place, truth, tmp_path, monkeypatch, code, expected)
 
 
-def shared_memory() -> set[str]:
-    """What lies in the machine's shared memory, but for semaphores: other tests make some meanwhile."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
-
-
 def run_hostile(place, truth, tmp_path, monkeypatch, code, expected):
     monkeypatch.setenv("TUX_SECRET", "of the teacher")
     paths = {"outside": str(place / "outside"), "answers": str(place / "data/valid_grader/balanced_qa_pairs.json")}
     package = write_package(tmp_path / "bundle", PRELUDE.format(**paths, home=str(Path.home())) + code)
-    before, shared = state(place), shared_memory()
+    before, shared = state(place), set(os.listdir("/dev/shm"))
     timeout = 1 if "over the limit" in str(expected) else PATIENCE
     check(outcome("vlm", package, truth, timeout), expected)
     assert state(place) == before
-    assert shared_memory() <= shared and not (Path.home() / "tux-hostile").exists()
+    deadline = time.monotonic() + 10  # semaphores of other tests come and go there
+    while not set(os.listdir("/dev/shm")) <= shared and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert set(os.listdir("/dev/shm")) <= shared and not (Path.home() / "tux-hostile").exists()
 
 
 @linux
