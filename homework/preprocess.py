@@ -3,8 +3,9 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +24,31 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # of those that Pillow knows some star
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """An image file of any size, for as long as it is read; so far its header alone.
+
+    Raises:
+        InputError: the file is missing or no image, or what is read of it is broken.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except FileNotFoundError:
+        raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
+    except Exception as error:  # what a broken image makes of a decoder: nearly anything
+        problem = f"not a readable image ({first_line(error)})"
+        raise InputError(path, problem, "restore or delete the file") from None
+
+
 def open_image(path: str | Path) -> Image.Image:
     """A decoded RGB image of any size.
 
     Raises:
         InputError: the file is missing, truncated or no image.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
-    except Exception as error:  # what a broken image makes of a decoder: nearly anything
-        problem = f"not a readable image ({first_line(error)})"
-        raise InputError(path, problem, "restore or delete the file") from None
+    with opened(path) as image:
+        return image.convert("RGB")
 
 
 def _view(path: str | Path) -> np.ndarray:

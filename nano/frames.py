@@ -243,10 +243,8 @@ def _each_as_often(names: list[str], chances: np.ndarray) -> np.ndarray:
 
     Two karts are in the course's `train` alone: else a tower would learn that views of its look are all that has them.
     """
-    of_name = dict.fromkeys(names, 0.0)
-    for name, chance in zip(names, chances, strict=True):
-        of_name[name] += chance
-    return chances / np.array([of_name[name] for name in names])
+    _, of_name = np.unique(names, return_inverse=True)
+    return chances / np.bincount(of_name, chances)[of_name]
 
 
 def _hardness(scene: Scene) -> int:

@@ -59,9 +59,9 @@ def _frames(data: str, splits: str, held_out: bool = False) -> Frames:
     return Frames(Path(data), splits.split(","), lambda moment: (moment % HELD_OUT == 0) == held_out)
 
 
-def _text_stage(start: str | None) -> TextStage:
-    """A new one, or with another's text model and connector."""
-    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
+def _text_stage(start: str | None = None, base: str = EMBEDDED_BASE) -> TextStage:
+    """A new one with a base's processor, or with another's text model and connector."""
+    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(base)))
     if start:
         begin_text_with(stage, Path(start))
     return stage
@@ -262,7 +262,7 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
         out: where the text stage's checkpoint is.
         base: folder of the base; its processor must be there.
     """
-    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(base)))
+    stage = _text_stage(base=base)
     load_checkpoint(Path(out) / "text.pt", stage)
     tower = fold_batch_norm(stage.tower)
     model = TuxNanoForConditionalGeneration(make_config(tower.config)).eval()

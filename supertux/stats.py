@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from homework.errors import InputError, first_line, read_json
-from homework.preprocess import FORMATS
+from homework.errors import InputError, read_json
+from homework.preprocess import opened
 from homework.progress import bar
 from homework.scene import image_file, info_files, read_info, scene
 
@@ -118,23 +118,20 @@ def quality_line(paths: list[Path]) -> str:
     for quality in range(100, 0, -1):  # of those with the same tables the lowest
         stream = io.BytesIO()
         Image.new("RGB", (8, 8)).save(stream, "JPEG", quality=quality)
-        known[_tables(stream)] = quality
+        known[_tables(Image.open(stream))] = quality
     found = Counter()
     for path in paths:
         view = path.with_name(Path(image_file(path, 0)).name)
         if view.exists():
-            found[known.get(_tables(view), "another")] += 1
+            with opened(view) as image:
+                found[known.get(_tables(image), "another")] += 1
     shares = ", ".join(f"{quality} in {count:,} frames" for quality, count in found.most_common())
     return f"JPEG quality: {shares or 'no view is there'}"
 
 
-def _tables(file: Path | io.BytesIO) -> tuple:
+def _tables(image: Image.Image) -> tuple:
     """An image's quantization tables; none in a format without them."""
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            return tuple(tuple(table) for _, table in sorted(getattr(image, "quantization", {}).items()))
-    except Exception as error:  # what a broken image makes of a decoder: nearly anything
-        raise InputError(file, f"not an image ({first_line(error)})", "restore or delete the file") from None
+    return tuple(tuple(table) for _, table in sorted(getattr(image, "quantization", {}).items()))
 
 
 def memory_line(records: list[dict]) -> str:

@@ -123,7 +123,8 @@ def test_moments_lie_seconds_apart_and_the_end_of_a_race_is_shown_once(engine):
 def test_with_few_karts_all_of_them_race(engine):
     drawn = engine.Race(plan(karts=KARTS[:3]))
     list(islice(drawn.moments(np.random.default_rng(0)), 10))
-    assert sorted(Drawn.races[1].config.players) == sorted(KARTS[:3]) and drawn.cameras == 3
+    assert len(Drawn.races) > 1 and drawn.cameras == 3
+    assert all(sorted(one.config.players) == sorted(KARTS[:3]) for one in Drawn.races)
 
 
 @pytest.mark.parametrize("few", [1, 2])
