@@ -10,6 +10,7 @@ python -m nano.train measure --split valid   # what the tower itself sees, witho
 python -m nano.train answers --split valid   # what the base answers in the words that it was taught, without LoRA
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def dense(
     start: str | None = None,
     paste: float = PASTE,
 ) -> None:
-    """Train the tower on what the boxes say of each cell and each image.
+    """Train the tower on what the boxes say of each cell and each image; at last on views to which nothing was added.
 
     Args:
         data: the data folder.
@@ -142,12 +143,14 @@ def dense(
         begin_with(stage, Path(start))
     frames, held_out = _frames(data, splits), _frames(data, splits, held_out=True)
 
-    def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        pixels, targets, _ = frames.augmented(rng, batch, paste=paste, crowded=CROWDED)
+    def loss_of(rng: np.random.Generator, **changes: float) -> dict[str, torch.Tensor]:
+        pixels, targets, _ = frames.augmented(rng, batch, crowded=CROWDED, **changes)
         return dense_loss(forward(stage.tower, stage.heads, pixels)[0], targets)
 
     evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
-    train_stage(stage, loss_of, Path(out), "dense", steps, 2e-3, seed=seed, evaluate=evaluate)
+    changed, as_drawn = partial(loss_of, paste=paste), partial(loss_of, paste=0, zoom=0, added=0)
+    options = {"seed": seed, "loss_at_last": as_drawn, "evaluate": evaluate}
+    train_stage(stage, changed, Path(out), "dense", steps, 2e-3, **options)
 
 
 def measure(split: str = "valid", data: str = "data", start: str = str(SAVED), quality: int | None = None) -> None:

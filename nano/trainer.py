@@ -14,14 +14,20 @@ from homework.errors import InputError, first_line, replacing
 from homework.progress import bar
 
 WARMUP = 200  # steps
+COOLDOWN = 0.3  # share of the steps
 
 
-def lr_factor(step: int, steps: int, warmup: int = WARMUP, cooldown: float = 0.3) -> float:
-    """Linear up, flat, linear down over the last `cooldown` of the steps (Hagele et al. 2024, arXiv:2405.18392).
+def lr_factor(step: int, steps: int, warmup: int = WARMUP) -> float:
+    """Linear up, flat, linear down over the last `COOLDOWN` of the steps (Hagele et al. 2024, arXiv:2405.18392).
 
     Flat in between, so a longer run can go on from a checkpoint of a shorter one.
     """
-    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, cooldown * steps))
+    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, COOLDOWN * steps))
+
+
+def cools_down(step: int, steps: int) -> bool:
+    """Whether a step is one of the last, in which the learning rate goes down."""
+    return steps - step <= COOLDOWN * steps
 
 
 def train_stage(
@@ -35,13 +41,15 @@ def train_stage(
     seed: int = 0,
     save_every: int = 250,
     warmup: int = WARMUP,
+    loss_at_last: Callable[[np.random.Generator], dict[str, Tensor]] | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 1000,
 ) -> None:
     """Minimise the sum of `loss_of(rng)` over `module`'s parameters for `steps` steps.
 
     Writes `folder/<stage>.pt` (to resume from) and appends to `folder/<stage>.jsonl` (the curve).
-    A run that was stopped goes on from the last checkpoint; a finished stage returns at once.
+    A run that was stopped goes on from the last checkpoint; a finished stage returns at once. With `loss_at_last`, that
+    is minimised instead while the learning rate goes down.
 
     Raises:
         InputError: the checkpoint can't be read or belongs to another geometry.
@@ -63,7 +71,8 @@ def train_stage(
         module.train()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * lr_factor(step, steps, warmup)
-        losses = loss_of(np.random.default_rng((seed, step)))  # so a resumed run sees the same batches
+        loss = loss_at_last if loss_at_last and cools_down(step, steps) else loss_of
+        losses = loss(np.random.default_rng((seed, step)))  # so a resumed run sees the same batches
         total = sum(losses.values())
         optimizer.zero_grad()
         total.backward()

@@ -10,8 +10,9 @@ from torch import nn
 
 from homework.errors import InputError
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
-from nano import train
+from nano import frames, train
 from nano.fovea import FoveaStage
+from nano.frames import Frames
 from nano.start import VisionStage, begin_with
 from nano.trainer import lr_factor, train_stage
 
@@ -90,6 +91,21 @@ def test_learning_rate_is_flat_between(tmp_path):
     short, long = ([lr_factor(step, steps) for step in range(700)] for steps in (1000, 2000))
     assert short == long and short[0] == 1 / 200 and short[500] == 1.0
     assert lr_factor(999, 1000) < 0.01
+
+
+def test_dense_stage_ends_with_views_as_they_were_drawn(tiny_data, tmp_path, monkeypatch):
+    """Karts are pasted, and parts of views taken, while the learning rate is high; in its last steps nothing is."""
+    asked, augmented = [], Frames.augmented
+    shares = {"paste": frames.PASTE, "zoom": frames.ZOOMED, "added": frames.ADDED}
+
+    def recorded(self, rng, size, **options):
+        asked.append({name: options.get(name, share) for name, share in shares.items()})
+        return augmented(self, rng, size, **options)
+
+    monkeypatch.setattr(Frames, "augmented", recorded)
+    monkeypatch.setattr(train, "VisionStage", lambda: VisionStage(TuxNanoVisionConfig(**VISION, batch_norm=True)))
+    train.dense(data=str(tiny_data), out=str(tmp_path), steps=10, batch=2)
+    assert asked == [shares] * 7 + [dict.fromkeys(shares, 0)] * 3
 
 
 def test_more_attention_layers_begin_as_the_identity(tmp_path):
