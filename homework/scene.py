@@ -6,6 +6,7 @@ This is the only place that knows the label rule. It reproduces 120 of the 120 o
 import math
 import os
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +113,12 @@ def _problem(detection, num_karts: int) -> str | None:
     return None
 
 
+def box_in_view(box: Sequence[float]) -> tuple[int, int, int, int]:
+    """A detection's box (x1, y1, x2, y2), in whole pixels of the 150x100 view: scaled and truncated."""
+    x1, y1, x2, y2 = box
+    return int(x1 * SCALE), int(y1 * SCALE), int(x2 * SCALE), int(y2 * SCALE)
+
+
 def scene(info: dict, view_index: int) -> Scene:
     """The label rule: scale and truncate each box, keep karts of at least 5x5 pixels.
 
@@ -123,7 +130,7 @@ def scene(info: dict, view_index: int) -> Scene:
     for class_id, track_id, *box in info["detections"][view_index]:
         if class_id != KART_CLASS:
             continue
-        x1, y1, x2, y2 = (int(value * SCALE) for value in box)
+        x1, y1, x2, y2 = box_in_view(box)
         if x2 - x1 >= MIN_SIDE and y2 - y1 >= MIN_SIDE:
             karts.append(Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2)))
     return Scene(info["track"], tuple(karts))

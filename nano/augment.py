@@ -5,7 +5,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from homework.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE, Scene, scene
+from homework.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE
+
+from .seen import Seen, seen
 
 MAX_ZOOM = 1.25  # how much larger a part of a view gets at most
 
@@ -17,7 +19,7 @@ def random_window(rng: np.random.Generator) -> tuple[float, float, float]:
     return rng.uniform(0, VIEW_SIZE[0] - width), rng.uniform(0, VIEW_SIZE[1] - height), width
 
 
-def zoomed(view: np.ndarray, info: dict, number: int, window: tuple[float, float, float]) -> tuple[np.ndarray, Scene]:
+def zoomed(view: np.ndarray, info: dict, number: int, window: tuple[float, float, float]) -> tuple[np.ndarray, Seen]:
     """A part of a view as a view of its own, and the scene in it by the label rule.
 
     Args:
@@ -34,7 +36,7 @@ def zoomed(view: np.ndarray, info: dict, number: int, window: tuple[float, float
         boxed = np.clip((np.array(box) - corner) * VIEW_SIZE[0] / width, 0, DETECTION_SIZE * 2)
         if class_id == KART_CLASS:
             detections.append([class_id, track_id, *boxed.tolist()])
-    return np.asarray(image), scene(info | {"detections": [detections]}, 0)
+    return np.asarray(image), seen(info | {"detections": [detections]}, 0)
 
 
 def jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:

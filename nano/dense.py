@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from homework.nano_connector import Recogniser, combine
 from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, split_tokens
 
-from .targets import IGNORE, KARTS, MAX_COUNT, TRACKS
+from .targets import IGNORE, KARTS, MAX_COUNT, SIZES, TRACKS
 
 IMAGE_HEADS = {"ego": len(KARTS), "total": MAX_COUNT + 1, "track": len(TRACKS), "count": 4 * (MAX_COUNT + 1)}
 
@@ -22,6 +22,9 @@ class DenseHeads(nn.Module):
         self.fovea_fine = nn.Conv2d(config.fovea_channels[-2], len(KARTS) + 1, 1)
         self.token = nn.Linear(dim, len(KARTS) + 1 + 2)  # which karts' centres, the ego kart's, left and in front
         self.fovea_token = nn.Linear(dim, len(KARTS) + 1 + 2)
+        # which sizes a kart's width and height reach: they teach the tower which karts count
+        self.fovea_size = nn.Conv2d(config.fovea_channels[-2], 2 * len(SIZES), 1)
+        self.fovea_token_size = nn.Linear(dim, 2 * len(SIZES))
         outputs = sum(IMAGE_HEADS.values()) + 3 * len(KARTS)
         self.image = nn.Sequential(nn.Dropout(0.1), nn.Linear(config.num_summary_tokens * dim, outputs))
         for head in (self.token, self.fovea_token):
@@ -42,6 +45,8 @@ class DenseHeads(nn.Module):
         logits["token"], logits["side"] = self.token(cells).split((len(KARTS) + 1, 2), dim=-1)
         logits["fovea_token"], logits["fovea_side"] = self.fovea_token(fovea).split((len(KARTS) + 1, 2), dim=-1)
         logits["fovea_kart"] = self.fovea_karts(fovea_map)
+        logits["fovea_size"] = self.fovea_size(fovea_map).permute(0, 2, 3, 1)
+        logits["fovea_token_size"] = self.fovea_token_size(fovea)
         return logits | {"kart": kart, "center": center[..., 0], "box": box}
 
     def fovea_karts(self, fovea_map: Tensor) -> Tensor:
@@ -88,6 +93,8 @@ def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[st
         losses[part + "kart"] = cell_loss(logits[part + "kart"], targets[part + "kart"], targets[part + "weight"])
         losses[part + "token"] = token_loss(logits[part + "token"], targets[part + "token"])
         losses[part + "side"] = _known(logits[part + "side"], targets[part + "side"])
+    for name in ("fovea_size", "fovea_token_size"):
+        losses[name] = 2 * _known(logits[name], targets[name])
     center = targets["center"].float()
     losses["center"] = 20 * F.binary_cross_entropy_with_logits(
         logits["center"], center, pos_weight=torch.tensor(3.0, device=center.device)

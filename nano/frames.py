@@ -19,13 +19,13 @@ from homework.scene import (
     image_file,
     info_files,
     read_info,
-    scene,
 )
 from supertux.moments import moment_of
 
 from .augment import jitter, random_window, zoomed
 from .paste import hidden, overlap, pasted, seen_of, stretch
-from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, mirror, token_targets
+from .seen import LEAST_SIDE, all_karts, mirror, seen
+from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, token_targets
 
 # The columns that the grader's CLIP crop shows (the middle square of a 150x100 view).
 CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
@@ -33,7 +33,7 @@ CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
 PASTE = 0.3  # share of the views whose ego kart is replaced by another view's
 DONORS = 8  # views that are looked at for one whose ego kart fits
 ZOOMED = 0.5  # share of the views of which a part is taken for the whole
-ADDED, MOST_ADDED = 0.4, 4  # share of the views that get far karts of other views, and at most how many
+ADDED, MOST_ADDED = 0.4, 6  # share of the views that get far karts of other views, and at most how many
 AHEAD = 0.5  # share of the added karts that stand ahead of the view's nearest kart
 FAR, MIDDLE = 12, 18  # pixels: the shorter side of a box under which a kart is far, and one like those that are added
 LEAST_SEEN = 0.4  # of an added kart: the share that others may not cover
@@ -65,7 +65,7 @@ class Frames:
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.chances = np.array(chances)
         self.hardness = np.array([_hardness(scene) for scene in self.scenes])
-        self.places = [kart.box for scene in self.scenes for kart in scene.karts if kart.side < MIDDLE]
+        self.places = [kart.box for scene in self.scenes for kart in all_karts(scene) if kart.side < MIDDLE]
         alone = [i for i, scene in enumerate(self.scenes) if len(scene.karts) == 1 and self._can_be_pasted(scene)]
         self.alone = np.array(alone, dtype=int)
         self.alone_chances = _each_as_often([self.scenes[i].ego.name for i in alone], self.chances[self.alone])
@@ -80,7 +80,7 @@ class Frames:
                 continue
             for view in range(len(info["detections"])):
                 self.files.append(image_file(path, view))
-                self.scenes.append(scene(info, view))
+                self.scenes.append(seen(info, view))
                 self.labels.append((info, view))
                 moments.append((moment, view))
         times = Counter(moments)
@@ -168,7 +168,7 @@ class Frames:
             return view, scene
         view = pasted(view, scene.ego.box, self.views[donor], self.scenes[donor].ego.box, matched)
         karts = [replace(kart, name=name) if kart is scene.ego else kart for kart in scene.karts]
-        return view, Scene(scene.track, tuple(karts))
+        return view, replace(scene, karts=tuple(karts))
 
     def _places(self, scene: Scene, rng: np.random.Generator) -> list[tuple]:
         """Boxes of far karts of other views, some of them brought to the columns of the nearest kart."""
@@ -186,23 +186,25 @@ class Frames:
     ) -> tuple[np.ndarray, Scene]:
         """More karts in the boxes, behind the larger ones that are there: larger ego karts of other views, shrunk.
 
-        A box is left out where its kart would cover another, be covered itself, or be the second of its name.
+        A box is left out where its kart would cover another, be covered itself, or be the second of its name. Some are
+        too small to count, as in the views themselves: else whatever is added would.
         """
-        karts = list(scene.karts)
+        karts, small = list(scene.karts), list(scene.small)
         for box in boxes:
             donor = min(rng.choice(donors, DONORS), key=lambda i: stretch(self.scenes[i].ego.box, box))
             name, side = self.scenes[donor].ego.name, min(box[2] - box[0], box[3] - box[1])
             near = [kart for kart in karts if overlap(kart.box, box)]
-            if any(kart.name == name for kart in karts) or any(kart.side < 1.2 * side for kart in near):
+            if any(kart.name == name for kart in (*karts, *small)) or any(kart.side < 1.2 * side for kart in near):
                 continue
             covered = np.zeros(view.shape[:2], dtype=bool)
             for kart in near:
                 covered |= hidden(kart.box, covered.shape)
-            seen, share = seen_of(box, covered)
-            if share >= LEAST_SEEN and min(seen[2] - seen[0], seen[3] - seen[1]) >= MIN_SIDE:
+            visible, share = seen_of(box, covered)
+            kart = Kart(len(karts), name, visible)
+            if share >= LEAST_SEEN and kart.side >= LEAST_SIDE:
                 view = pasted(view, box, self.views[donor], self.scenes[donor].ego.box, rng.random(), covered)
-                karts.append(Kart(len(karts), name, seen))
-        return view, Scene(scene.track, tuple(karts))
+                (karts if kart.side >= MIN_SIDE else small).append(kart)
+        return view, replace(scene, karts=tuple(karts), small=tuple(small))
 
     def windows(self, rng: np.random.Generator, size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """A random batch of windows of the fovea's size, full of small karts.

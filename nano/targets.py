@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from homework.nano_vision import FOVEA_SIZE, FOVEA_TOP
-from homework.scene import VIEW_SIZE, Scene
+from homework.scene import MIN_SIDE, VIEW_SIZE, Scene
+
+from .seen import all_karts
 
 KARTS = (
     "adiumy amanda beastie emule gavroche gnu hexley kiki konqi nolok pidgin puffy sara_the_racer "
@@ -23,6 +25,8 @@ NONE = len(KARTS)  # a cell without a kart
 IGNORE = -1
 MAX_COUNT = 9  # larger numbers count as this one
 KART_WEIGHT = 10  # of a kart of one cell, beside 1 of a cell without
+SMALL_WEIGHT = 3  # of one that is too small to count
+SIZES = (3, 4, 5, 6, 7)  # pixels: which of them a box's width reaches, and its height
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,6 @@ FOVEA = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP, *FOVEA_SIZE
 FOVEA_CELLS = Grid(*FOVEA, 4)
 
 
-def mirror(scene: Scene) -> Scene:
-    """The scene of the image flipped left to right."""
-    karts = []
-    for kart in scene.karts:
-        x1, y1, x2, y2 = kart.box
-        karts.append(type(kart)(kart.track_id, kart.name, (VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2)))
-    return Scene(scene.track, tuple(karts))
-
-
 def image_targets(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     """What is true of each whole image.
 
@@ -108,16 +103,22 @@ def cell_targets(scenes: Sequence[Scene], left: int = 0, width: int = VIEW_SIZE[
 
     Returns:
         kart, weight, center, box at stride 8, fovea_kart, fovea_weight at stride 4 in the fovea: see `kart_maps`;
-        token, side at stride 16, fovea_token, fovea_side at stride 8 in the fovea: see `token_targets`.
+        token, side at stride 16, fovea_token, fovea_side at stride 8 in the fovea: see `token_targets`;
+        fovea_size at stride 4, fovea_token_size at stride 8, both in the fovea: see `size_targets`.
     """
     part = left, 0, width, VIEW_SIZE[1]
     targets = kart_maps(scenes, Grid(*part, 8)) | token_targets(scenes, Grid(*part, 16))
     in_fovea = kart_maps(scenes, FOVEA_CELLS) | token_targets(scenes, Grid(*FOVEA, 8))
-    return targets | {f"fovea_{name}": in_fovea[name] for name in ("kart", "weight", "token", "side")}
+    targets |= {f"fovea_{name}": in_fovea[name] for name in ("kart", "weight", "token", "side")}
+    size = size_targets(scenes, Grid(*FOVEA, 8))
+    return targets | {
+        "fovea_size": size_targets(scenes, FOVEA_CELLS),
+        "fovea_token_size": size.reshape(len(size), -1, size.shape[-1]),
+    }
 
 
 def kart_maps(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
-    """Which kart covers each cell, and where karts' centres are.
+    """Which kart covers each cell, and where karts' centres are, those included that are too small to count.
 
     Returns:
         kart [n, h, w]: the kart whose box covers the cell's middle (the smallest such box), `NONE` without one;
@@ -129,11 +130,11 @@ def kart_maps(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
     kart_map, weight = np.full(shape, NONE, dtype=np.int8), np.ones(shape, dtype=np.float16)
     center, box = np.zeros(shape, dtype=bool), np.zeros((*shape, 4), dtype=np.float16)
     for i, scene in enumerate(scenes):
-        for kart in sorted(scene.karts, key=lambda k: -(k.box[2] - k.box[0]) * (k.box[3] - k.box[1])):
+        for kart in sorted(all_karts(scene), key=lambda k: -(k.box[2] - k.box[0]) * (k.box[3] - k.box[1])):
             index, (x1, y1, x2, y2), at = KART_ID.get(kart.name, IGNORE), kart.box, grid.cell_of(*kart.center)
             rows, columns = grid.cells_of(*kart.box)
             cells = kart_map[i, rows, columns].size
-            heavy = KART_WEIGHT / max(1, cells) ** 0.5
+            heavy = (KART_WEIGHT if kart.side >= MIN_SIDE else SMALL_WEIGHT) / max(1, cells) ** 0.5
             kart_map[i, rows, columns], weight[i, rows, columns] = index, heavy
             if at is None:
                 continue
@@ -171,3 +172,23 @@ def token_targets(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
                 side[cell] = np.where((side[cell] == flags) | (cell not in found), flags, IGNORE)
                 found.add(cell)
     return {"token": token.reshape(n, -1, len(KARTS) + 1), "side": side.reshape(n, -1, 2)}
+
+
+def size_targets(scenes: Sequence[Scene], grid: Grid) -> np.ndarray:
+    """Which of `SIZES` the width and the height of the kart reach whose centre lies in a cell.
+
+    Returns:
+        [n, h, w, 2 * sizes]: of the width, then of the height; `IGNORE` without a kart, or with two.
+    """
+    size = np.full((len(scenes), grid.rows, grid.columns, 2 * len(SIZES)), IGNORE, dtype=np.int8)
+    for i, scene in enumerate(scenes):
+        found = set()
+        for kart in all_karts(scene):
+            at = grid.cell_of(*kart.center)
+            if at is None:
+                continue
+            x1, y1, x2, y2 = kart.box
+            reached = [side >= least for side in (x2 - x1, y2 - y1) for least in SIZES]
+            size[(i, *at)] = IGNORE if at in found else reached
+            found.add(at)
+    return size

@@ -10,13 +10,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from homework.preprocess import normalise
-from homework.scene import Kart, Scene
+from homework.scene import Kart
 from nano.augment import random_window, zoomed
 from nano.frames import Frames, _each_as_often, targets_of
 from nano.measure import cells_by_size, ego_by_kart, ego_by_place, image_logits, relation_by_karts, stored_at
 from nano.paste import pasted
+from nano.seen import Seen, mirror
 from nano.start import VisionStage
-from nano.targets import KARTS, NONE, mirror
+from nano.targets import KARTS, NONE
 
 
 @pytest.fixture
@@ -25,14 +26,14 @@ def frames(tiny_data) -> Frames:
     return Frames(tiny_data, ["train"])
 
 
-def flat(name: str, colour: str, box: tuple, background: str = "gray") -> tuple[np.ndarray, Scene]:
+def flat(name: str, colour: str, box: tuple, background: str = "gray") -> tuple[np.ndarray, Seen]:
     """A view of one colour with a kart of another in the box."""
     image = Image.new("RGB", (150, 100), background)
     ImageDraw.Draw(image).rectangle(box, fill=colour)
-    return np.array(image), Scene("abyss", (Kart(0, name, box),))
+    return np.array(image), Seen("abyss", (Kart(0, name, box),))
 
 
-def frames_of(*views: tuple[np.ndarray, Scene]) -> Frames:
+def frames_of(*views: tuple[np.ndarray, Seen]) -> Frames:
     """Frames of given views, none more often than another."""
     frames = Frames.__new__(Frames)
     frames.views = np.stack([view for view, _ in views])
@@ -43,7 +44,7 @@ def frames_of(*views: tuple[np.ndarray, Scene]) -> Frames:
 def test_paste_replaces_the_ego_kart_alone():
     """Another view's ego kart takes the place of this one's: its name in the scene, its pixels in the box."""
     view, scene = flat("tux", "red", (60, 40, 90, 70))
-    scene = Scene(scene.track, (Kart(1, "gnu", (10, 10, 20, 20)), *scene.karts))
+    scene = Seen(scene.track, (Kart(1, "gnu", (10, 10, 20, 20)), *scene.karts))
     frames = frames_of(flat("kiki", "lime", (70, 50, 100, 81), "white"))
     before = view.copy()
     pasted, changed = frames._paste(view, scene, np.array([0]))
@@ -65,7 +66,7 @@ def test_paste_replaces_the_ego_kart_alone():
 def test_no_paste_where_other_labels_would_change(other):
     """Two karts of a name, or a kart that would be covered: the view stays as it is."""
     view, scene = flat("tux", "red", (60, 40, 90, 70))
-    scene = Scene(scene.track, (*scene.karts, other))
+    scene = Seen(scene.track, (*scene.karts, other))
     frames = frames_of(flat("kiki", "lime", (70, 50, 100, 81)))
     pasted, same = frames._paste(view, scene, np.array([0]))
     assert same is scene and np.array_equal(pasted, view)
@@ -93,6 +94,16 @@ def test_far_karts_are_added_beside_those_that_are_there():
     assert np.array_equal(added[outside], view[outside])
 
 
+def test_an_added_kart_may_be_too_small_to_count():
+    """It is drawn and known, and no kart of the scene; another of its name isn't added."""
+    view, scene = flat("tux", "red", (60, 40, 90, 70))
+    frames = frames_of(flat("kiki", "lime", (70, 50, 100, 80), background="lime"))
+    boxes = [(100, 45, 104, 51), (10, 45, 18, 53)]
+    added, changed = frames._add(view, scene, boxes, np.array([0]), np.random.default_rng(0))
+    assert changed.karts == scene.karts and [kart.box for kart in changed.small] == boxes[:1]
+    assert (added[46:51, 101:104] != view[46:51, 101:104]).any(-1).all()
+
+
 def test_an_added_kart_stands_behind_a_larger_one():
     """What the near kart covers of it isn't drawn and isn't in its box."""
     view, scene = flat("tux", "red", (60, 40, 90, 70))
@@ -106,7 +117,7 @@ def test_an_added_kart_stands_behind_a_larger_one():
     "box",
     [
         pytest.param((70, 45, 80, 55), id="all of it would be covered"),
-        pytest.param((70, 32, 76, 42), id="less than the label rule takes would be seen"),
+        pytest.param((70, 34, 76, 38), id="less would be seen than can be recognised"),
         pytest.param((50, 30, 95, 75), id="it would cover a smaller kart"),
     ],
 )
@@ -308,7 +319,7 @@ def test_stored_at_a_lower_quality_views_lose_more(frames):
 
 def test_each_kart_is_pasted_as_often_as_any_other(frames):
     """However many views show it: some karts are in one split alone."""
-    frames.scenes = [Scene("abyss", (Kart(0, name, (60, 40, 90, 70)),)) for name in ["tux"] * 8 + ["gnu"]]
+    frames.scenes = [Seen("abyss", (Kart(0, name, (60, 40, 90, 70)),)) for name in ["tux"] * 8 + ["gnu"]]
     frames.alone, frames.chances = np.arange(9), np.full(9, 1 / 9)
     frames.alone_chances = _each_as_often([scene.ego.name for scene in frames.scenes], frames.chances)
     donors = frames._donors(np.random.default_rng(0), 200).ravel()

@@ -7,7 +7,8 @@ import pytest
 
 from homework.questions import qa_pairs
 from homework.scene import Kart, Scene
-from nano.targets import IGNORE, KART_ID, NONE, TRACK_ID, cell_targets, image_targets, mirror
+from nano.seen import Seen, mirror, seen
+from nano.targets import IGNORE, KART_ID, NONE, SIZES, TRACK_ID, cell_targets, image_targets
 
 from .conftest import SCENE
 
@@ -93,3 +94,36 @@ def test_crop_drops_karts_outside():
     token = cell_targets([inside], 25, 100)["token"][0]
     assert token[:, KART_ID["tux"]].any() and not token[:, KART_ID["gnu"]].any()
     assert token[:, NONE].sum() == 1  # the ego kart's cell
+
+
+# in pixels of a 600x400 image: of 150x100 the box of gnu is 5 by 4, which doesn't count, that of xue 1 by 1
+INFO = {
+    "track": "abyss",
+    "karts": ["tux", "gnu", "xue"],
+    "detections": [
+        [[1, 0, 240, 160, 360, 284], [1, 1, 320, 150, 340, 167], [2, 1, 0, 0, 50, 50], [1, 2, 80, 150, 84, 154]]
+    ],
+}
+
+
+def test_karts_too_small_to_count_are_known():
+    """What the label rule leaves out is kept beside the scene, also in its mirror image; what can't be seen isn't."""
+    scene = seen(INFO, 0)
+    assert [kart.name for kart in scene.karts] == ["tux"]
+    assert [(kart.name, kart.box) for kart in scene.small] == [("gnu", (80, 37, 85, 41))]
+    assert mirror(scene).small[0].box == (65, 37, 70, 41) and mirror(mirror(scene)) == scene
+    plain = Seen(scene.track, scene.karts)
+    for name, target in image_targets([scene]).items():
+        assert np.array_equal(target, image_targets([plain])[name])
+
+
+def test_cells_name_and_measure_karts_too_small_to_count():
+    """The fovea's cells are taught which kart it is and which sizes it reaches, and that it counts for nothing."""
+    maps = cell_targets([seen(INFO, 0)])
+    assert maps["fovea_kart"][0, 2, 14] == KART_ID["gnu"]  # the cell of (83, 39), 4 pixels wide, from (27, 32) on
+    width, height = maps["fovea_size"][0, 2, 14].reshape(2, -1)
+    assert width.tolist() == [size <= 5 for size in SIZES] and height.tolist() == [size <= 4 for size in SIZES]
+    measured = (maps["fovea_size"] != IGNORE).all(-1)
+    assert measured.sum() == 2 and (maps["fovea_size"][~measured] == IGNORE).all()  # tux too
+    assert (maps["fovea_token_size"] != IGNORE).all(-1).sum() == 2
+    assert not maps["token"][..., KART_ID["gnu"]].any() and not maps["fovea_token"][..., KART_ID["gnu"]].any()
