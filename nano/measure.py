@@ -9,14 +9,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from homework.scene import VIEW_SIZE, Scene
+from homework.scene import MIN_SIDE, VIEW_SIZE, Scene
 
 from .dense import IMAGE_HEADS, accuracy, forward, recognised
 from .frames import Frames
+from .seen import Seen, all_karts
 from .targets import FOVEA_CELLS, IGNORE, KART_ID, KARTS, Grid
 
 SIDES = (5, 8, 12, 18)  # pixels: where the classes of a kart's shorter side begin
 EGO_SIDES = (18, 10)  # and where those of an ego kart's begin
+# Shorter sides of karts that nearly count, or only just; the first that fits is a view's
+NEARNESS = {"4 or 5 px": {MIN_SIDE - 1, MIN_SIDE}, "3 or 6 px": {MIN_SIDE - 2, MIN_SIDE + 1}, "none of these": set()}
 CELLS = {"fovea_kart": FOVEA_CELLS, "kart": Grid(0, 0, *VIEW_SIZE, 8)}  # from the finest
 
 
@@ -97,6 +100,25 @@ def ego_by_place(answers: Iterable[tuple[dict, dict]], frames: Frames) -> dict[s
             right, views = result.get(place, (0, 0))
             result[place] = right + (name == kart), views + 1
     return dict(sorted(result.items()))
+
+
+def by_nearness(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Seen]) -> dict[str, dict[str, tuple[int, int]]]:
+    """(right, views) of ego and total, by how few pixels decide whether a kart of the view counts.
+
+    Args:
+        answers: see `image_logits`.
+        scenes: of the same views.
+    """
+    result, remaining = {name: dict.fromkeys(NEARNESS, (0, 0)) for name in ("ego", "total")}, iter(scenes)
+    for logits, targets in answers:
+        right = {name: logits[name].argmax(-1) == targets[name] for name in result}
+        for number, scene in enumerate(islice(remaining, len(targets["ego"]))):
+            sides = {kart.side for kart in all_karts(scene)}
+            place = next(name for name, those in NEARNESS.items() if not those or sides & those)
+            for name, rows in result.items():
+                if targets[name][number] != IGNORE:
+                    rows[place] = rows[place][0] + int(right[name][number]), rows[place][1] + 1
+    return result
 
 
 def relation_by_karts(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Scene]) -> dict[int, tuple[int, int]]:

@@ -38,6 +38,7 @@ from .fovea import FoveaStage
 from .frames import CROWDED, PASTE, Frames
 from .lookup import look_up_names
 from .measure import (
+    by_nearness,
     cells_by_size,
     ego_by_kart,
     ego_by_place,
@@ -181,6 +182,10 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED), q
     print("ego by place:")
     for place, (right, views) in ego_by_place(answers, frames).items():
         print(f"{place:45}{100 * right / views:6.1f} of {views:,} views")
+    for name, rows in by_nearness(answers, frames.scenes).items():
+        print(f"{name} by whether a kart nearly counts, or only just:")
+        for place, (right, views) in rows.items():
+            print(f"{place:16}{100 * right / max(1, views):6.1f} of {views:,} views")
     print("relations by karts in the view:")
     for number, (right, asked) in relation_by_karts(answers, frames.scenes).items():
         print(f"{number:<16}{100 * right / asked:6.1f} of {asked:,} relations")

@@ -13,11 +13,19 @@ from homework.preprocess import normalise
 from homework.scene import Kart
 from nano.augment import random_window, zoomed
 from nano.frames import Frames, _each_as_often, targets_of
-from nano.measure import cells_by_size, ego_by_kart, ego_by_place, image_logits, relation_by_karts, stored_at
+from nano.measure import (
+    by_nearness,
+    cells_by_size,
+    ego_by_kart,
+    ego_by_place,
+    image_logits,
+    relation_by_karts,
+    stored_at,
+)
 from nano.paste import pasted
 from nano.seen import Seen, mirror
 from nano.start import VisionStage
-from nano.targets import KARTS, NONE
+from nano.targets import IGNORE, KARTS, NONE
 
 
 @pytest.fixture
@@ -300,6 +308,22 @@ def test_every_relation_is_counted_by_the_view_s_karts(frames):
     views = Counter(len(scene.karts) for scene in frames.scenes if scene.others)
     assert {karts: asked for karts, (_, asked) in counted.items()} == {n: (n - 1) * views[n] for n in views}
     assert all(0 <= right <= asked for right, asked in counted.values())
+
+
+def test_views_are_counted_by_the_karts_that_nearly_count():
+    """4 pixels, or 5, before 3 or 6, counted or not; a view without an ego kart is asked for the total alone."""
+
+    def seen_at(*sides: int) -> Seen:
+        karts = [Kart(i, "tux", (0, 0, side, side + 9)) for i, side in enumerate(sides)]
+        return Seen("abyss", tuple(k for k in karts if k.side >= 5), tuple(k for k in karts if k.side < 5))
+
+    scenes = [seen_at(20, 4), seen_at(5, 3), seen_at(20, 3), seen_at(6), seen_at(20, 2), seen_at(4)]
+    logits = {name: torch.eye(3)[torch.tensor([1, 2, 1, 2, 1, 2])] for name in ("ego", "total")}
+    targets = {"ego": torch.tensor([1, 1, 1, 2, 1, IGNORE]), "total": torch.tensor([1, 2, 0, 0, 0, 2])}
+    assert by_nearness([(logits, targets)], scenes) == {
+        "ego": {"4 or 5 px": (1, 2), "3 or 6 px": (2, 2), "none of these": (1, 1)},
+        "total": {"4 or 5 px": (3, 3), "3 or 6 px": (0, 2), "none of these": (0, 1)},
+    }
 
 
 def test_every_kart_is_counted_by_its_size(frames):
