@@ -1,5 +1,6 @@
 """Two tiny bases with random weights, as folders: our own architecture, and SmolVLM's."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,12 +15,16 @@ from torch import nn
 from transformers import AutoProcessor
 
 from benchmarks.geometry import save_smolvlm, smolvlm_config
+from homework import clip
 from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base
+from homework.clip_model import CLIP
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import TuxNanoVisionConfig
+from homework.preprocess import clip_pixels, open_image
 from homework.scene import Kart, Scene
 from nano.base import make_config
+from nano.frames import Frames
 
 torch.set_num_threads(1)
 
@@ -40,6 +45,8 @@ VISION = {
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
 }
+
+TEXTS = ["tux is the ego car.", "The track is gran_paradiso_island.", "There are 10 karts in the scene."]
 
 SCENE = Scene(
     "abyss",
@@ -144,3 +151,32 @@ def no_progress(tiny_data) -> Path:
         info.unlink()
     shutil.rmtree(tiny_data / ".cache", ignore_errors=True)
     return tiny_data
+
+
+@pytest.fixture
+def frames(tiny_data) -> Frames:
+    """The tiny train split in memory."""
+    return Frames(tiny_data, ["train"])
+
+
+def stand_still(folder, times: int) -> None:
+    """Give each frame of a split its own distances, and the first of them `times` copies."""
+    for number, path in enumerate(sorted(folder.glob("*_info.json"))):
+        info = json.loads(path.read_text())
+        path.write_text(json.dumps(info | {"distance_down_track": [10.2 + number] * 5}))
+    for copy in range(1, times):
+        for path in list(folder.glob("00000_*")):
+            shutil.copy(path, folder / path.name.replace("00000", f"000b{copy}"))
+
+
+def build_clip(loaded, seed: int = 0) -> CLIP:
+    """A new CLIP on the encoders of a tiny base, which are not to be changed."""
+    torch.manual_seed(seed)
+    return clip.of_vlm(loaded[0]).eval()
+
+
+@torch.no_grad()
+def features(model: nn.Module, tokenizer, images) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of images and of TEXTS."""
+    model.eval()
+    return model(clip_pixels([open_image(path) for path in images]), **clip.tokenize(TEXTS, tokenizer))[:2]

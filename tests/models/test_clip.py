@@ -1,8 +1,6 @@
 """CLIP: what is true of what, features, checkpoints, and the grader's crop."""
 
-import copy
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -14,23 +12,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from homework import clip, training
-from homework.clip_model import ADDITIONAL_WEIGHTS, CLIP, SMOOTHING, log_odds_of
+from homework.clip_model import ADDITIONAL_WEIGHTS, CLIP
 from homework.data import CaptionDataset, MultiChoiceQADataset
 from homework.errors import InputError, write_json
-from homework.preprocess import clip_pixels, open_image
+from homework.preprocess import clip_pixels
 from homework.questions import captions
 from homework.scene import frame_of, read_info, scene
 from homework.training import last_checkpoint
 
-TEXTS = ["tux is the ego car.", "The track is gran_paradiso_island.", "There are 10 karts in the scene."]
+from .conftest import TEXTS, build_clip, features
+
 WEIGHTS = "adapter_model.safetensors"
-EVEN = torch.zeros(())  # log odds of captions that are as often true as not
-
-
-def build(loaded, seed: int = 0) -> CLIP:
-    """A new CLIP on the encoders of a tiny base, which are not to be changed."""
-    torch.manual_seed(seed)
-    return clip.of_vlm(loaded[0]).eval()
 
 
 def train(base: Path, data: Path, folder: Path, steps: int = 4, **settings) -> Path:
@@ -40,12 +32,6 @@ def train(base: Path, data: Path, folder: Path, steps: int = 4, **settings) -> P
         str(base), data=str(data), output=str(folder / "clip"), work=str(folder / "work"), steps=steps, **settings
     )
     return folder / "clip"
-
-
-@torch.no_grad()
-def features(model: nn.Module, tokenizer, images) -> tuple[torch.Tensor, torch.Tensor]:
-    model.eval()
-    return model(clip_pixels([open_image(path) for path in images]), **clip.tokenize(TEXTS, tokenizer))[:2]
 
 
 def true_captions(data: Path, image: str) -> set[str]:
@@ -88,85 +74,12 @@ def test_captions_without_frames(no_progress):
     assert dataset.truth.sum() == len({(row["image_file"], row["caption"]) for row in rows})
 
 
-def test_perfect_features_have_the_least_loss(loaded_nano, tiny_data):
-    """However many captions are true of an image, and images of a caption: smooth labels alone are left."""
-    truth = clip.CaptionedViews(CaptionDataset("train", tiny_data), tiny_data).truth
-    truth = truth[truth.sum(1) == truth.sum(1).mode().values]  # of as many captions, so that the cosines are the same
-    model = build(loaded_nano)
-    text = torch.eye(truth.shape[1])
-    vision = nn.functional.normalize(truth, dim=-1)
-    sure = math.log(2 / SMOOTHING - 1)  # the logit of a label
-    with torch.no_grad():
-        model.logit_scale.fill_(math.log(2 * sure / vision.max().item()))  # a false pair's cosine is 0
-        model.logit_bias.fill_(-sure)
-    least = truth.shape[1] * nn.functional.binary_cross_entropy(*[torch.tensor(SMOOTHING / 2)] * 2).item()
-    assert model.loss(vision, text, truth, EVEN).item() == pytest.approx(least, rel=1e-5)
-    # a single true pair called wrong would cost much
-    wrong = truth.clone()
-    wrong[0, truth[0].argmax()] = 0
-    assert model.loss(vision, text, wrong, EVEN).item() > least + 2 / len(truth)
-
-
-def test_no_true_caption_is_pushed_away(loaded_nano, tiny_data):
-    """The gradient draws an image to each caption that is true of it, and away from all others."""
-    truth = clip.CaptionedViews(CaptionDataset("train", tiny_data), tiny_data).truth
-    model = build(loaded_nano)
-    text = torch.eye(truth.shape[1])
-    vision = torch.zeros(truth.shape, requires_grad=True)
-    model.loss(vision, text, truth, EVEN).backward()
-    assert torch.equal(vision.grad < 0, truth == 1)
-
-
-def test_kinds_of_seldom_captions_are_not_thought_less_likely(loaded_nano):
-    """An image that says nothing gives a caption of each kind the score 0 on the mean, however often they are true."""
-    truth, kinds = torch.zeros(1000, 3), ["relation", "total", "total"]
-    truth[:10, 0], truth[:700, 1], truth[700:, 2] = 1, 1, 1
-    model, text = build(loaded_nano), torch.eye(3)
-    vision = torch.zeros(truth.shape, requires_grad=True)
-    model.loss(vision, text, truth, log_odds_of(truth, kinds)).backward()
-    relation, one, two = vision.grad.sum(0)
-    assert abs(relation) < 1e-3 and abs(one + two) < 1e-3
-    assert one < 0 < two  # what is more often true is drawn up, within its kind
-    assert log_odds_of(torch.zeros(5, 2), kinds[:2]).isfinite().all()
-
-
-def test_padding_side_does_not_matter(loaded):
-    """Texts padded on the left, on the right, or alone have the same features."""
-    model, tokenizer = build(loaded), loaded[1].tokenizer
-    found = []
-    with torch.no_grad():
-        for side in ("right", "left"):
-            tokenizer.padding_side = side
-            encoded = clip.tokenize(TEXTS, tokenizer)
-            assert (encoded["attention_mask"] == 0).any()
-            found.append(model.encode_text(**encoded))
-        alone = torch.cat([model.encode_text(**clip.tokenize([text], tokenizer)) for text in TEXTS])
-    assert torch.allclose(found[0], found[1], atol=1e-5) and torch.allclose(found[0], alone, atol=1e-5)
-    assert (found[0] @ found[0].T - torch.eye(3)).abs().max() > 0.01
-    assert not torch.allclose(found[0][0], found[0][1], atol=1e-3)
-
-
 def test_texts_end_in_the_end_token(loaded):
     """As the grader does it: caption, then the tokenizer's end token."""
     tokenizer = loaded[1].tokenizer
     encoded = clip.tokenize(TEXTS, tokenizer)
     for ids, mask, text in zip(encoded["input_ids"], encoded["attention_mask"], TEXTS, strict=True):
         assert ids[mask == 1].tolist() == [*tokenizer(text)["input_ids"], 49279]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_pixels_of_any_float_type(loaded, views, dtype):
-    """Pixels of any float type give unit vectors, about the same ones."""
-    model, tokenizer = build(loaded), loaded[1].tokenizer
-    pixels = clip_pixels([open_image(path) for path in views])
-    with torch.no_grad():
-        vision, text, scale = model(pixels.to(dtype), **clip.tokenize(TEXTS, tokenizer))
-        expected = model.encode_image(pixels)
-    assert vision.shape == (4, 128) and text.shape == (3, 128) and scale.item() == pytest.approx(10)
-    for feature in (vision, text):
-        assert torch.allclose(feature.norm(dim=-1), torch.ones(len(feature)), atol=1e-5)
-    assert (vision * expected).sum(-1).min() > 0.99
-    assert not torch.allclose(vision[0], vision[1], atol=1e-2)
 
 
 @pytest.mark.parametrize("size", [(150, 100), (600, 400), (100, 150), (301, 201), (192, 192), (193, 195), (40, 31)])
@@ -200,23 +113,25 @@ def test_trained_checkpoint_is_what_was_trained(base_folder, loaded, no_progress
     assert type(again.model) is CLIP and not again.model.training and isinstance(again, nn.Module)
     for feature, expected in zip(features(again, tokenizer, views), before, strict=True):
         assert torch.allclose(feature, expected, atol=1e-6)
-    assert not torch.allclose(features(build(loaded), tokenizer, views)[0], before[0], atol=1e-2)
+    assert not torch.allclose(features(build_clip(loaded), tokenizer, views)[0], before[0], atol=1e-2)
     names = {
-        k for k, p in build(loaded).named_parameters() if not k.startswith(("vision_enc", "text_enc", "recogniser"))
+        k
+        for k, p in build_clip(loaded).named_parameters()
+        if not k.startswith(("vision_enc", "text_enc", "recogniser"))
     }
     saved = torch.load(folder / ADDITIONAL_WEIGHTS, weights_only=True)
     assert saved.keys() == names and "logit_scale" in names
     # the projections and the temperature are trained, not only LoRA
-    fresh = build(loaded).additional_weights()
+    fresh = build_clip(loaded).additional_weights()
     assert all(not torch.equal(saved[name], fresh[name]) for name in ("logit_scale", "vision_projection.weight"))
 
 
 def test_a_vision_encoder_that_recognises_stays_as_it_is(base_folder, loaded, no_progress, tmp_path):
     """LoRA is on both encoders, but on the text's alone where the image's is read by what it recognises."""
-    folder, recognises = train(base_folder, no_progress, tmp_path, steps=1), build(loaded).recogniser is not None
+    folder, recognises = train(base_folder, no_progress, tmp_path, steps=1), build_clip(loaded).recogniser is not None
     adapted = {name.split(".")[2] for name in load_file(folder / WEIGHTS)}
     assert adapted == ({"text_encoder"} if recognises else {"text_encoder", "vision_encoder"})
-    trained, base = clip.load(folder).model.state_dict(), build(loaded).state_dict()
+    trained, base = clip.load(folder).model.state_dict(), build_clip(loaded).state_dict()
     kept = {name for name in base if name.startswith("recogniser.")}
     assert bool(kept) == recognises and all(torch.equal(trained[name], base[name]) for name in kept)
 
@@ -247,50 +162,6 @@ def test_resumed_run_is_the_undisturbed_one(nano_folder, no_progress, tmp_path, 
             assert torch.allclose(weight, second[name], rtol=1e-4, atol=1e-6), name
 
 
-def test_additional_weights_round_trip(loaded, tmp_path):
-    """All that is not the base's is written and read again."""
-    first, second = build(loaded, seed=1), build(loaded)
-    assert not torch.equal(first.text_projection.weight, second.text_projection.weight)
-    first.save_pretrained(tmp_path)
-    second.load_pretrained(tmp_path)
-    for name, weight in first.additional_weights().items():
-        assert torch.equal(weight, second.additional_weights()[name]), name
-    assert not any("encoder" in name for name in first.additional_weights())
-
-
-class Code:
-    """A pickle of this writes a file when it is read."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
-@pytest.mark.parametrize("damage", ["missing", "broken", "other shapes", "other names", "no dict", "code"])
-def test_broken_additional_weights(loaded_nano, tmp_path, damage):
-    """Weights that are broken or of another base: one line that names the file; code in it is not run."""
-    model, file, ran = build(loaded_nano), tmp_path / ADDITIONAL_WEIGHTS, tmp_path / "ran"
-    weights = model.additional_weights()
-    contents = {
-        "other shapes": weights | {"text_projection.weight": torch.zeros(128, 576)},
-        "other names": {f"x.{name}": weight for name, weight in weights.items()},
-        "no dict": [1],
-        "code": weights | {"logit_bias": Code(ran)},
-    }
-    if damage == "broken":
-        file.write_bytes(b"broken")
-    elif damage != "missing":
-        torch.save(contents[damage], file)
-    with pytest.raises(InputError) as info:
-        model.load_pretrained(tmp_path)
-    assert str(info.value).startswith(f"{file}: ") and "\n" not in str(info.value)
-    assert not ran.exists()
-    for name, weight in model.additional_weights().items():
-        assert torch.equal(weight, weights[name])
-
-
 def test_checkpoint_of_another_base(nano_folder, smol_folder, no_progress, tmp_path):
     """A checkpoint whose base is another, though all widths agree: one line that names a file of it."""
     folder = train(nano_folder, no_progress, tmp_path, steps=1)
@@ -310,7 +181,7 @@ def test_valid_splits_are_refused(nano_folder, tmp_path, split):
 
 def test_predictions_do_not_depend_on_company(loaded, tiny_data, monkeypatch):
     """Questions answered together or alone get the same candidate, in the rows' order."""
-    model, tokenizer = build(loaded), loaded[1].tokenizer
+    model, tokenizer = build_clip(loaded), loaded[1].tokenizer
     rows = list(MultiChoiceQADataset("valid_grader", tiny_data))
     together = clip.predict(model, tokenizer, rows)
     assert together == [clip.predict(model, tokenizer, [row])[0] for row in rows]
@@ -335,14 +206,3 @@ def test_test_prints_kinds(nano_folder, no_progress, tmp_path, monkeypatch, caps
     assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows)
     with pytest.raises(InputError):
         clip.test(str(tmp_path / "nothing"), data=str(no_progress))
-
-
-def test_projections_keep_their_precision(loaded, views):
-    """With the encoders in bfloat16, as on a GPU, features are still computed and given in float32."""
-    model = copy.deepcopy(build(loaded))
-    for part in (model.vision_encoder, model.text_encoder, model.recogniser):
-        if part is not None:
-            part.bfloat16()
-    vision, text = features(model, loaded[1].tokenizer, views)
-    assert vision.dtype == text.dtype == torch.float32
-    assert torch.allclose(vision.norm(dim=-1), torch.ones(len(vision)), atol=1e-5)

@@ -1,8 +1,6 @@
 """nano/: views in memory, which of them are drawn, and how they are changed."""
 
-import json
 import shutil
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,25 +11,11 @@ from homework.preprocess import normalise
 from homework.scene import Kart
 from nano.augment import random_window, zoomed
 from nano.frames import Frames, _each_as_often, targets_of
-from nano.measure import (
-    by_nearness,
-    cells_by_size,
-    ego_by_kart,
-    ego_by_place,
-    image_logits,
-    relation_by_karts,
-    stored_at,
-)
 from nano.paste import pasted
 from nano.seen import Seen, mirror
-from nano.start import VisionStage
-from nano.targets import IGNORE, KARTS, NONE
+from nano.targets import KARTS, NONE
 
-
-@pytest.fixture
-def frames(tiny_data) -> Frames:
-    """The tiny train split in memory."""
-    return Frames(tiny_data, ["train"])
+from .conftest import stand_still
 
 
 def flat(name: str, colour: str, box: tuple, background: str = "gray") -> tuple[np.ndarray, Seen]:
@@ -232,16 +216,6 @@ def test_crowded_views_can_be_drawn_more_often(frames):
     assert shares[0] == pytest.approx(6 / 9, abs=0.08) and shares[1] == pytest.approx(33 / 36, abs=0.06)
 
 
-def stand_still(folder, times: int) -> None:
-    """Give each frame of a split its own distances, and the first of them `times` copies."""
-    for number, path in enumerate(sorted(folder.glob("*_info.json"))):
-        info = json.loads(path.read_text())
-        path.write_text(json.dumps(info | {"distance_down_track": [10.2 + number] * 5}))
-    for copy in range(1, times):
-        for path in list(folder.glob("00000_*")):
-            shutil.copy(path, folder / path.name.replace("00000", f"000b{copy}"))
-
-
 def test_repeated_moment_counts_as_its_root(tiny_data):
     """A moment taken 4 times over is drawn as often as 2, not 4; splits are drawn equally often."""
     stand_still(tiny_data / "train", 4)
@@ -278,67 +252,6 @@ def test_splits_joined_by_a_plus_take_turns_as_one(tiny_data, frames):
     joined = Frames(tiny_data, ["train", "own+more"])
     assert len(joined) == 3 * len(frames)
     assert joined.chances[: len(frames)].sum() == pytest.approx(joined.chances[len(frames) :].sum())
-
-
-def test_every_ego_kart_is_counted_once(frames):
-    counted = ego_by_kart(image_logits(VisionStage().eval(), frames, batch=2))
-    karts = Counter(scene.ego.name for scene in frames.scenes if scene.ego)
-    assert {kart: views for kart, (_, views) in counted.items()} == dict(karts)
-    assert all(0 <= right <= views for right, views in counted.values())
-
-
-def test_every_ego_kart_is_counted_by_what_makes_it_hard(tiny_data):
-    """Moments that were taken again apart from others, by size, and by whether a larger kart is there."""
-    stand_still(tiny_data / "train", 4)
-    frames = Frames(tiny_data, ["train"])
-    places = ego_by_place(image_logits(VisionStage().eval(), frames, batch=5), frames)
-    egos = [(scene, times) for scene, times in zip(frames.scenes, frames.times, strict=True) if scene.ego]
-    assert sum(views for _, views in places.values()) == len(egos)
-    assert set(frames.times) == {1, 4}
-    for start, copies in (("taken again", 4), ("taken once", 1)):
-        counted = sum(views for place, (_, views) in places.items() if place.startswith(start))
-        assert counted == sum(times == copies for _, times in egos) > 0
-    larger = sum(max(kart.side for kart in scene.karts) > scene.ego.side for scene, _ in egos)
-    assert sum(views for place, (_, views) in places.items() if place.endswith("a larger one there")) == larger
-
-
-def test_every_relation_is_counted_by_the_view_s_karts(frames):
-    """One a kart beside the ego kart."""
-    counted = relation_by_karts(image_logits(VisionStage().eval(), frames, batch=5), frames.scenes)
-    views = Counter(len(scene.karts) for scene in frames.scenes if scene.others)
-    assert {karts: asked for karts, (_, asked) in counted.items()} == {n: (n - 1) * views[n] for n in views}
-    assert all(0 <= right <= asked for right, asked in counted.values())
-
-
-def test_views_are_counted_by_the_karts_that_nearly_count():
-    """4 pixels, or 5, before 3 or 6, counted or not; a view without an ego kart is asked for the total alone."""
-
-    def seen_at(*sides: int) -> Seen:
-        karts = [Kart(i, "tux", (0, 0, side, side + 9)) for i, side in enumerate(sides)]
-        return Seen("abyss", tuple(k for k in karts if k.side >= 5), tuple(k for k in karts if k.side < 5))
-
-    scenes = [seen_at(20, 4), seen_at(5, 3), seen_at(20, 3), seen_at(6), seen_at(20, 2), seen_at(4)]
-    logits = {name: torch.eye(3)[torch.tensor([1, 2, 1, 2, 1, 2])] for name in ("ego", "total")}
-    targets = {"ego": torch.tensor([1, 1, 1, 2, 1, IGNORE]), "total": torch.tensor([1, 2, 0, 0, 0, 2])}
-    assert by_nearness([(logits, targets)], scenes) == {
-        "ego": {"4 or 5 px": (1, 2), "3 or 6 px": (2, 2), "none of these": (1, 1)},
-        "total": {"4 or 5 px": (3, 3), "3 or 6 px": (0, 2), "none of these": (0, 1)},
-    }
-
-
-def test_every_kart_is_counted_by_its_size(frames):
-    sizes = cells_by_size(image_logits(VisionStage().eval(), frames, batch=2), frames.scenes)
-    assert list(sizes) == ["5+ px", "8+ px", "12+ px", "18+ px"]
-    sides = [kart.side for scene in frames.scenes for kart in scene.karts]
-    assert sizes["18+ px"][1] == sum(side >= 18 for side in sides)
-    assert sum(karts for _, karts in sizes.values()) == len(sides)
-
-
-def test_stored_at_a_lower_quality_views_lose_more(frames):
-    before = frames.views.copy()
-    lost = [np.abs(stored_at(quality, frames.views).astype(int) - before).mean() for quality in (95, 70, 20)]
-    assert 0 < lost[0] < lost[1] < lost[2]
-    assert np.array_equal(frames.views, before)
 
 
 def test_each_kart_is_pasted_as_often_as_any_other(frames):
