@@ -5,7 +5,17 @@ import itertools
 import pytest
 import torch
 
-from homework.nano_connector import FLOOR, OF_A_KART, SIDES, Readout, Recogniser, combine, doubted, number_of
+from homework.nano_connector import (
+    FLOOR,
+    OF_A_KART,
+    SIDES,
+    ZERO_ASKED,
+    Readout,
+    Recogniser,
+    combine,
+    doubted,
+    number_of,
+)
 from homework.nano_vision import FOVEA_TOKENS, TuxNanoVisionConfig, TuxNanoVisionModel
 from nano.dense import DenseHeads, forward, recognise_as, recognised
 from nano.targets import KARTS, MAX_COUNT, TRACKS
@@ -152,3 +162,19 @@ def test_facts_are_doubted_in_training_only(readout):
     shares = said.softmax(-1).amax(-1)
     assert shares.min() < 0.5 < 0.9 < sure.softmax(-1).amax(-1).min()
     assert (said.argmax(-1) == sure.argmax(-1)).float().mean() > 0.6  # it is doubted, not forgotten
+
+
+def test_a_count_of_0_is_told_less_readily_when_asked(readout, monkeypatch):
+    """Beside what `combine` takes from it, and not where LoRA learns to weigh it; other numbers stay as they were."""
+    tokens = torch.randn(2, 2 + 70 + FOVEA_TOKENS, WIDTH)
+    given = []
+    monkeypatch.setattr(readout.number, "forward", lambda numbers: given.append(numbers) or numbers.new_zeros(2, 5, 48))
+    monkeypatch.setattr("homework.nano_connector.doubted", lambda values: values)
+    with torch.no_grad():
+        count = readout.recogniser(tokens)["count"]
+        readout.train()(tokens), readout.eval()(tokens)
+    learned, asked = (numbers[:, 1:].log() for numbers in given)
+    assert torch.allclose(learned, count.log_softmax(-1), atol=1e-3)
+    shift = asked - learned
+    assert torch.allclose(shift[..., 0] - shift[..., 1], torch.tensor(ZERO_ASKED), atol=1e-3)
+    assert torch.allclose(shift[..., 1:], shift[..., 1:2].expand_as(shift[..., 1:]), atol=1e-3)
