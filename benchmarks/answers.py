@@ -232,6 +232,8 @@ def report(checkpoint: str, split: str = "valid", data: str = str(DATA_DIR), out
         lines += table("ego kart on the track", official, by_pair(pairs))
     for kind in ("ego", "total", "count", "track"):
         lines += confusions(official, kind)
+    counts = [one for view in views.values() for one in view if one.kind == "count"]
+    lines += table("counts, 0 too", counts, lambda one: "0" if one.truth == "0" else "others")
     print("\n".join(lines))
     agreed = agreement(views.values())
     print("answers that agree")

@@ -24,7 +24,7 @@ from supertux.moments import moment_of
 
 from .augment import jitter, random_window, zoomed
 from .paste import hidden, overlap, pasted, seen_of, stretch
-from .seen import LEAST_SIDE, all_karts, mirror, seen
+from .seen import LEAST_SIDE, Seen, all_karts, mirror, seen
 from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, token_targets
 
 # The columns that the grader's CLIP crop shows (the middle square of a 150x100 view).
@@ -108,7 +108,7 @@ class Frames:
         zoom: float = ZOOMED,
         crowded: float = 0.0,
         added: float = ADDED,
-    ) -> tuple[Tensor, dict[str, Tensor], list[Scene]]:
+    ) -> tuple[Tensor, dict[str, Tensor], list[Seen]]:
         """A random batch of augmented views, each split as often as any other.
 
         Parts of views are taken for the whole, some ego karts replaced, far karts added, half of the views mirrored,
@@ -154,8 +154,8 @@ class Frames:
         return self.alone[self._choose(rng, size * DONORS, self.alone_chances)].reshape(size, DONORS)
 
     def _paste(
-        self, view: np.ndarray, scene: Scene, candidates: np.ndarray, matched: float = 0.0
-    ) -> tuple[np.ndarray, Scene]:
+        self, view: np.ndarray, scene: Seen, candidates: np.ndarray, matched: float = 0.0
+    ) -> tuple[np.ndarray, Seen]:
         """The ego kart of the candidate views whose box is most like this one's in its place.
 
         The view stays as it is where another label would change with the kart. `matched`: see `pasted`.
@@ -182,8 +182,8 @@ class Frames:
         return boxes
 
     def _add(
-        self, view: np.ndarray, scene: Scene, boxes: list[tuple], donors: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, Scene]:
+        self, view: np.ndarray, scene: Seen, boxes: list[tuple], donors: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Seen]:
         """More karts in the boxes, behind the larger ones that are there: larger ego karts of other views, shrunk.
 
         A box is left out where its kart would cover another, be covered itself, or be the second of its name. Some are

@@ -1,12 +1,14 @@
 """benchmarks/answers: where a model fails, and whether its answers agree."""
 
+import json
+import re
 from collections import Counter
 
 import pytest
 
 from benchmarks.answers import Asked, agreement, ask_everything, by_number, by_pair, by_side, confusions, report, table
 from homework.evalsets import split_scenes
-from homework.questions import qa_pairs
+from homework.questions import qa_pairs, question_kind
 from homework.scene import Kart, Scene
 
 SCENE = Scene(
@@ -102,4 +104,7 @@ def test_report_prints_tables_and_agreement(call, nano_folder, tiny_data, tmp_pa
     assert status == 0, err
     for words in ("karts in the view", "pixels of the kart", "not in train", "all of a view"):
         assert words in out
-    assert (tmp_path / "a.json").exists()
+    samples = json.loads((tmp_path / "a.json").read_text())["samples"]
+    counts = [row["correct_answer"] for row in samples if question_kind(row["question"]) == "count"]
+    for name, number in (("0", counts.count("0")), ("others", len(counts) - counts.count("0"))):
+        assert re.search(rf"^  {name} +[\d.]+ of {number}$", out.split("counts, 0 too")[1], re.M)
