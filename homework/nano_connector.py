@@ -157,14 +157,8 @@ def combine(
     others = number_of(there_and.transpose(1, 2), total.shape[-1]).clamp(min=FLOOR).log()  # [b, 1 + SIDES, counts]
     # the ego kart is one of all
     total = total.log_softmax(-1) + F.pad(others[:, 0, :-1], (1, 0), value=math.log(FLOOR))
-    count = count.log_softmax(-1) + others[:, 1:]
-    return {
-        "ego": ego,
-        "total": total,
-        "track": track,
-        "count": lowered(count, ZERO),
-        "relation": torch.cat([there, sides], dim=-1),
-    }
+    count = lowered(count.log_softmax(-1) + others[:, 1:], ZERO)
+    return {"ego": ego, "total": total, "track": track, "count": count, "relation": torch.cat([there, sides], dim=-1)}
 
 
 def lowered(count: Tensor, by: float) -> Tensor:

@@ -6,7 +6,7 @@ This is the only place that knows the label rule. It reproduces 120 of the 120 o
 import math
 import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ CLASS_NAMES = {1: "kart", 2: "track boundary", 3: "track element", 4: "special 1
 
 @dataclass(frozen=True)
 class Kart:
-    """A kart that counts. `box` is (x1, y1, x2, y2), whole pixels of the 150x100 view."""
+    """A kart of a view. `box` is (x1, y1, x2, y2), whole pixels of the 150x100 view."""
 
     track_id: int
     name: str
@@ -41,6 +41,11 @@ class Kart:
         """The shorter side of the box, in pixels of the 150x100 view."""
         x1, y1, x2, y2 = self.box
         return min(x2 - x1, y2 - y1)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is large enough for the label rule."""
+        return self.side >= MIN_SIDE
 
 
 @dataclass(frozen=True)
@@ -113,10 +118,16 @@ def _problem(detection, num_karts: int) -> str | None:
     return None
 
 
-def box_in_view(box: Sequence[float]) -> tuple[int, int, int, int]:
-    """A detection's box (x1, y1, x2, y2), in whole pixels of the 150x100 view: scaled and truncated."""
-    x1, y1, x2, y2 = box
-    return int(x1 * SCALE), int(y1 * SCALE), int(x2 * SCALE), int(y2 * SCALE)
+def detected_karts(info: dict, view_index: int) -> Iterator[Kart]:
+    """Every kart of a view, however small, in the order of the detections; each box scaled and truncated.
+
+    Args:
+        info, view_index: as `scene`'s.
+    """
+    for class_id, track_id, x1, y1, x2, y2 in info["detections"][view_index]:
+        if class_id == KART_CLASS:
+            box = int(x1 * SCALE), int(y1 * SCALE), int(x2 * SCALE), int(y2 * SCALE)
+            yield Kart(track_id, info["karts"][track_id], box)
 
 
 def scene(info: dict, view_index: int) -> Scene:
@@ -126,14 +137,7 @@ def scene(info: dict, view_index: int) -> Scene:
         info: as `read_info` returns it.
         view_index: which view; 0 to `len(info["detections"]) - 1`.
     """
-    karts = []
-    for class_id, track_id, *box in info["detections"][view_index]:
-        if class_id != KART_CLASS:
-            continue
-        x1, y1, x2, y2 = box_in_view(box)
-        if x2 - x1 >= MIN_SIDE and y2 - y1 >= MIN_SIDE:
-            karts.append(Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2)))
-    return Scene(info["track"], tuple(karts))
+    return Scene(info["track"], tuple(kart for kart in detected_karts(info, view_index) if kart.counts))
 
 
 def scenes(info_path: str | Path) -> list[tuple[int, Scene]]:

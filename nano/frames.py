@@ -24,7 +24,7 @@ from supertux.moments import moment_of
 
 from .augment import jitter, random_window, zoomed
 from .paste import hidden, overlap, pasted, seen_of, stretch
-from .seen import LEAST_SIDE, Seen, all_karts, mirror, seen
+from .seen import LEAST_SIDE, Seen, mirror, seen
 from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, token_targets
 
 # The columns that the grader's CLIP crop shows (the middle square of a 150x100 view).
@@ -65,7 +65,7 @@ class Frames:
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.chances = np.array(chances)
         self.hardness = np.array([_hardness(scene) for scene in self.scenes])
-        self.places = [kart.box for scene in self.scenes for kart in all_karts(scene) if kart.side < MIDDLE]
+        self.places = [kart.box for scene in self.scenes for kart in scene.all_karts if kart.side < MIDDLE]
         alone = [i for i, scene in enumerate(self.scenes) if len(scene.karts) == 1 and self._can_be_pasted(scene)]
         self.alone = np.array(alone, dtype=int)
         self.alone_chances = _each_as_often([self.scenes[i].ego.name for i in alone], self.chances[self.alone])
@@ -203,7 +203,7 @@ class Frames:
             kart = Kart(len(karts), name, visible)
             if share >= LEAST_SEEN and kart.side >= LEAST_SIDE:
                 view = pasted(view, box, self.views[donor], self.scenes[donor].ego.box, rng.random(), covered)
-                (karts if kart.side >= MIN_SIDE else small).append(kart)
+                (karts if kart.counts else small).append(kart)
         return view, replace(scene, karts=tuple(karts), small=tuple(small))
 
     def windows(self, rng: np.random.Generator, size: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -255,7 +255,7 @@ def _hardness(scene: Scene) -> int:
     return int(np.clip(len(scene.karts) - 1 + far, 0, HARDEST))
 
 
-def targets_of(scenes: list[Scene], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, Tensor]:
+def targets_of(scenes: list[Seen], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, Tensor]:
     """All targets of `targets.py`, for the image's columns `left` to `left + width`."""
     arrays = image_targets(scenes) | cell_targets(scenes, left, width)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -13,7 +13,7 @@ from homework.scene import MIN_SIDE, VIEW_SIZE, Scene
 
 from .dense import IMAGE_HEADS, accuracy, forward, recognised
 from .frames import Frames
-from .seen import Seen, all_karts
+from .seen import Seen
 from .targets import FOVEA_CELLS, IGNORE, KART_ID, KARTS, Grid
 
 SIDES = (5, 8, 12, 18)  # pixels: where the classes of a kart's shorter side begin
@@ -113,7 +113,7 @@ def by_nearness(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Seen]) ->
     for logits, targets in answers:
         right = {name: logits[name].argmax(-1) == targets[name] for name in result}
         for number, scene in enumerate(islice(remaining, len(targets["ego"]))):
-            sides = {kart.side for kart in all_karts(scene)}
+            sides = {kart.side for kart in scene.all_karts}
             place = next(name for name, those in NEARNESS.items() if not those or sides & those)
             for name, rows in result.items():
                 if targets[name][number] != IGNORE:

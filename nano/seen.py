@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from homework.scene import KART_CLASS, MIN_SIDE, VIEW_SIZE, Kart, Scene, box_in_view, scene
+from homework.scene import VIEW_SIZE, Kart, Scene, detected_karts
 
 LEAST_SIDE = 2  # pixels of a box's shorter side: of less there is nothing to be seen
 
@@ -17,6 +17,11 @@ class Seen(Scene):
 
     small: tuple[Kart, ...] = ()
 
+    @property
+    def all_karts(self) -> tuple[Kart, ...]:
+        """Those that count, and those that don't."""
+        return self.karts + self.small
+
 
 def seen(info: dict, view_index: int) -> Seen:
     """The scene of a view by the label rule, with the karts that it leaves out.
@@ -24,26 +29,16 @@ def seen(info: dict, view_index: int) -> Seen:
     Args:
         info, view_index: as `scene`'s.
     """
-    counted, small = scene(info, view_index), []
-    for class_id, track_id, *box in info["detections"][view_index]:
-        if class_id == KART_CLASS:
-            kart = Kart(track_id, info["karts"][track_id], box_in_view(box))
-            if LEAST_SIDE <= kart.side < MIN_SIDE:
-                small.append(kart)
-    return Seen(counted.track, counted.karts, tuple(small))
+    karts = list(detected_karts(info, view_index))
+    small = tuple(kart for kart in karts if not kart.counts and kart.side >= LEAST_SIDE)
+    return Seen(info["track"], tuple(kart for kart in karts if kart.counts), small)
 
 
-def all_karts(scene: Scene) -> tuple[Kart, ...]:
-    """Those that count, and those that don't, where they are known."""
-    return scene.karts + (scene.small if isinstance(scene, Seen) else ())
-
-
-def mirror(scene: Scene) -> Scene:
+def mirror(scene: Seen) -> Seen:
     """The scene of the image flipped left to right."""
+    return replace(scene, karts=_flipped(scene.karts), small=_flipped(scene.small))
 
-    def flipped(karts: tuple[Kart, ...]) -> tuple[Kart, ...]:
-        boxes = [(VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2) for x1, y1, x2, y2 in (kart.box for kart in karts)]
-        return tuple(replace(kart, box=box) for kart, box in zip(karts, boxes, strict=True))
 
-    small = {"small": flipped(scene.small)} if isinstance(scene, Seen) else {}
-    return replace(scene, karts=flipped(scene.karts), **small)
+def _flipped(karts: tuple[Kart, ...]) -> tuple[Kart, ...]:
+    boxes = [(VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2) for x1, y1, x2, y2 in (kart.box for kart in karts)]
+    return tuple(replace(kart, box=box) for kart, box in zip(karts, boxes, strict=True))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from homework.nano_vision import FOVEA_SIZE, FOVEA_TOP
-from homework.scene import MIN_SIDE, VIEW_SIZE, Scene
+from homework.scene import VIEW_SIZE, Scene
 
-from .seen import all_karts
+from .seen import Seen
 
 KARTS = (
     "adiumy amanda beastie emule gavroche gnu hexley kiki konqi nolok pidgin puffy sara_the_racer "
@@ -98,7 +98,7 @@ def image_targets(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     return targets
 
 
-def cell_targets(scenes: Sequence[Scene], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, np.ndarray]:
+def cell_targets(scenes: Sequence[Seen], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, np.ndarray]:
     """What is true of each cell of the maps of the image's columns `left` to `left + width`, and of the fovea's.
 
     Returns:
@@ -106,18 +106,15 @@ def cell_targets(scenes: Sequence[Scene], left: int = 0, width: int = VIEW_SIZE[
         token, side at stride 16, fovea_token, fovea_side at stride 8 in the fovea: see `token_targets`;
         fovea_size at stride 4, fovea_token_size at stride 8, both in the fovea: see `size_targets`.
     """
-    part = left, 0, width, VIEW_SIZE[1]
+    part, fovea_tokens = (left, 0, width, VIEW_SIZE[1]), Grid(*FOVEA, 8)
     targets = kart_maps(scenes, Grid(*part, 8)) | token_targets(scenes, Grid(*part, 16))
-    in_fovea = kart_maps(scenes, FOVEA_CELLS) | token_targets(scenes, Grid(*FOVEA, 8))
+    in_fovea = kart_maps(scenes, FOVEA_CELLS) | token_targets(scenes, fovea_tokens)
     targets |= {f"fovea_{name}": in_fovea[name] for name in ("kart", "weight", "token", "side")}
-    size = size_targets(scenes, Grid(*FOVEA, 8))
-    return targets | {
-        "fovea_size": size_targets(scenes, FOVEA_CELLS),
-        "fovea_token_size": size.reshape(len(size), -1, size.shape[-1]),
-    }
+    size = size_targets(scenes, fovea_tokens).reshape(len(scenes), fovea_tokens.rows * fovea_tokens.columns, -1)
+    return targets | {"fovea_size": size_targets(scenes, FOVEA_CELLS), "fovea_token_size": size}
 
 
-def kart_maps(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
+def kart_maps(scenes: Sequence[Seen], grid: Grid) -> dict[str, np.ndarray]:
     """Which kart covers each cell, and where karts' centres are, those included that are too small to count.
 
     Returns:
@@ -130,11 +127,11 @@ def kart_maps(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
     kart_map, weight = np.full(shape, NONE, dtype=np.int8), np.ones(shape, dtype=np.float16)
     center, box = np.zeros(shape, dtype=bool), np.zeros((*shape, 4), dtype=np.float16)
     for i, scene in enumerate(scenes):
-        for kart in sorted(all_karts(scene), key=lambda k: -(k.box[2] - k.box[0]) * (k.box[3] - k.box[1])):
+        for kart in sorted(scene.all_karts, key=lambda k: -(k.box[2] - k.box[0]) * (k.box[3] - k.box[1])):
             index, (x1, y1, x2, y2), at = KART_ID.get(kart.name, IGNORE), kart.box, grid.cell_of(*kart.center)
             rows, columns = grid.cells_of(*kart.box)
             cells = kart_map[i, rows, columns].size
-            heavy = (KART_WEIGHT if kart.side >= MIN_SIDE else SMALL_WEIGHT) / max(1, cells) ** 0.5
+            heavy = (KART_WEIGHT if kart.counts else SMALL_WEIGHT) / max(1, cells) ** 0.5
             kart_map[i, rows, columns], weight[i, rows, columns] = index, heavy
             if at is None:
                 continue
@@ -174,7 +171,7 @@ def token_targets(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
     return {"token": token.reshape(n, -1, len(KARTS) + 1), "side": side.reshape(n, -1, 2)}
 
 
-def size_targets(scenes: Sequence[Scene], grid: Grid) -> np.ndarray:
+def size_targets(scenes: Sequence[Seen], grid: Grid) -> np.ndarray:
     """Which of `SIZES` the width and the height of the kart reach whose centre lies in a cell.
 
     Returns:
@@ -183,7 +180,7 @@ def size_targets(scenes: Sequence[Scene], grid: Grid) -> np.ndarray:
     size = np.full((len(scenes), grid.rows, grid.columns, 2 * len(SIZES)), IGNORE, dtype=np.int8)
     for i, scene in enumerate(scenes):
         found = set()
-        for kart in all_karts(scene):
+        for kart in scene.all_karts:
             at = grid.cell_of(*kart.center)
             if at is None:
                 continue

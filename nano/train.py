@@ -149,9 +149,17 @@ def dense(
         return dense_loss(forward(stage.tower, stage.heads, pixels)[0], targets)
 
     evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
-    changed, as_drawn = partial(loss_of, paste=paste), partial(loss_of, paste=0, zoom=0, added=0)
-    options = {"seed": seed, "loss_at_last": as_drawn, "evaluate": evaluate}
-    train_stage(stage, changed, Path(out), "dense", steps, 2e-3, **options)
+    train_stage(
+        stage,
+        partial(loss_of, paste=paste),
+        Path(out),
+        "dense",
+        steps,
+        2e-3,
+        seed=seed,
+        loss_at_last=partial(loss_of, paste=0, zoom=0, added=0),  # views as they were drawn
+        evaluate=evaluate,
+    )
 
 
 def measure(split: str = "valid", data: str = "data", start: str = str(SAVED), quality: int | None = None) -> None:

@@ -22,9 +22,10 @@ from homework.clip_model import CLIP
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import TuxNanoVisionConfig
 from homework.preprocess import clip_pixels, open_image
-from homework.scene import Kart, Scene
+from homework.scene import Kart
 from nano.base import make_config
 from nano.frames import Frames
+from nano.seen import Seen
 
 torch.set_num_threads(1)
 
@@ -48,7 +49,7 @@ VISION = {
 
 TEXTS = ["tux is the ego car.", "The track is gran_paradiso_island.", "There are 10 karts in the scene."]
 
-SCENE = Scene(
+SCENE = Seen(
     "abyss",
     (Kart(0, "tux", (60, 40, 90, 71)), Kart(1, "gnu", (10, 20, 40, 48)), Kart(2, "xue", (100, 60, 137, 91))),
 )

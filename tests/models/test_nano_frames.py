@@ -94,6 +94,9 @@ def test_an_added_kart_may_be_too_small_to_count():
     added, changed = frames._add(view, scene, boxes, np.array([0]), np.random.default_rng(0))
     assert changed.karts == scene.karts and [kart.box for kart in changed.small] == boxes[:1]
     assert (added[46:51, 101:104] != view[46:51, 101:104]).any(-1).all()
+    _, changed = frames._add(view, scene, [(70, 37, 76, 43)], np.array([0]), np.random.default_rng(0))
+    seen = [kart.box for kart in changed.small]
+    assert changed.karts == scene.karts and seen == [(70, 37, 76, 39)]  # the near kart hides the rest
 
 
 def test_an_added_kart_stands_behind_a_larger_one():
@@ -109,6 +112,7 @@ def test_an_added_kart_stands_behind_a_larger_one():
     "box",
     [
         pytest.param((70, 45, 80, 55), id="all of it would be covered"),
+        pytest.param((70, 32, 76, 42), id="less than the label rule takes would be seen"),
         pytest.param((70, 34, 76, 38), id="less would be seen than can be recognised"),
         pytest.param((50, 30, 95, 75), id="it would cover a smaller kart"),
     ],

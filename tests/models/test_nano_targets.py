@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from homework.questions import qa_pairs
-from homework.scene import Kart, Scene
+from homework.scene import Kart
 from nano.seen import Seen, mirror, seen
 from nano.targets import IGNORE, KART_ID, NONE, SIZES, TRACK_ID, cell_targets, image_targets
 
@@ -41,7 +41,7 @@ def test_mirrored_cell_maps():
     """A flipped scene's cells are the cells flipped: of a view of 19 columns 8 pixels apart, from 0 to 144."""
     # the grid's axis is at pixel 72 and the image's at 75: a scene that is 6 pixels wider on the right fits both
     plain = cell_targets([SCENE], width=150)
-    shifted = Scene(
+    shifted = Seen(
         SCENE.track, tuple(replace(k, box=(k.box[0] + 6, k.box[1], k.box[2] + 6, k.box[3])) for k in SCENE.karts)
     )
     flipped = cell_targets([mirror(shifted)], width=150)
@@ -63,7 +63,7 @@ def test_cells_tell_where_a_kart_is():
     assert not maps["box"][0][~maps["center"][0]].any()
 
 
-def side_at(scene: Scene, row: int, column: int) -> list[int]:
+def side_at(scene: Seen, row: int, column: int) -> list[int]:
     """(left, in front) of the cell of 16 pixels."""
     return cell_targets([scene])["side"].reshape(7, 10, 2)[row, column].tolist()
 
@@ -85,12 +85,12 @@ def test_karts_of_one_cell_that_differ_have_no_side():
     assert above.center[1] < ego.center[1] < below.center[1]
     for karts in ((above, below), (below, above), (above, below, third)):
         row, column = 3, 2
-        assert side_at(Scene("abyss", (ego, *karts)), row, column) == [1, IGNORE]
+        assert side_at(Seen("abyss", (ego, *karts)), row, column) == [1, IGNORE]
 
 
 def test_crop_drops_karts_outside():
     """Cells of the middle columns: a kart whose centre is cut off is in no cell's token."""
-    inside = Scene("abyss", (SCENE.karts[0], Kart(1, "gnu", (0, 20, 20, 40))))
+    inside = Seen("abyss", (SCENE.karts[0], Kart(1, "gnu", (0, 20, 20, 40))))
     token = cell_targets([inside], 25, 100)["token"][0]
     assert token[:, KART_ID["tux"]].any() and not token[:, KART_ID["gnu"]].any()
     assert token[:, NONE].sum() == 1  # the ego kart's cell
