@@ -88,9 +88,12 @@ class CLIP(nn.Module):
         return self.project_image(self.vision_encoder(pixel_values).last_hidden_state)
 
     def project_image(self, tokens: Tensor) -> Tensor:
-        """The vision encoder's tokens [b, s, d] -> unit vectors [b, dim]."""
+        """The vision encoder's tokens, [b, s, d] or [b, looks, s, d] -> unit vectors [b, dim]."""
         dtype = self.vision_projection.weight.dtype
-        shown = self.recogniser.evidence(tokens).to(dtype) if self.recogniser else self.vision_pool(tokens.to(dtype))
+        if self.recogniser:
+            shown = self.recogniser.evidence(tokens).to(dtype)
+        else:
+            shown = self.vision_pool(tokens.flatten(1, -2).to(dtype))
         return F.normalize(self.vision_projection(shown), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -108,6 +108,8 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
     Takes any size: an image is first brought to the height it was trained at, so the grader's 192x192 crop
     shows karts as large as the 150x100 views do. Positions are measured from the image's centre, so the
     cells of a centre crop get the positions that they have in the whole view.
+
+    But for training it looks twice: at the image, and at its mirror image, which is as likely a view of the game.
     """
 
     config: TuxNanoVisionConfig
@@ -176,10 +178,10 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
     def forward(
         self, pixel_values: Tensor, patch_attention_mask: Tensor | None = None, **_
     ) -> BaseModelOutputWithPooling:
-        """[b, 3, h, w] -> last_hidden_state [b, s, d]. The mask is Idefics3's; views have no padding."""
-        return BaseModelOutputWithPooling(
-            last_hidden_state=self.encode(*(maps[-1] for maps in self.feature_maps(pixel_values)))
-        )
+        """[b, 3, h, w] -> last_hidden_state [b, looks, s, d]. The mask is Idefics3's; views have no padding."""
+        looks = [pixel_values] if self.training else [pixel_values, pixel_values.flip(-1)]
+        tokens = self.encode(*(maps[-1] for maps in self.feature_maps(torch.cat(looks))))  # [looks * b, s, d]
+        return BaseModelOutputWithPooling(last_hidden_state=tokens.unflatten(0, (len(looks), -1)).transpose(0, 1))
 
 
 POSITION_FREQUENCIES = 8
@@ -188,7 +190,7 @@ FOVEA_CORNER = (FOVEA_TOP - 48, (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2 - 72)
 
 
 def split_tokens(tokens: Tensor, summary: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The tower's tokens [b, s, d] -> the `summary` first ones, those of the view's cells, those of the fovea's."""
+    """A look's tokens [b, s, d] -> the `summary` first ones, those of the view's cells, those of the fovea's."""
     return tokens.tensor_split([summary, tokens.shape[1] - FOVEA_TOKENS], dim=1)
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from homework.nano_connector import of_looks
 from homework.scene import MIN_SIDE, VIEW_SIZE, Scene
 
 from .dense import IMAGE_HEADS, accuracy, forward, recognised
@@ -25,7 +26,7 @@ CELLS = {"fovea_kart": FOVEA_CELLS, "kart": Grid(0, 0, *VIEW_SIZE, 8)}  # from t
 
 @torch.no_grad()
 def image_logits(stage: nn.Module, frames: Frames, batch: int = 100) -> Iterator[tuple[dict, dict]]:
-    """The image heads' (logits, targets) by name for all views as they are, `batch` at a time.
+    """The image heads' (logits, targets) by name for all views, `batch` at a time, by two looks as the connector's.
 
     Of the cells' heads the logits hold the number of the kart alone, since all of them would fill the memory where they
     are kept.
@@ -33,8 +34,8 @@ def image_logits(stage: nn.Module, frames: Frames, batch: int = 100) -> Iterator
     names = (*IMAGE_HEADS, "relation")
     for start in range(0, len(frames), batch):
         pixels, targets = frames.batch(np.arange(start, min(start + batch, len(frames))))
-        logits, _ = forward(stage.tower, stage.heads, pixels)
-        logits |= recognised(logits)
+        logits, mirror = (forward(stage.tower, stage.heads, look)[0] for look in (pixels, pixels.flip(-1)))
+        logits |= of_looks([recognised(look) for look in (logits, mirror)])
         named = {name: logits[name].argmax(-1).to(torch.int8) for name in CELLS}
         yield {name: logits[name] for name in names} | named, {name: targets[name] for name in names}
 

@@ -82,12 +82,12 @@ def test_cells_say_on_which_side_their_kart_is():
 def test_a_kart_is_placed_where_its_cell_is(readout):
     """40 pixels right of the middle: in a view that is a cell, in the grader's crop between two."""
     for columns, at in ((10, 7), (7, 5.5)):
-        tokens = torch.zeros(1, 2 + 7 * columns + FOVEA_TOKENS, WIDTH)
+        tokens = torch.zeros(1, 1, 2 + 7 * columns + FOVEA_TOKENS, WIDTH)
         readout.recogniser.cell_head.weight.data[3] = 100 / WIDTH
         place = {}
         for column in (int(at), int(at + 0.5)):
             seen = tokens.clone()
-            seen[0, 2 + 3 * columns + column] = 1
+            seen[0, 0, 2 + 3 * columns + column] = 1
             with torch.no_grad():
                 place[column] = readout.recogniser(seen)["place"][0, 3] * 75
         y, x = torch.stack(list(place.values())).mean(0).tolist()
@@ -96,7 +96,7 @@ def test_a_kart_is_placed_where_its_cell_is(readout):
 
 def test_a_fact_changes_its_own_token(readout):
     """A kart that is there changes its own token and the numbers', a track only the track's; crops have all of them."""
-    tokens, crop = torch.randn(1, 2 + 70 + FOVEA_TOKENS, WIDTH), torch.randn(1, 2 + 49 + FOVEA_TOKENS, WIDTH)
+    tokens, crop = (torch.randn(1, 1, 2 + cells + FOVEA_TOKENS, WIDTH) for cells in (70, 49))
     tracks = len(KARTS) + COUNTS
     with torch.no_grad():
         before = readout(tokens)
@@ -122,15 +122,31 @@ def test_it_recognises_what_the_dense_stage_taught(readout):
     recognise_as(readout.recogniser, heads)
     with torch.no_grad():
         logits, tokens = forward(tower, heads, torch.randn(2, 3, 100, 150))
-        read = readout.recogniser(tokens)
+        read = readout.recogniser.look(tokens)
     assert read.keys() == {"ego", "total", "track", "count", "relation", "place"}
     for name, expected in recognised(logits).items():
         assert torch.allclose(read[name], expected, atol=1e-5), name
 
 
+def test_it_looks_at_the_mirror_image_too(readout):
+    """So a view and its mirror image are told alike but for left and right; while it learns it looks once."""
+    tower, view = TuxNanoVisionModel(TuxNanoVisionConfig(**VISION)), torch.randn(2, 3, 100, 150)
+    with torch.no_grad():
+        for weight in readout.recogniser.parameters():
+            weight.normal_(std=0.3)
+        assert tower.train()(view).last_hidden_state.shape[1] == 1
+        both, mirror = (readout.recogniser(tower.eval()(image).last_hidden_state) for image in (view, view.flip(-1)))
+        once = readout.recogniser.look(tower(view).last_hidden_state[:, 0])
+    left, right = both["count"][:, 0], both["count"][:, 1]
+    assert torch.allclose(mirror["count"][:, 0], right, atol=1e-4) and not torch.allclose(left, right, atol=0.01)
+    for name, signs in (("relation", [1, -1, 1]), ("place", [1, -1]), ("ego", [1]), ("total", [1]), ("track", [1])):
+        assert torch.allclose(mirror[name], both[name] * torch.tensor(signs), atol=1e-4), name
+        assert not torch.allclose(once[name], both[name], atol=1e-3), name
+
+
 def test_evidence_is_what_captions_tell(readout):
     """By what heads say that are sure: the ego kart, the total, the track, and each kart's sides; nothing else."""
-    recogniser, tokens = readout.recogniser, torch.zeros(1, 2 + 49 + FOVEA_TOKENS, WIDTH)
+    recogniser, tokens = readout.recogniser, torch.zeros(1, 1, 2 + 49 + FOVEA_TOKENS, WIDTH)
     karts, counts, tracks = len(KARTS), COUNTS, len(TRACKS)
     with torch.no_grad():
         for weight in recogniser.parameters():
@@ -152,7 +168,7 @@ def test_evidence_is_what_captions_tell(readout):
 
 def test_facts_are_doubted_in_training_only(readout):
     """What LoRA learns from is less sure from batch to batch; what answers is the same each time."""
-    tokens = torch.randn(2, 2 + 70 + FOVEA_TOKENS, WIDTH)
+    tokens = torch.randn(2, 1, 2 + 70 + FOVEA_TOKENS, WIDTH)
     with torch.no_grad():
         assert torch.equal(readout(tokens), readout(tokens))
         readout.train()
@@ -166,7 +182,7 @@ def test_facts_are_doubted_in_training_only(readout):
 
 def test_a_count_of_0_is_told_less_readily_when_asked(readout, monkeypatch):
     """Beside what `combine` takes from it, and not where LoRA learns to weigh it; other numbers stay as they were."""
-    tokens = torch.randn(2, 2 + 70 + FOVEA_TOKENS, WIDTH)
+    tokens = torch.randn(2, 1, 2 + 70 + FOVEA_TOKENS, WIDTH)
     given = []
     monkeypatch.setattr(readout.number, "forward", lambda numbers: given.append(numbers) or numbers.new_zeros(2, 5, 48))
     monkeypatch.setattr("homework.nano_connector.doubted", lambda values: values)

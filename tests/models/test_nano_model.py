@@ -51,10 +51,10 @@ def test_fold_batch_norm_keeps_the_function():
 
 @pytest.mark.parametrize("height, width", [(100, 150), (192, 192), (64, 333), (37, 20), (400, 600)])
 def test_takes_any_size(tower, height, width):
-    """Two summary tokens, one a cell of 16 pixels at the height it was trained at, and the fovea's 12x4."""
-    tokens = tower(torch.zeros(1, 3, height, width)).last_hidden_state
+    """For each of two looks: summary tokens, a cell for 16 pixels at the height of its training, the fovea's 12x4."""
+    tokens = tower(torch.zeros(3, 3, height, width)).last_hidden_state
     cells = 7 * -(-round(width * 100 / height) // 16) + 4 * 12
-    assert tokens.shape == (1, 2 + cells, VISION["hidden_size"])
+    assert tokens.shape == (3, 2, 2 + cells, VISION["hidden_size"])
 
 
 def test_fovea_is_the_same_in_view_and_crop(tower):
@@ -72,7 +72,7 @@ def test_fovea_is_the_same_in_view_and_crop(tower):
 
 def test_crop_has_fewer_tokens_than_a_view(tower):
     """The grader's crop keeps the karts' size: 7x7 cells instead of 7x10; and the fovea."""
-    view, crop = (tower(torch.zeros(1, 3, *size)).last_hidden_state.shape[1] for size in ((100, 150), (192, 192)))
+    view, crop = (tower(torch.zeros(1, 3, *size)).last_hidden_state.shape[2] for size in ((100, 150), (192, 192)))
     assert (view, crop) == (2 + 70 + 48, 2 + 49 + 48)
 
 
