@@ -124,7 +124,7 @@ def dense(
     start: str | None = None,
     paste: float = PASTE,
 ) -> None:
-    """Train the tower on what the boxes say of each cell and each image; at last on views to which nothing was added.
+    """Train the tower on what the boxes say of each cell and each image; at last on views without added karts or zoom.
 
     Args:
         data: the data folder.
@@ -145,19 +145,19 @@ def dense(
     frames, held_out = _frames(data, splits), _frames(data, splits, held_out=True)
 
     def loss_of(rng: np.random.Generator, **changes: float) -> dict[str, torch.Tensor]:
-        pixels, targets, _ = frames.augmented(rng, batch, crowded=CROWDED, **changes)
+        pixels, targets, _ = frames.augmented(rng, batch, paste=paste, crowded=CROWDED, **changes)
         return dense_loss(forward(stage.tower, stage.heads, pixels)[0], targets)
 
     evaluate = lambda: evaluate_dense(image_logits(stage, held_out))
     train_stage(
         stage,
-        partial(loss_of, paste=paste),
+        loss_of,
         Path(out),
         "dense",
         steps,
         2e-3,
         seed=seed,
-        loss_at_last=partial(loss_of, paste=0, zoom=0, added=0),  # views as they were drawn
+        loss_at_last=partial(loss_of, zoom=0, added=0),  # as many karts, and as sharp, as the game shows
         evaluate=evaluate,
     )
 
