@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from homework.data import guard_training_split
 from homework.nano_vision import FOVEA_SIZE
 from homework.preprocess import load_views, normalise
 from homework.scene import (
@@ -41,6 +42,9 @@ WINDOW_KARTS = 8  # how many karts are tried in a window of the fovea's size
 WINDOW_TOPS = 8, 56  # rows of the view where windows begin: from the first, to before the second
 CROWDED = 1.0  # by how much a view's chance grows with each kart beside the first and each far one, up to
 HARDEST = 4
+
+
+HELD_OUT = 20  # every 20th moment of a split is kept for choosing; valid is only for measuring
 
 
 class Frames:
@@ -238,6 +242,21 @@ class Frames:
         corner = rng.integers((left, top), np.add((left, top), FOVEA_SIZE)) - sides // 2
         corner = np.clip(corner, 0, np.array(VIEW_SIZE) - 1 - sides)
         return *corner.tolist(), *(corner + sides).tolist()
+
+
+def training_frames(data: str, splits: str, held_out: bool = False) -> Frames:
+    """Those to train on, or those that are held out.
+
+    Args:
+        data: the data folder.
+        splits: names with commas between them, see `Frames`.
+
+    Raises:
+        InputError: one of them is for measuring alone.
+    """
+    for name in splits.replace("+", ",").split(","):
+        guard_training_split(name)
+    return Frames(Path(data), splits.split(","), lambda moment: (moment % HELD_OUT == 0) == held_out)
 
 
 def _each_as_often(names: list[str], chances: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 python -m nano.train processor --gguf FILE   # tokenizer, chat template, image processor
 python -m nano.train fovea                   # the fovea alone, on small karts
 python -m nano.train dense                   # the tower, on boxes and scenes
+python -m nano.train average --parts A,B     # the mean of towers that went different ways
 python -m nano.train read                    # the text model, on imagined scenes
 python -m nano.train text                    # captions and questions through the text model
 python -m nano.train export                  # -> homework/tux_nano, and nano/stage.safetensors to go on from
@@ -22,7 +23,6 @@ from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
 from homework.clip_model import log_odds_of
-from homework.data import guard_training_split
 from homework.errors import InputError, replacing
 from homework.evalsets import split_scenes
 from homework.nano_model import TuxNanoForConditionalGeneration
@@ -32,10 +32,11 @@ from homework.questions import caption_kind
 from homework.training import use_all_cores
 
 from .asked import asked_as_taught, table
+from .average import mean_of, measure_norms
 from .base import make_config, make_processor, make_tokenizer
 from .dense import dense_loss, forward
 from .fovea import FoveaStage
-from .frames import CROWDED, PASTE, Frames
+from .frames import CROWDED, PASTE, Frames, training_frames
 from .lookup import look_up_names
 from .measure import (
     by_nearness,
@@ -49,16 +50,7 @@ from .measure import (
 )
 from .start import SAVED, VISION, VisionStage, begin_text_with, begin_with, saved_vision
 from .text import TextStage
-from .trainer import load_checkpoint, train_stage
-
-HELD_OUT = 20  # every 20th moment of train is kept for choosing; valid is only for measuring
-
-
-def _frames(data: str, splits: str, held_out: bool = False) -> Frames:
-    """Those to train on, or those that are held out."""
-    for name in splits.replace("+", ",").split(","):
-        guard_training_split(name)
-    return Frames(Path(data), splits.split(","), lambda moment: (moment % HELD_OUT == 0) == held_out)
+from .trainer import load_checkpoint, save_checkpoint, train_stage
 
 
 def _text_stage(start: str | None = None, base: str = EMBEDDED_BASE) -> TextStage:
@@ -104,7 +96,7 @@ def fovea(
     stage = FoveaStage(VISION)
     if start:
         begin_with(stage, Path(start))
-    frames, held_out = _frames(data, splits), _frames(data, splits, held_out=True)
+    frames, held_out = training_frames(data, splits), training_frames(data, splits, held_out=True)
     loss_of = lambda rng: stage.losses(*frames.windows(rng, batch))
 
     def evaluate() -> dict[str, float]:
@@ -142,7 +134,7 @@ def dense(
     stage = VisionStage()
     if start:
         begin_with(stage, Path(start))
-    frames, held_out = _frames(data, splits), _frames(data, splits, held_out=True)
+    frames, held_out = training_frames(data, splits), training_frames(data, splits, held_out=True)
 
     def loss_of(rng: np.random.Generator, **changes: float) -> dict[str, torch.Tensor]:
         pixels, targets, _ = frames.augmented(rng, batch, paste=paste, crowded=CROWDED, **changes)
@@ -160,6 +152,22 @@ def dense(
         loss_at_last=partial(loss_of, zoom=0, added=0),  # as many karts, and as sharp, as the game shows
         evaluate=evaluate,
     )
+
+
+def average(*, parts: str, splits: str, data: str = "data", out: str = "runs/nano") -> None:
+    """Take the mean of the weights of towers that were trained on from one tower, and measure its norms anew.
+
+    Args:
+        parts: checkpoints dense.pt of runs, with commas between them.
+        splits: folders of the data to measure the norms by, with commas between them.
+        data: the data folder.
+        out: where the mean's checkpoint goes.
+    """
+    use_all_cores()
+    stage = mean_of([saved_vision(Path(part)) for part in parts.split(",")])
+    measure_norms(stage, training_frames(data, splits))
+    Path(out).mkdir(parents=True, exist_ok=True)
+    save_checkpoint(Path(out) / "dense.pt", 0, stage, {})
 
 
 def measure(split: str = "valid", data: str = "data", start: str = str(SAVED), quality: int | None = None) -> None:
@@ -259,7 +267,7 @@ def text(
     use_all_cores()
     torch.manual_seed(seed)
     vision = saved_vision(Path(out) / "dense.pt")
-    frames = _frames(data, splits)
+    frames = training_frames(data, splits)
     stage = _text_stage(start)
     stage.take_over(vision.tower, vision.heads)
     stage.log_odds = log_odds_of(stage.truth(frames.scenes), [caption_kind(text) for text in stage.captions])
@@ -296,4 +304,4 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
 
 
 if __name__ == "__main__":
-    run(processor, fovea, dense, read, text, export, measure, answers)
+    run(processor, fovea, dense, average, read, text, export, measure, answers)

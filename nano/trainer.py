@@ -94,9 +94,18 @@ def train_stage(
                 log.write(json.dumps(row) + "\n")
             progress.set_postfix(loss=round(float(total.detach()), 3))
         if step % save_every == 0 or step == steps:
-            with replacing(path) as temporary:
-                torch.save({"step": step, "model": module.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
+            save_checkpoint(path, step, module, optimizer.state_dict())
     progress.close()
+
+
+def save_checkpoint(path: Path, step: int, module: nn.Module, optimizer: dict) -> None:
+    """Write what `load_checkpoint` reads.
+
+    Args:
+        optimizer: its state; empty where nothing is to go on from there but another stage.
+    """
+    with replacing(path) as temporary:
+        torch.save({"step": step, "model": module.state_dict(), "optimizer": optimizer}, temporary)
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
