@@ -164,10 +164,13 @@ def average(*, parts: str, splits: str, data: str = "data", out: str = "runs/nan
         out: where the mean's checkpoint goes.
     """
     use_all_cores()
+    path = Path(out) / "dense.pt"
+    if path.exists():
+        raise InputError(path, "is the checkpoint of a run", "give --out another folder, or move it away")
     stage = mean_of([saved_vision(Path(part)) for part in parts.split(",")])
     measure_norms(stage, training_frames(data, splits))
-    Path(out).mkdir(parents=True, exist_ok=True)
-    save_checkpoint(Path(out) / "dense.pt", 0, stage, {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, 0, stage, {})
 
 
 def measure(split: str = "valid", data: str = "data", start: str = str(SAVED), quality: int | None = None) -> None:

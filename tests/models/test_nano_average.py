@@ -51,11 +51,15 @@ def test_average_is_a_stage_to_go_on_with(parts, tiny_data, tmp_path, monkeypatc
     assert first_norm.running_mean.abs().max() > 0.2  # it was 0
 
 
-def test_average_of_what_is_no_tower_is_told_in_a_line(parts, tiny_data, tmp_path):
-    """A part that is not there, and a split that is for measuring alone."""
+def test_what_average_can_not_do_is_told_in_a_line(parts, tiny_data, tmp_path):
+    """A part that is not there, a split that is for measuring alone, a run's folder, whose checkpoint stays."""
     asked = {"data": str(tiny_data), "out": str(tmp_path / "mean")}
     with pytest.raises(InputError, match="no such checkpoint"):
         train.average(parts=f"{tmp_path}/a.pt,{tmp_path}/c.pt", splits="train", **asked)
     with pytest.raises(InputError, match="valid"):
         train.average(parts=f"{tmp_path}/a.pt,{tmp_path}/b.pt", splits="valid", **asked)
     assert not (tmp_path / "mean").exists()
+    (tmp_path / "dense.pt").write_bytes(b"of a run")
+    with pytest.raises(InputError, match="dense.pt: is the checkpoint of a run"):
+        train.average(parts=f"{tmp_path}/a.pt,{tmp_path}/b.pt", splits="train", **asked | {"out": str(tmp_path)})
+    assert (tmp_path / "dense.pt").read_bytes() == b"of a run"
