@@ -20,10 +20,10 @@ RECOGNISING = {"summary_head", "cell_head", "fovea_head"}  # layers of a `Recogn
 # in training: what logits are multiplied by, and the deviation of what is added; the share of karts that are missed
 SHARPNESS, NOISE, MISSED = (0.4, 1.0), 0.5, 0.25
 # What the logit of a side's count of 0 gets, since three of four counts are 0: of races that the tower had not seen,
-# counts of 0 and others are named right about as often then (83 and 82 %; without it 95 and 70 %).
+# counts of 0 and others are named right about as often then (82 and 84 %; without it 95 and 74 %).
 ZERO = -5.0
 # And what it gets beside when it is asked: of views that the tower knows by heart LoRA learns to trust a 0 more than is
-# right elsewhere. With it the answers about those races are balanced like that (83 and 83 %; without it 90 and 79 %).
+# right elsewhere. With it the answers about those races are balanced like that (82 and 83 %; without it 90 and 80 %).
 ZERO_ASKED = -2.0
 LEAST = 1e-3  # what is less likely than this is no evidence
 FLOOR = 1e-3  # the least that a number of karts is given by the karts one by one
