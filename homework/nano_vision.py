@@ -109,7 +109,7 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
     shows karts as large as the 150x100 views do. Positions are measured from the image's centre, so the
     cells of a centre crop get the positions that they have in the whole view.
 
-    But for training it looks twice: at the image, and at its mirror image, which is as likely a view of the game.
+    It looks twice, at the image and at its mirror image, which is as likely a view of the game; once in training mode.
     """
 
     config: TuxNanoVisionConfig
