@@ -43,7 +43,7 @@ from homework.pairs import write_split
 from homework.training import AdapterTrainer, use_all_cores
 
 from . import baseline
-from .speed import machine
+from .speed import looking, machine, whole_training_rate
 
 CLIP_BATCH, RANK = 64, 16
 TRAIN_VIEWS = 2000  # at least, where the split has as many
@@ -186,21 +186,23 @@ def public_clip(base: str, rows: list[dict]) -> tuple[nn.Module, Dataset, Callab
 def our_clip(base: str, rows: list[dict], data: Path) -> tuple[nn.Module, Dataset, Callable]:
     """(module, dataset, collate) of our CLIP."""
     module, tokenizer = clip.build_trainable(base, RANK), load_processor(base).tokenizer
-    dataset = clip.CaptionedViews(rows, data, data / ".cache")
-    return module, dataset, partial(clip.collate_captioned, texts=dataset.texts(tokenizer))
+    captioned = clip.CaptionedViews(rows, data, data / ".cache")
+    return module, *clip.training_set(captioned, module.base, tokenizer, seed=0)
 
 
-def clip_training(base: str, rows: list[dict], data: Path, steps: int, captions: bool = False) -> Measure:
-    """Images trained a second, or `captions`: in ours all that are true of an image, in the public one the image's."""
+def clip_training(base: str, rows: list[dict], data: Path, steps: int) -> Measure:
+    """Images trained a second; of ours those of a whole training, with the look at its views."""
 
     def public() -> float:
         return training_rate(*public_clip(base, rows), CLIP_BATCH, steps, lambda batch: len(batch["pixel_values"]))
 
     def ours() -> float:
-        units = lambda batch: int(batch["truth"].sum()) if captions else len(batch["truth"])
-        return training_rate(*our_clip(base, rows, data), CLIP_BATCH, steps, units)
+        module, dataset, collate = our_clip(base, rows, data)
+        seconds, (_, size) = looking(dataset), clip.schedule(dataset)
+        rate = training_rate(module, dataset, collate, size, steps, lambda batch: len(batch["truth"]))
+        return whole_training_rate(dataset, seconds, rate)
 
-    return Measure(f"CLIP {'captions' if captions else 'images'} trained", public, ours)
+    return Measure("CLIP images trained", public, ours)
 
 
 def pairs_written(split_dir: Path, folder: Path) -> Measure:
@@ -284,7 +286,6 @@ def run(
         if resolve_base(adapter_base(adapter)) == resolve_base(base):
             measures += [
                 partial(clip_training, base, told, data, steps),
-                partial(clip_training, base, told, data, steps, captions=True),
                 partial(vlm_answering, base, adapter, questions),
                 partial(first_answer, base, adapter, questions[0]["image_path"]),
                 partial(pairs_written, data / "train", Path(folder)),

@@ -99,13 +99,16 @@ def clip_encoders(
         questions: how many are made of valid.
     """
     data_dir = Path(data)
-    dataset = clip.CaptionedViews.of_split("train", data_dir)
+    captioned = clip.CaptionedViews.of_split("train", data_dir)
     torch.manual_seed(seed)
     model, tokenizer = clip.build(base).float(), load_processor(base).tokenizer
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (frozen and name.startswith(clip.FROM_BASE)))
-    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset))
-    collate = partial(clip.collate_captioned, texts=dataset.texts(tokenizer))
+    if frozen:
+        dataset, collate = clip.training_set(captioned, model, tokenizer, seed)
+    else:
+        dataset, collate = captioned, partial(clip.collate_captioned, texts=captioned.texts(tokenizer))
+    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(captioned))
     fit(FullCLIP(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
     rows = clip.made_rows("valid", questions, data_dir)
     clip.print_score(

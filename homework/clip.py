@@ -1,7 +1,7 @@
 """CLIP on the VLM's encoders, trained on captions: `train`, `test`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from .captioned import IMAGES_AT_ONCE, CaptionedViews, ShownViews, collate_captioned, collate_shown, tokenize
 from .checkpoint import (
     EMBEDDED_BASE,
     Adapted,
@@ -21,93 +22,40 @@ from .checkpoint import (
     portable_base,
     unwrap,
 )
-from .clip_model import CLIP, FROM_BASE, log_odds_of
-from .data import (
-    DATA_DIR,
-    CaptionDataset,
-    MultiChoiceQADataset,
-    guard_training_split,
-    interval,
-    with_image,
-    with_path,
-)
-from .errors import InputError, write_json
-from .preprocess import clip_pixels, load_views, open_image
+from .clip_model import CLIP, FROM_BASE
+from .data import DATA_DIR, MultiChoiceQADataset, guard_training_split, interval, with_path
+from .errors import write_json
+from .preprocess import clip_pixels, open_image
 from .progress import bar
-from .questions import caption_kind, captions
-from .scene import frame_of, read_info, scene
+from .questions import caption_kind
 
 SHIPPED = Path(__file__).parent / "clip"
 LEARNING_RATE = 2e-3  # its highest value
-IMAGES_AT_ONCE = 64
-
-
-def tokenize(texts: Sequence[str], tokenizer) -> dict[str, Tensor]:
-    """input_ids and attention_mask [n, s] of the texts, each with the end token, as the grader makes them."""
-    encoded = tokenizer([text + tokenizer.eos_token for text in texts], padding=True, return_tensors="pt")
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
-
-
-class CaptionedViews(Dataset):
-    """The views that a split has captions of, each with the captions that are true of it.
-
-    A split's captions are few and true of many views, so what is true is asked of the scenes, not of the
-    file's rows: another view's caption is no negative where it is true here too.
-    """
-
-    def __init__(self, rows: Sequence[dict], data_dir: Path, cache_dir: Path | None = None):
-        true: dict[str, set[str]] = {}
-        for row in rows:
-            true.setdefault(row["image_file"], set()).add(row["caption"])
-        infos: dict[str, dict] = {}
-        for image, known in bar(true.items(), desc="reading frames", unit="view", delay=1):
-            frame, view = frame_of(image)
-            file = data_dir / f"{frame}_info.json"
-            if frame not in infos and file.exists():
-                infos[frame] = read_info(file)
-            if frame in infos:
-                if view >= len(infos[frame]["detections"]):
-                    raise InputError(file, f"no view {view}", f"take {image} out of the captions")
-                known.update(captions(scene(infos[frame], view)))
-        self.captions = sorted(set().union(*true.values()))
-        index = {caption: i for i, caption in enumerate(self.captions)}
-        self.truth = torch.zeros(len(true), len(self.captions))
-        for row, known in enumerate(true.values()):
-            self.truth[row, [index[caption] for caption in known]] = 1
-        self.views = load_views([data_dir / image for image in true], cache_dir)
-
-    @classmethod
-    def of_split(cls, split: str, data_dir: Path) -> "CaptionedViews":
-        """Every caption of a split's *_captions.json whose image is there."""
-        return cls(with_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
-
-    def texts(self, tokenizer) -> dict[str, Tensor]:
-        """What all batches share: input_ids and attention_mask [n, s] of the captions, and their log_odds [n]."""
-        log_odds = log_odds_of(self.truth, [caption_kind(caption) for caption in self.captions])
-        return tokenize(self.captions, tokenizer) | {"log_odds": log_odds}
-
-    def __len__(self) -> int:
-        return len(self.truth)
-
-    def __getitem__(self, i: int) -> tuple["torch.Tensor", Tensor]:
-        """(view [100, 150, 3] of uint8, truth [captions])."""
-        return self.views[i], self.truth[i]
-
-
-def collate_captioned(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Items of `CaptionedViews` and its `texts` -> a batch for `ContrastiveCLIP`."""
-    views, truth = zip(*items, strict=True)
-    return {"pixel_values": clip_pixels(views), "truth": torch.stack(truth), **texts}
 
 
 class ContrastiveCLIP(Adapted):
     """A CLIP with LoRA that maps images and all captions of the split to its loss."""
 
     def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, truth: Tensor, log_odds: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        truth: Tensor,
+        log_odds: Tensor,
+        pixel_values: Tensor | None = None,
+        shown: Tensor | None = None,
     ) -> dict:
-        """pixel_values [b, 3, 192, 192]; input_ids, attention_mask [n, s]; truth [b, n]; log_odds [n] -> `loss`."""
-        vision, text, _ = self.base(pixel_values, input_ids, attention_mask)
+        """The `loss` of a batch.
+
+        Args:
+            input_ids, attention_mask: of all texts, [n, s].
+            truth: which are true of which image, [b, n].
+            log_odds: see `log_odds_of`, [n].
+            pixel_values: the images, [b, 3, 192, 192];
+            shown: or what `CLIP.look` saw in them, [b, width].
+        """
+        shown = self.base.look(pixel_values) if shown is None else shown
+        vision, text = self.base.project_image(shown), self.base.encode_text(input_ids, attention_mask)
         return {"loss": self.base.loss(vision, text, truth, log_odds)}
 
     def save_adapter(self, folder: str | Path) -> None:
@@ -146,6 +94,23 @@ def build_trainable(base: str, rank: int) -> ContrastiveCLIP:
     return ContrastiveCLIP(with_lora(build(base), rank, base))
 
 
+def training_set(captioned: CaptionedViews, clip: CLIP, tokenizer, seed: int) -> tuple[Dataset, Callable[[list], dict]]:
+    """What CLIP learns from, and what makes a batch of it for `ContrastiveCLIP`.
+
+    Args:
+        seed: of which views it looks at.
+    """
+    texts = captioned.texts(tokenizer)
+    if clip.recogniser:
+        return ShownViews(captioned, clip, seed), partial(collate_shown, texts=texts)
+    return captioned, partial(collate_captioned, texts=texts)
+
+
+def schedule(dataset: Dataset) -> tuple[int, int]:
+    """(steps, views a batch) of a training; with views that were looked at before, a step of many costs little more."""
+    return (100, 512) if isinstance(dataset, ShownViews) else (300, 64)
+
+
 def _progress(clip: nn.Module, tokenizer, rows: list[dict]) -> dict[str, float]:
     """Accuracy in percent; nothing without rows."""
     if not rows:
@@ -160,8 +125,8 @@ def train(
     data: str = str(DATA_DIR),
     output: str = str(SHIPPED),
     work: str = "runs/clip",
-    steps: int = 300,
-    batch_size: int = 64,
+    steps: int | None = None,
+    batch_size: int | None = None,
     learning_rate: float = LEARNING_RATE,
     rank: int = 16,
     seed: int = 0,
@@ -177,8 +142,8 @@ def train(
         data: the data folder.
         output: where the adapter goes; the default is what `bundle.py` packs.
         work: folder for checkpoints and TensorBoard.
-        steps: how many batches.
-        batch_size: views a batch; each is compared with all captions of the split.
+        steps: how many batches; by default 300, or 100 on the embedded base, which looks at its views once.
+        batch_size: views a batch, each compared with all captions of the split; by default 64, or 512 on that base.
         learning_rate: its highest value.
         rank: of LoRA.
         seed: of the new weights and the order of views.
@@ -189,15 +154,25 @@ def train(
 
     guard_training_split(split)
     data_dir = Path(data)
-    dataset = CaptionedViews.of_split(split, data_dir)
+    captioned = CaptionedViews.of_split(split, data_dir)
     torch.manual_seed(seed)
     module, tokenizer = build_trainable(base, rank), load_processor(base).tokenizer
     rows = questions_on_valid(multiple_choice, progress_questions, data_dir)
+    dataset, collate = training_set(captioned, module.base, tokenizer, seed)
+    usual_steps, usual_batch = schedule(dataset)
     fit(
         module,
         dataset,
-        partial(collate_captioned, texts=dataset.texts(tokenizer)),
-        Recipe(portable_base(base), steps, batch_size, learning_rate, rank, seed, len(dataset)),
+        collate,
+        Recipe(
+            portable_base(base),
+            usual_steps if steps is None else steps,
+            usual_batch if batch_size is None else batch_size,
+            learning_rate,
+            rank,
+            seed,
+            len(captioned),
+        ),
         Path(work),
         Path(output),
         partial(_progress, module.base, tokenizer, rows),

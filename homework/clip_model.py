@@ -84,16 +84,22 @@ class CLIP(nn.Module):
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """[b, 3, h, w] of any float type -> unit vectors [b, dim]."""
-        pixel_values = pixel_values.to(next(self.vision_encoder.parameters()).dtype)
-        return self.project_image(self.vision_encoder(pixel_values).last_hidden_state)
+        return self.project_image(self.look(pixel_values))
 
-    def project_image(self, tokens: Tensor) -> Tensor:
-        """The vision encoder's tokens, [b, s, d] or [b, looks, s, d] -> unit vectors [b, dim]."""
+    def look(self, pixel_values: Tensor) -> Tensor:
+        """[b, 3, h, w] of any float type -> what the images show, [b, width]."""
+        pixel_values = pixel_values.to(next(self.vision_encoder.parameters()).dtype)
+        return self.shown_by(self.vision_encoder(pixel_values).last_hidden_state)
+
+    def shown_by(self, tokens: Tensor) -> Tensor:
+        """The vision encoder's tokens, [b, s, d] or [b, looks, s, d] -> what the images show, [b, width]."""
         dtype = self.vision_projection.weight.dtype
         if self.recogniser:
-            shown = self.recogniser.evidence(tokens).to(dtype)
-        else:
-            shown = self.vision_pool(tokens.flatten(1, -2).to(dtype))
+            return self.recogniser.evidence(tokens).to(dtype)
+        return self.vision_pool(tokens.flatten(1, -2).to(dtype))
+
+    def project_image(self, shown: Tensor) -> Tensor:
+        """What images show, [b, width] -> unit vectors [b, dim]."""
         return F.normalize(self.vision_projection(shown), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

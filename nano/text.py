@@ -84,7 +84,7 @@ class TextStage(nn.Module):
         with torch.no_grad():
             tokens = self.tower(pixels).last_hidden_state
         losses = {}
-        vision = self.clip.project_image(tokens)
+        vision = self.clip.project_image(self.clip.shown_by(tokens))
         text = self.clip.encode_text(self.caption_ids, self.caption_mask)
         losses["captions"] = 0.5 * self.clip.loss(vision, text, self.truth(scenes), self.log_odds)
         if whole:

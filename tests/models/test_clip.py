@@ -1,4 +1,4 @@
-"""CLIP: what is true of what, features, checkpoints, and the grader's crop."""
+"""CLIP: training, checkpoints, and the grader's crop."""
 
 import json
 import shutil
@@ -13,14 +13,12 @@ from torch import nn
 
 from homework import clip, training
 from homework.clip_model import ADDITIONAL_WEIGHTS, CLIP
-from homework.data import CaptionDataset, MultiChoiceQADataset
-from homework.errors import InputError, write_json
+from homework.data import MultiChoiceQADataset
+from homework.errors import InputError
 from homework.preprocess import clip_pixels
-from homework.questions import captions
-from homework.scene import frame_of, read_info, scene
 from homework.training import last_checkpoint
 
-from .conftest import TEXTS, build_clip, features
+from .conftest import build_clip, features
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -32,54 +30,6 @@ def train(base: Path, data: Path, folder: Path, steps: int = 4, **settings) -> P
         str(base), data=str(data), output=str(folder / "clip"), work=str(folder / "work"), steps=steps, **settings
     )
     return folder / "clip"
-
-
-def true_captions(data: Path, image: str) -> set[str]:
-    frame, view = frame_of(image)
-    return set(captions(scene(read_info(data / f"{frame}_info.json"), view)))
-
-
-def test_a_caption_is_true_wherever_it_is_true(tiny_data):
-    """A caption that the file gives for one view counts as true of every view that it is true of."""
-    one, other = "train/00000_00_im.jpg", "train/00000_01_im.jpg"
-    for file in (tiny_data / "train").glob("*_captions.json"):
-        file.unlink()
-    rows = [("The track is lighthouse.", one), ("gnu is the ego car.", other)]
-    assert all("The track is lighthouse." in true_captions(tiny_data, image) for image in (one, other))
-    write_json(
-        tiny_data / "train" / "some_captions.json", [{"image_file": image, "caption": text} for text, image in rows]
-    )
-    dataset = clip.CaptionedViews(CaptionDataset("train", tiny_data), tiny_data)
-    assert len(dataset) == 2 and sorted(set(dataset.captions)) == dataset.captions
-    for row, image in enumerate((one, other)):
-        marked = {text for text, true in zip(dataset.captions, dataset[row][1], strict=True) if true}
-        assert marked == true_captions(tiny_data, image)
-
-
-def test_truth_of_a_whole_split(tiny_data):
-    """For every view and caption of a split, what is marked true is what the scene says."""
-    rows = CaptionDataset("train", tiny_data)
-    dataset = clip.CaptionedViews(rows, tiny_data)
-    images = list(dict.fromkeys(row["image_file"] for row in rows))
-    expected = [[float(text in true_captions(tiny_data, image)) for text in dataset.captions] for image in images]
-    assert dataset.truth.tolist() == expected and dataset.truth.sum() > len(images)
-
-
-def test_captions_without_frames(no_progress):
-    """Without the frames' files, the rows are what is known."""
-    for info in (no_progress / "train").glob("*_info.json"):
-        info.unlink()
-    rows = CaptionDataset("train", no_progress)
-    dataset = clip.CaptionedViews(rows, no_progress)
-    assert dataset.truth.sum() == len({(row["image_file"], row["caption"]) for row in rows})
-
-
-def test_texts_end_in_the_end_token(loaded):
-    """As the grader does it: caption, then the tokenizer's end token."""
-    tokenizer = loaded[1].tokenizer
-    encoded = clip.tokenize(TEXTS, tokenizer)
-    for ids, mask, text in zip(encoded["input_ids"], encoded["attention_mask"], TEXTS, strict=True):
-        assert ids[mask == 1].tolist() == [*tokenizer(text)["input_ids"], 49279]
 
 
 @pytest.mark.parametrize("size", [(150, 100), (600, 400), (100, 150), (301, 201), (192, 192), (193, 195), (40, 31)])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from homework.clip import CaptionedViews, score
+from homework.captioned import CaptionedViews
+from homework.clip import score
 from homework.data import MultiChoiceQADataset
 from homework.finetune import PackedViews
 from homework.generate_captions import rows as caption_rows

@@ -1,0 +1,120 @@
+"""What CLIP learns from: the views of a split, each with all captions that are true of it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .clip_model import CLIP, log_odds_of
+from .data import CaptionDataset, with_image
+from .errors import InputError
+from .preprocess import clip_pixels, load_views
+from .progress import bar
+from .questions import caption_kind, captions
+from .scene import frame_of, read_info, scene
+
+IMAGES_AT_ONCE = 64
+LOOKED_AT = 3200  # views, at most, that an encoder which is not trained looks at: with 12,800 CLIP is no better
+
+
+def tokenize(texts: Sequence[str], tokenizer) -> dict[str, Tensor]:
+    """input_ids and attention_mask [n, s] of the texts, each with the end token, as the grader makes them."""
+    encoded = tokenizer([text + tokenizer.eos_token for text in texts], padding=True, return_tensors="pt")
+    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+
+class CaptionedViews(Dataset):
+    """The views that a split has captions of, each with the captions that are true of it.
+
+    A split's captions are few and true of many views, so what is true is asked of the scenes, not of the
+    file's rows: another view's caption is no negative where it is true here too.
+    """
+
+    def __init__(self, rows: Sequence[dict], data_dir: Path, cache_dir: Path | None = None):
+        true: dict[str, set[str]] = {}
+        for row in rows:
+            true.setdefault(row["image_file"], set()).add(row["caption"])
+        infos: dict[str, dict] = {}
+        for image, known in bar(true.items(), desc="reading frames", unit="view", delay=1):
+            frame, view = frame_of(image)
+            file = data_dir / f"{frame}_info.json"
+            if frame not in infos and file.exists():
+                infos[frame] = read_info(file)
+            if frame in infos:
+                if view >= len(infos[frame]["detections"]):
+                    raise InputError(file, f"no view {view}", f"take {image} out of the captions")
+                known.update(captions(scene(infos[frame], view)))
+        self.captions = sorted(set().union(*true.values()))
+        index = {caption: i for i, caption in enumerate(self.captions)}
+        self.truth = torch.zeros(len(true), len(self.captions))
+        for row, known in enumerate(true.values()):
+            self.truth[row, [index[caption] for caption in known]] = 1
+        self.views = load_views([data_dir / image for image in true], cache_dir)
+
+    @classmethod
+    def of_split(cls, split: str, data_dir: Path) -> "CaptionedViews":
+        """Every caption of a split's *_captions.json whose image is there."""
+        return cls(with_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
+
+    def texts(self, tokenizer) -> dict[str, Tensor]:
+        """What all batches share: input_ids and attention_mask [n, s] of the captions, and their log_odds [n]."""
+        log_odds = log_odds_of(self.truth, [caption_kind(caption) for caption in self.captions])
+        return tokenize(self.captions, tokenizer) | {"log_odds": log_odds}
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, Tensor]:
+        """(view [100, 150, 3] of uint8, truth [captions])."""
+        return self.views[i], self.truth[i]
+
+
+def collate_captioned(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Items of `CaptionedViews` and its `texts` -> a batch for `ContrastiveCLIP`."""
+    views, truth = zip(*items, strict=True)
+    return {"pixel_values": clip_pixels(views), "truth": torch.stack(truth), **texts}
+
+
+class ShownViews(Dataset):
+    """Captioned views by what they show to a CLIP that is not trained to see, so that one look at each is enough.
+
+    Args:
+        captioned: `LOOKED_AT` of its views are taken by chance, or all.
+        clip: looks at them once the first is asked for.
+        seed: of the choice.
+    """
+
+    def __init__(self, captioned: CaptionedViews, clip: CLIP, seed: int):
+        chosen = torch.randperm(len(captioned), generator=torch.Generator().manual_seed(seed))[:LOOKED_AT]
+        self.captioned, self.clip, self.chosen, self.truth = captioned, clip, chosen, captioned.truth[chosen]
+
+    @cached_property
+    def shown(self) -> Tensor:
+        """What the chosen views show, as in an evaluation: [chosen, width], on the CPU."""
+        device, was_training, shown = next(self.clip.parameters()).device, self.clip.training, []
+        self.clip.eval()
+        progress = bar(total=len(self), desc="looking at views", unit="view")
+        for some in self.chosen.split(IMAGES_AT_ONCE):
+            with torch.no_grad():
+                shown.append(self.clip.look(clip_pixels(self.captioned.views[some.numpy()]).to(device)).cpu())
+            progress.update(len(some))
+        progress.close()
+        self.clip.train(was_training)
+        return torch.cat(shown)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        """(shown [width], truth [captions])."""
+        return self.shown[i], self.truth[i]
+
+
+def collate_shown(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Items of `ShownViews` and its views' `texts` -> a batch for `ContrastiveCLIP`."""
+    shown, truth = zip(*items, strict=True)
+    return {"shown": torch.stack(shown), "truth": torch.stack(truth), **texts}
