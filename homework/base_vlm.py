@@ -11,6 +11,7 @@ from .checkpoint import EMBEDDED_BASE, adapter_base, load_adapter, load_base, un
 from .packing import PromptTokens
 from .preprocess import open_image
 from .progress import bar
+from .vocabulary import Vocabulary
 
 MAX_NEW_TOKENS = 24  # the longest answer, `gran_paradiso_island`, takes 9
 IMAGES_AT_ONCE = 64
@@ -97,6 +98,7 @@ class BaseVLM:
         for row, path in enumerate(image_paths):
             rows_of.setdefault(str(path), []).append(row)
         paths, answers = list(rows_of), [""] * len(questions)
+        vocabulary = Vocabulary(self.model.get_output_embeddings().weight)
         progress = bar(total=len(questions), desc="answering", unit="question", shown=self.show_progress)
         for start in range(0, len(paths), IMAGES_AT_ONCE):
             chunk = paths[start : start + IMAGES_AT_ONCE]
@@ -106,7 +108,8 @@ class BaseVLM:
             rows.sort(key=lambda pair: len(self.tokens.question(questions[pair[1]])))
             for at in range(0, len(rows), 4 * IMAGES_AT_ONCE):
                 part = rows[at : at + 4 * IMAGES_AT_ONCE]
-                texts = self._decode_greedily(cache, [i for i, _ in part], [questions[row] for _, row in part])
+                images, asked = [image for image, _ in part], [questions[row] for _, row in part]
+                texts = self._decode_greedily(vocabulary, cache, images, asked)
                 for (_, row), text in zip(part, texts, strict=True):
                     answers[row] = text
                 progress.update(len(part))
@@ -124,7 +127,9 @@ class BaseVLM:
         """The model below the language head, and below a possible PEFT wrapper."""
         return unwrap(self.model).model
 
-    def _decode_greedily(self, cache, image_rows: Sequence[int], questions: Sequence[str]) -> list[str]:
+    def _decode_greedily(
+        self, vocabulary: Vocabulary, cache, image_rows: Sequence[int], questions: Sequence[str]
+    ) -> list[str]:
         """Answer `questions[i]` on the cached image `image_rows[i]`, all at once."""
         cache = copy.deepcopy(cache)
         cache.batch_select_indices(torch.tensor(image_rows, device=self.device))
@@ -134,17 +139,22 @@ class BaseVLM:
         real = torch.tensor([[0] * (length - len(a)) + [1] * len(a) for a in asked], device=self.device)
         mask = torch.cat([real.new_ones(len(asked), start), real], dim=1)  # [rows, prefix + question]
         positions = (start + real.cumsum(1) - 1).clamp(min=0)
-        done, generated = torch.zeros(len(asked), dtype=torch.bool, device=self.device), []
-        head = self.model.get_output_embeddings()
+        answers: list[list[int]] = [[] for _ in asked]
+        open_rows = list(range(len(asked)))  # whose answer goes on
         for _ in range(MAX_NEW_TOKENS):
             hidden = self._inner()(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state
-            token = head(hidden[:, -1]).argmax(-1)  # [rows]
-            generated.append(token)
-            done |= token == self.tokens.end
-            if done.all():
+            token = vocabulary.likeliest(hidden[:, -1])  # [open rows]
+            for row, id_ in zip(open_rows, token.tolist(), strict=True):
+                answers[row].append(id_)
+            going = (token != self.tokens.end).nonzero()[:, 0]
+            if not len(going):
                 break
-            ids, mask = token[:, None], torch.cat([mask, mask.new_ones(len(asked), 1)], dim=1)
+            if len(going) < len(token):
+                cache.batch_select_indices(going)
+                token, mask, positions = token[going], mask[going], positions[going]
+                open_rows = [open_rows[i] for i in going.tolist()]
+            ids, mask = token[:, None], torch.cat([mask, mask.new_ones(len(token), 1)], dim=1)
             positions = positions[:, -1:] + 1
-        return [self.tokens.decode(row) for row in torch.stack(generated, 1).tolist()]
+        return [self.tokens.decode(row) for row in answers]

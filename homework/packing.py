@@ -6,7 +6,7 @@ gradients are those of separate samples. Only answers and their end token carry 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from PIL import Image
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .checkpoint import Adapted
+from .vocabulary import Vocabulary
 
 IGNORE = -100  # the label that carries no loss, as in torch's cross entropy
 
@@ -121,8 +122,14 @@ def collate(views: Sequence[PackedView], pixel_values: Tensor, pad_id: int) -> d
 class PackedLM(Adapted):
     """A generative model with LoRA that maps a packed batch to its loss.
 
-    The vocabulary is large beside a small model, so logits are computed where there is a label only.
+    The vocabulary is large beside a small model, so logits are computed where there is a label only, and those of
+    tokens with the same row once.
     """
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The output layer, which LoRA leaves as it is."""
+        return Vocabulary(self.base.lm_head.weight)
 
     def forward(
         self,
@@ -142,6 +149,9 @@ class PackedLM(Adapted):
             use_cache=False,
         ).last_hidden_state  # [b, s, d]
         asked = labels != IGNORE
-        logits = self.base.lm_head(hidden[asked]).float()  # [answer tokens, vocabulary]
-        loss = F.cross_entropy(logits, labels[asked], reduction="none")
+        if self.base.lm_head.weight.requires_grad:
+            logits = self.base.lm_head(hidden[asked]).float()  # [answer tokens, tokens]
+            loss = F.cross_entropy(logits, labels[asked], reduction="none")
+        else:
+            loss = self.vocabulary.cross_entropy(hidden[asked], labels[asked])
         return {"loss": (loss * weights[asked]).sum() / len(labels)}
