@@ -198,7 +198,7 @@ def clip_training(base: str, rows: list[dict], data: Path, steps: int) -> Measur
 
     def ours() -> float:
         module, dataset, collate = our_clip(base, rows, data)
-        seconds, (_, size) = looking(dataset), clip.schedule(dataset)
+        seconds, size = looking(dataset), clip.usual_batch(dataset)
         rate = training_rate(module, dataset, collate, size, steps, lambda batch: len(batch["truth"]))
         return whole_training_rate(dataset, seconds, rate)
 

@@ -83,7 +83,7 @@ def run(
         watch = Watch(name, module.clip if name == "public" else module.base, tokenizer, choices, enough)
         batch_size = CLIP_BATCH
         if name == "ours":
-            watch.seconds, (_, batch_size) = looking(dataset), clip.schedule(dataset)
+            watch.seconds, batch_size = looking(dataset), clip.usual_batch(dataset)
         train(module, dataset, collate, batch_size, steps, watch, clip.LEARNING_RATE)
         enough = max(accuracy for *_, accuracy in watch.found)
         found.append(next(row for row in watch.found if row[2] >= enough))

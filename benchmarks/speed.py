@@ -8,7 +8,6 @@ import contextlib
 import io
 import itertools
 import json
-import math
 import os
 import platform
 import random
@@ -193,7 +192,7 @@ def looking(dataset: Dataset) -> float:
 
 def whole_training_rate(dataset: Dataset, looking: float, rate: float) -> float:
     """Images a second of a whole training of CLIP: `looking` seconds, then steps of `rate` images a second."""
-    images = math.prod(clip.schedule(dataset))
+    images = clip.STEPS * clip.usual_batch(dataset)
     return images / (looking + images / rate)
 
 
@@ -203,7 +202,7 @@ def clip_training(views: list[View], data: Path, rank: int, repetitions: int) ->
     torch.manual_seed(0)
     module, tokenizer = clip.build_trainable(EMBEDDED_BASE, rank), load_processor(EMBEDDED_BASE).tokenizer
     dataset, collate = clip.training_set(captioned, module.base, tokenizer, seed=0)
-    seconds, (_, size) = looking(dataset), clip.schedule(dataset)
+    seconds, size = looking(dataset), clip.usual_batch(dataset)
     measured = training_rates(module, dataset, collate, size, lambda batch: len(batch["truth"]), repetitions)
     return [whole_training_rate(dataset, seconds, rate) for rate in measured]
 

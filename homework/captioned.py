@@ -18,7 +18,7 @@ from .questions import caption_kind, captions
 from .scene import frame_of, read_info, scene
 
 IMAGES_AT_ONCE = 64
-LOOKED_AT = 3200  # views, at most, that an encoder which is not trained looks at: with 12,800 CLIP is no better
+LOOKED_AT = 6400  # views, at most, that an encoder which is not trained looks at: 12,800 are hardly better
 
 
 def tokenize(texts: Sequence[str], tokenizer) -> dict[str, Tensor]:
@@ -94,9 +94,9 @@ class ShownViews(Dataset):
 
     @cached_property
     def shown(self) -> Tensor:
-        """What the chosen views show, as in an evaluation: [chosen, width], on the CPU."""
+        """What the chosen views show by one look, as in training mode: [chosen, width], on the CPU."""
         device, was_training, shown = next(self.clip.parameters()).device, self.clip.training, []
-        self.clip.eval()
+        self.clip.train()
         progress = bar(total=len(self), desc="looking at views", unit="view")
         for some in self.chosen.split(IMAGES_AT_ONCE):
             with torch.no_grad():

@@ -30,6 +30,7 @@ from .progress import bar
 from .questions import caption_kind
 
 SHIPPED = Path(__file__).parent / "clip"
+STEPS = 300
 LEARNING_RATE = 2e-3  # its highest value
 
 
@@ -106,9 +107,9 @@ def training_set(captioned: CaptionedViews, clip: CLIP, tokenizer, seed: int) ->
     return captioned, partial(collate_captioned, texts=texts)
 
 
-def schedule(dataset: Dataset) -> tuple[int, int]:
-    """(steps, views a batch) of a training; with views that were looked at before, a step of many costs little more."""
-    return (100, 512) if isinstance(dataset, ShownViews) else (300, 64)
+def usual_batch(dataset: Dataset) -> int:
+    """Views a batch by default: where they were looked at before, a step of twice as many costs no more."""
+    return 128 if isinstance(dataset, ShownViews) else 64
 
 
 def _progress(clip: nn.Module, tokenizer, rows: list[dict]) -> dict[str, float]:
@@ -125,7 +126,7 @@ def train(
     data: str = str(DATA_DIR),
     output: str = str(SHIPPED),
     work: str = "runs/clip",
-    steps: int | None = None,
+    steps: int = STEPS,
     batch_size: int | None = None,
     learning_rate: float = LEARNING_RATE,
     rank: int = 16,
@@ -142,8 +143,9 @@ def train(
         data: the data folder.
         output: where the adapter goes; the default is what `bundle.py` packs.
         work: folder for checkpoints and TensorBoard.
-        steps: how many batches; by default 300, or 100 on the embedded base, which looks at its views once.
-        batch_size: views a batch, each compared with all captions of the split; by default 64, or 512 on that base.
+        steps: how many batches.
+        batch_size: views a batch, each compared with all captions of the split; without it 64, or 128 on the embedded
+            base, which looks at its views before.
         learning_rate: its highest value.
         rank: of LoRA.
         seed: of the new weights and the order of views.
@@ -159,19 +161,12 @@ def train(
     module, tokenizer = build_trainable(base, rank), load_processor(base).tokenizer
     rows = questions_on_valid(multiple_choice, progress_questions, data_dir)
     dataset, collate = training_set(captioned, module.base, tokenizer, seed)
-    usual_steps, usual_batch = schedule(dataset)
     fit(
         module,
         dataset,
         collate,
         Recipe(
-            portable_base(base),
-            usual_steps if steps is None else steps,
-            usual_batch if batch_size is None else batch_size,
-            learning_rate,
-            rank,
-            seed,
-            len(captioned),
+            portable_base(base), steps, batch_size or usual_batch(dataset), learning_rate, rank, seed, len(captioned)
         ),
         Path(work),
         Path(output),

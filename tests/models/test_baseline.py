@@ -95,7 +95,7 @@ def test_clip_is_timed_with_the_look_at_its_views(nano_folder, tiny_data, monkey
     measure = against.clip_training(str(nano_folder), CaptionDataset("train", tiny_data).rows, tiny_data, steps=1)
     assert against.compare(measure, 1)["ratio"] > 0
     monkeypatch.setattr(against, "looking", lambda dataset: 1e6)
-    assert measure.ours() == pytest.approx(100 * 512 / 1e6, rel=0.01)
+    assert measure.ours() == pytest.approx(300 * 128 / 1e6, rel=0.01)
 
 
 def test_both_clips_are_asked_until_ours_is_as_good(nano_folder, tiny_data, capsys):

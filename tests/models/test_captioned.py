@@ -68,9 +68,9 @@ def captioned_views(data: Path) -> CaptionedViews:
     return CaptionedViews(CaptionDataset("train", data), data)
 
 
-def test_views_are_looked_at_once_and_as_in_an_evaluation(loaded_nano, tiny_data, monkeypatch):
-    """However often a view is asked for, and though CLIP is in training mode; some of the views are enough."""
-    model, views, looks = build_clip(loaded_nano).train(), captioned_views(tiny_data), []
+def test_views_are_looked_at_once_and_as_in_training(loaded_nano, tiny_data, monkeypatch):
+    """However often a view is asked for, and though CLIP is in eval mode; some of the views are enough."""
+    model, views, looks = build_clip(loaded_nano).eval(), captioned_views(tiny_data), []
     monkeypatch.setattr(captioned, "LOOKED_AT", len(views) - 1)
     monkeypatch.setattr(captioned, "IMAGES_AT_ONCE", 2)
     look = model.look
@@ -78,10 +78,10 @@ def test_views_are_looked_at_once_and_as_in_an_evaluation(loaded_nano, tiny_data
     dataset = ShownViews(views, model, seed=1)
     assert len(dataset) == len(views) - 1 and not looks
     items = [dataset[i] for _ in range(2) for i in range(len(dataset))]
-    assert sum(looks) == len(dataset) and model.training
+    assert sum(looks) == len(dataset) and not model.training
     again = ShownViews(views, model, seed=1).chosen
     assert torch.equal(dataset.chosen, again) and len(set(again.tolist())) == len(again)
-    model.eval()
+    model.train()
     for (shown, truth), i in zip(items, dataset.chosen.tolist(), strict=False):
         with torch.no_grad():
             expected = look(clip_pixels([views[i][0]]))[0]
@@ -90,7 +90,7 @@ def test_views_are_looked_at_once_and_as_in_an_evaluation(loaded_nano, tiny_data
 
 def test_a_look_is_as_good_as_the_pixels(nano_folder, tiny_data):
     """The loss of views that were looked at before is that of their pixels."""
-    module, views = clip.build_trainable(str(nano_folder), 4).eval(), captioned_views(tiny_data)
+    module, views = clip.build_trainable(str(nano_folder), 4).train(), captioned_views(tiny_data)
     tokenizer = clip.load_processor(str(nano_folder)).tokenizer
     dataset, collate = clip.training_set(views, module.base, tokenizer, seed=0)
     some = [0, 2, 3]
