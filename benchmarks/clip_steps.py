@@ -1,9 +1,8 @@
 """How many steps CLIP needs to what the public pipeline ends with: `python -m benchmarks.clip_steps run`.
 
 Both train from the same base with the same optimizer, learning rate and rank of LoRA, which the public pipeline puts on
-both encoders and ours on the text's alone (see `homework.clip.with_lora`), and each with its own batches. The public
-pipeline goes to its end; ours, whose clock begins with the look at its views, goes until it answers as many questions
-right. The clock stands while questions are asked.
+both encoders and ours on the text's alone (see `homework.clip.with_lora`); each has batches of its own size. The public
+one goes to its end; ours goes until it answers as many questions right. The clock stands while questions are asked.
 """
 
 import time
@@ -21,7 +20,7 @@ from homework.evalsets import split_scenes
 from homework.training import use_all_cores
 
 from .against import CLIP_BATCH, our_clip, public_clip, train
-from .speed import looking, machine
+from .speed import machine
 
 ASKED_AT = (5, 10, 20, 30, 40, 60, 80, 100, 150, 200, 250)  # steps, and the last
 
@@ -81,9 +80,7 @@ def run(
         torch.manual_seed(0)
         module, dataset, collate = make(base, rows)
         watch = Watch(name, module.clip if name == "public" else module.base, tokenizer, choices, enough)
-        batch_size = CLIP_BATCH
-        if name == "ours":
-            watch.seconds, batch_size = looking(dataset), clip.usual_batch(dataset)
+        batch_size = CLIP_BATCH if name == "public" else clip.usual_batch(dataset)
         train(module, dataset, collate, batch_size, steps, watch, clip.LEARNING_RATE)
         enough = max(accuracy for *_, accuracy in watch.found)
         found.append(next(row for row in watch.found if row[2] >= enough))

@@ -185,9 +185,10 @@ def looking(dataset: Dataset) -> float:
     """Seconds of a CLIP's look at all views of a training, by that at a dataset's; 0 where it looks at each step."""
     if not isinstance(dataset, ShownViews):
         return 0.0
-    begin = time.perf_counter()
-    looked_at = len(dataset.shown)
-    return LOOKED_AT / looked_at * (time.perf_counter() - begin)
+    begin, size = time.perf_counter(), clip.usual_batch(dataset)
+    for start in range(0, len(dataset), size):
+        dataset.__getitems__(range(start, min(start + size, len(dataset))))
+    return LOOKED_AT / len(dataset) * (time.perf_counter() - begin)
 
 
 def whole_training_rate(dataset: Dataset, looking: float, rate: float) -> float:

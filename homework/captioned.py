@@ -1,7 +1,6 @@
 """What CLIP learns from: the views of a split, each with all captions that are true of it."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from .progress import bar
 from .questions import caption_kind, captions
 from .scene import frame_of, read_info, scene
 
-IMAGES_AT_ONCE = 64
 LOOKED_AT = 6400  # views, at most, that an encoder which is not trained looks at: 12,800 are hardly better
 
 
@@ -84,34 +82,38 @@ class ShownViews(Dataset):
 
     Args:
         captioned: `LOOKED_AT` of its views are taken by chance, or all.
-        clip: looks at them once the first is asked for.
+        clip: looks at a view once it is asked for.
         seed: of the choice.
     """
 
     def __init__(self, captioned: CaptionedViews, clip: CLIP, seed: int):
         chosen = torch.randperm(len(captioned), generator=torch.Generator().manual_seed(seed))[:LOOKED_AT]
-        self.captioned, self.clip, self.chosen, self.truth = captioned, clip, chosen, captioned.truth[chosen]
-
-    @cached_property
-    def shown(self) -> Tensor:
-        """What the chosen views show by one look, as in training mode: [chosen, width], on the CPU."""
-        device, was_training, shown = next(self.clip.parameters()).device, self.clip.training, []
-        self.clip.train()
-        progress = bar(total=len(self), desc="looking at views", unit="view")
-        for some in self.chosen.split(IMAGES_AT_ONCE):
-            with torch.no_grad():
-                shown.append(self.clip.look(clip_pixels(self.captioned.views[some.numpy()]).to(device)).cpu())
-            progress.update(len(some))
-        progress.close()
-        self.clip.train(was_training)
-        return torch.cat(shown)
+        self.captioned, self.clip, self.chosen, self.truth = captioned, clip, chosen.tolist(), captioned.truth[chosen]
+        self.shown: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        """(shown [width], truth [captions])."""
-        return self.shown[i], self.truth[i]
+        """(shown [width] on the CPU, truth [captions])."""
+        return self.__getitems__([i])[0]
+
+    def __getitems__(self, batch: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Of a batch; torch's loader asks for it. Its views that were not seen before are looked at together."""
+        new = [i for i in dict.fromkeys(batch) if i not in self.shown]
+        if new:
+            self.shown.update(zip(new, self._look(new), strict=True))
+        return [(self.shown[i], self.truth[i]) for i in batch]
+
+    @torch.no_grad()
+    def _look(self, new: Sequence[int]) -> Tensor:
+        """One look at each, as in training mode: [new, width], on the CPU."""
+        was_training = self.clip.training
+        self.clip.train()
+        pixels = clip_pixels([self.captioned.views[self.chosen[i]] for i in new])
+        shown = self.clip.look(pixels.to(next(self.clip.parameters()).device)).cpu()
+        self.clip.train(was_training)
+        return shown
 
 
 def collate_shown(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .captioned import IMAGES_AT_ONCE, CaptionedViews, ShownViews, collate_captioned, collate_shown, tokenize
+from .captioned import CaptionedViews, ShownViews, collate_captioned, collate_shown, tokenize
 from .checkpoint import (
     EMBEDDED_BASE,
     Adapted,
@@ -32,6 +32,7 @@ from .questions import caption_kind
 SHIPPED = Path(__file__).parent / "clip"
 STEPS = 300
 LEARNING_RATE = 2e-3  # its highest value
+IMAGES_AT_ONCE = 64
 
 
 class ContrastiveCLIP(Adapted):
@@ -108,7 +109,7 @@ def training_set(captioned: CaptionedViews, clip: CLIP, tokenizer, seed: int) ->
 
 
 def usual_batch(dataset: Dataset) -> int:
-    """Views a batch by default: where they were looked at before, a step of twice as many costs no more."""
+    """Views a batch by default: where each is looked at once, a step of twice as many costs little more."""
     return 128 if isinstance(dataset, ShownViews) else 64
 
 
@@ -145,7 +146,7 @@ def train(
         work: folder for checkpoints and TensorBoard.
         steps: how many batches.
         batch_size: views a batch, each compared with all captions of the split; without it 64, or 128 on the embedded
-            base, which looks at its views before.
+            base, which looks at a view once.
         learning_rate: its highest value.
         rank: of LoRA.
         seed: of the new weights and the order of views.

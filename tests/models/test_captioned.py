@@ -69,23 +69,25 @@ def captioned_views(data: Path) -> CaptionedViews:
 
 
 def test_views_are_looked_at_once_and_as_in_training(loaded_nano, tiny_data, monkeypatch):
-    """However often a view is asked for, and though CLIP is in eval mode; some of the views are enough."""
+    """However often a view is asked for, and though CLIP is in eval mode; a batch's new views together."""
     model, views, looks = build_clip(loaded_nano).eval(), captioned_views(tiny_data), []
     monkeypatch.setattr(captioned, "LOOKED_AT", len(views) - 1)
-    monkeypatch.setattr(captioned, "IMAGES_AT_ONCE", 2)
     look = model.look
     monkeypatch.setattr(model, "look", lambda pixels: looks.append(len(pixels)) or look(pixels))
     dataset = ShownViews(views, model, seed=1)
     assert len(dataset) == len(views) - 1 and not looks
-    items = [dataset[i] for _ in range(2) for i in range(len(dataset))]
-    assert sum(looks) == len(dataset) and not model.training
+    batches = [[0, 2, 0], [2, 1], list(range(len(dataset))), [3]]
+    items = dict(pair for batch in batches for pair in zip(batch, dataset.__getitems__(batch), strict=True))
+    assert looks == [2, 1, len(dataset) - 3] and not model.training
     again = ShownViews(views, model, seed=1).chosen
-    assert torch.equal(dataset.chosen, again) and len(set(again.tolist())) == len(again)
+    assert dataset.chosen == again and len(set(again)) == len(again)
     model.train()
-    for (shown, truth), i in zip(items, dataset.chosen.tolist(), strict=False):
+    for i, (shown, truth) in items.items():
+        view, expected_truth = views[again[i]]
         with torch.no_grad():
-            expected = look(clip_pixels([views[i][0]]))[0]
-        assert torch.allclose(shown, expected, atol=1e-5) and torch.equal(truth, views[i][1])
+            expected = look(clip_pixels([view]))[0]
+        assert torch.allclose(shown, expected, atol=1e-5) and torch.equal(truth, expected_truth)
+    assert torch.equal(dataset[1][0], items[1][0])
 
 
 def test_a_look_is_as_good_as_the_pixels(nano_folder, tiny_data):
@@ -94,7 +96,7 @@ def test_a_look_is_as_good_as_the_pixels(nano_folder, tiny_data):
     tokenizer = clip.load_processor(str(nano_folder)).tokenizer
     dataset, collate = clip.training_set(views, module.base, tokenizer, seed=0)
     some = [0, 2, 3]
-    pixels = captioned.collate_captioned([views[dataset.chosen[i].item()] for i in some], views.texts(tokenizer))
+    pixels = captioned.collate_captioned([views[dataset.chosen[i]] for i in some], views.texts(tokenizer))
     with torch.no_grad():
         losses = [module(**batch)["loss"].item() for batch in (collate([dataset[i] for i in some]), pixels)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
