@@ -145,8 +145,7 @@ def train(
         output: where the adapter goes; the default is what `bundle.py` packs.
         work: folder for checkpoints and TensorBoard.
         steps: how many batches.
-        batch_size: views a batch, each compared with all captions of the split; without it 64, or 128 on the embedded
-            base, which looks at a view once.
+        batch_size: views a batch; without it 64, or 128 on the embedded base.
         learning_rate: its highest value.
         rank: of LoRA.
         seed: of the new weights and the order of views.
