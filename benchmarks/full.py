@@ -104,10 +104,7 @@ def clip_encoders(
     model, tokenizer = clip.build(base).float(), load_processor(base).tokenizer
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (frozen and name.startswith(clip.FROM_BASE)))
-    if frozen:
-        dataset, collate = clip.training_set(captioned, model, tokenizer, seed)
-    else:
-        dataset, collate = captioned, partial(clip.collate_captioned, texts=captioned.texts(tokenizer))
+    dataset, collate = clip.training_set(captioned, model, tokenizer, seed)
     recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(captioned))
     fit(FullCLIP(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
     rows = clip.made_rows("valid", questions, data_dir)

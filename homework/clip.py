@@ -103,9 +103,9 @@ def training_set(captioned: CaptionedViews, clip: CLIP, tokenizer, seed: int) ->
         seed: of which views it looks at.
     """
     texts = captioned.texts(tokenizer)
-    if clip.recogniser:
-        return ShownViews(captioned, clip, seed), partial(collate_shown, texts=texts)
-    return captioned, partial(collate_captioned, texts=texts)
+    if clip.learns_to_see:
+        return captioned, partial(collate_captioned, texts=texts)
+    return ShownViews(captioned, clip, seed), partial(collate_shown, texts=texts)
 
 
 def usual_batch(dataset: Dataset) -> int:

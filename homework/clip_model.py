@@ -91,6 +91,12 @@ class CLIP(nn.Module):
         pixel_values = pixel_values.to(next(self.vision_encoder.parameters()).dtype)
         return self.shown_by(self.vision_encoder(pixel_values).last_hidden_state)
 
+    @property
+    def learns_to_see(self) -> bool:
+        """Whether what `look` gives changes in training."""
+        parts = (self.vision_encoder, self.recogniser or self.vision_pool)
+        return any(weight.requires_grad for part in parts for weight in part.parameters())
+
     def shown_by(self, tokens: Tensor) -> Tensor:
         """The vision encoder's tokens, [b, s, d] or [b, looks, s, d] -> what the images show, [b, width]."""
         dtype = self.vision_projection.weight.dtype

@@ -5,6 +5,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def cross_entropy(hidden: Tensor, table: Tensor, count: Tensor, rows: Tensor) -> Tensor:
+    """Of a token of each row in `rows` among all tokens, of which several may share a row. [n].
+
+    Args:
+        hidden: [n, d].
+        table: [rows, d].
+        count: how many tokens share each row, [rows].
+        rows: of the labels, [n].
+    """
+    logits = hidden @ table.T  # [n, rows]
+    log_count = count.to(torch.promote_types(logits.dtype, torch.float32)).log()
+    return F.cross_entropy(logits + log_count, rows, reduction="none") + log_count[rows]
+
+
 class Vocabulary:
     """An output layer without bias, each distinct row of which is computed once.
 
@@ -19,18 +33,15 @@ class Vocabulary:
         weight, rows = weight.detach(), {}
         # by their bytes, whatever their type; a dictionary finds equal ones ten times as fast as torch.unique
         stored = weight.cpu().contiguous().view(torch.uint8).numpy()
-        row_of = [rows.setdefault(row.tobytes(), len(rows)) for row in stored]
-        self.row_of = torch.tensor(row_of, device=weight.device)  # [tokens]
-        count = torch.bincount(self.row_of)
-        self.log_count = count.log()  # [rows]
-        self.token_of = self.row_of.argsort(stable=True)[count.cumsum(0) - count]  # the first of each row, [rows]
+        first = torch.tensor([rows.setdefault(row.tobytes(), token) for token, row in enumerate(stored)])
+        # the first token of each row, [rows]; the row of each token, [tokens]; how many tokens share it, [rows]
+        found = first.to(weight.device).unique(return_inverse=True, return_counts=True)
+        self.token_of, self.row_of, self.count = found
         self.table = weight if len(rows) == len(weight) else weight[self.token_of]
 
     def cross_entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Of each label among all tokens. hidden [n, d], labels [n] -> [n]."""
-        rows = self.row_of[labels]
-        logits = (hidden @ self.table.T).float() + self.log_count  # [n, rows]
-        return F.cross_entropy(logits, rows, reduction="none") + self.log_count[rows]
+        return cross_entropy(hidden, self.table, self.count, self.row_of[labels])
 
     def likeliest(self, hidden: Tensor) -> Tensor:
         """The token of the highest logit, the first of several. [n, d] -> [n]."""
