@@ -8,6 +8,7 @@ from homework.base_vlm import BaseVLM
 from homework.checkpoint import unwrap
 from homework.packing import IGNORE, collate, pack
 from homework.progress import bar
+from homework.vocabulary import Vocabulary
 
 IMAGES_AT_ONCE = 16  # a view's pairs are one sequence of some 400 tokens, and attention grows with its square
 
@@ -26,7 +27,7 @@ def probabilities(
         InputError: an image is missing or broken.
     """
     paths, found = list(pairs), {}
-    inner, head = unwrap(vlm.model).model, vlm.model.get_output_embeddings()
+    inner, vocabulary = unwrap(vlm.model).model, Vocabulary(vlm.model.get_output_embeddings().weight)
     shown = bar(total=len(paths), desc="how sure it is", unit="view", shown=progress)
     for start in range(0, len(paths), IMAGES_AT_ONCE):
         chunk = paths[start : start + IMAGES_AT_ONCE]
@@ -36,9 +37,7 @@ def probabilities(
         labels, _ = batch.pop("labels"), batch.pop("weights")
         hidden = inner(**batch, use_cache=False).last_hidden_state  # [b, s, d]
         answered = labels != IGNORE
-        logits = head(hidden[answered]).float()  # [answer tokens, vocabulary], as elsewhere there is nothing to look up
-        log_likelihoods = logits.log_softmax(-1).gather(1, labels[answered][:, None])[:, 0].tolist()
-        at = iter(log_likelihoods)
+        at = iter((-vocabulary.cross_entropy(hidden[answered], labels[answered])).tolist())  # of each answer token
         for path, view in zip(chunk, packed, strict=True):
             sums = torch.zeros(len(pairs[path]))
             for branch, label in zip(view.branch, view.labels, strict=True):
