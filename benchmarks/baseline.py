@@ -7,7 +7,6 @@ are ours, so that the ratios are those of the pipelines alone; but CLIP pools th
 on both encoders, whatever ours reads in the image.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,10 +22,8 @@ from homework.base_vlm import MAX_NEW_TOKENS
 from homework.checkpoint import add_lora, load_adapter, load_processor, pick_device, pick_dtype, resolve_base
 from homework.clip import with_lora
 from homework.clip_model import CLIP
-from homework.generate_qa import rows as qa_rows
 from homework.packing import IGNORE
 from homework.preprocess import CLIP_SIZE
-from homework.scene import image_file, info_files, scene
 
 LONGEST_EDGE = 2048  # `size.longest_edge` in the processor of SmolVLM-256M-Instruct
 BATCH = 32
@@ -169,17 +166,3 @@ def trainable_clip(base: str, rank: int) -> tuple[InfoNCE, "AutoProcessor"]:
     model, processor = load(base)
     clip = CLIP(model.model.vision_model, model.model.text_model).to(model.device)
     return InfoNCE(with_lora(clip, rank, base)), processor
-
-
-def write_pairs(split_dir: Path, file: Path) -> int:
-    """The question-answer pairs of a split by a plain loop that reads a frame's file again for each view.
-
-    Returns:
-        how many.
-    """
-    pairs = []
-    for path in info_files(split_dir):
-        for view in range(len(json.loads(path.read_text())["detections"])):
-            pairs += qa_rows(scene(json.loads(path.read_text()), view), image_file(path, view))
-    file.write_text(json.dumps(pairs, indent=2))
-    return len(pairs)

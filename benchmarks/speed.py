@@ -33,10 +33,11 @@ from homework.cli import run
 from homework.data import DATA_DIR
 from homework.errors import write_json
 from homework.finetune import SHIPPED, PackedViews, collate_views
+from homework.info import scenes
 from homework.machine import available_cores
 from homework.packing import PackedLM
 from homework.pairs import write_split
-from homework.scene import Scene, image_file, info_files, scenes
+from homework.scene import Scene, image_file, info_files
 from homework.training import LengthGroupedBatches, use_all_cores
 
 WARM_UP = 1  # repetitions without the clock

@@ -14,7 +14,7 @@ from .errors import InputError
 from .preprocess import clip_pixels, load_views
 from .progress import bar
 from .questions import caption_kind, captions
-from .scene import frame_of, read_info, scene
+from .scene import frame_of, scene
 
 LOOKED_AT = 6400  # views, at most, that an encoder which is not trained looks at: 12,800 are hardly better
 
@@ -33,6 +33,8 @@ class CaptionedViews(Dataset):
     """
 
     def __init__(self, rows: Sequence[dict], data_dir: Path, cache_dir: Path | None = None):
+        from .info import read_info
+
         true: dict[str, set[str]] = {}
         for row in rows:
             true.setdefault(row["image_file"], set()).add(row["caption"])

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError, replacing
-from .scene import KART_CLASS, SCALE, VIEW_SIZE, Scene, image_file, read_info, scene
+from .info import read_info
+from .scene import KART_CLASS, SCALE, VIEW_SIZE, Scene, image_file, scene
 
 COLOURS = {"ego": "#ff3b30", "kart": "#ffd60a", "small": "#64d2ff", "other": "#ffffff"}
 LINES = {

@@ -79,12 +79,24 @@ def read_json(path: str | Path):
     Raises:
         InputError: the file is missing, or it is not JSON.
     """
-    try:
-        text = Path(path).read_bytes()
+    with reading(path) as text:
         content = json.loads(text)
         if re.search(rb"\\u[dD][89a-fA-F]", text):  # half a character is no text: it can't be printed or written
             json.dumps(content, ensure_ascii=False).encode()
         return content
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> Iterator[bytes]:
+    """What a JSON file holds, for a block that parses it.
+
+    Raises:
+        InputError: the file is missing, or the block finds that it is not JSON.
+    """
+    try:
+        yield Path(path).read_bytes()
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(path, "no such file", "check the path, or run `python -m supertux download`") from None
     except (ValueError, RecursionError) as error:

@@ -8,9 +8,10 @@ from pathlib import Path
 from .cli import run
 from .data import DATA_DIR, MultiChoiceQADataset, VQADataset
 from .errors import InputError, write_json
+from .info import read_info, scenes
 from .progress import bar, note
 from .questions import CAPTIONS, KINDS, caption_kind, captions, is_asked_officially, qa_pairs, question_kind
-from .scene import Scene, frame_of, image_file, info_files, read_info, scene, scenes
+from .scene import Scene, frame_of, image_file, info_files, scene
 
 QA_FILE, MC_FILE = "balanced_qa_pairs.json", "all_mc_qas.json"
 NUM_DISTRACTORS = 4

@@ -11,7 +11,7 @@ if not __package__:  # run as a script from inside homework/ (PEP 366)
 from .cli import run
 from .data import DATA_DIR
 from .pairs import write_split
-from .questions import qa_pairs
+from .questions import ask, qa_pairs
 from .scene import Scene
 
 FILE_NAME = "generated_qa_pairs.json"
@@ -19,7 +19,7 @@ FILE_NAME = "generated_qa_pairs.json"
 
 def rows(scene: Scene, image_file: str) -> Iterator[dict]:
     """The rows of a `*_qa_pairs.json` for one view."""
-    for question, answer in qa_pairs(scene):
+    for _, question, answer in ask(scene):
         yield {"question": question, "answer": answer, "image_file": image_file}
 
 

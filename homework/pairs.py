@@ -1,41 +1,40 @@
 """Frames -> a pair file: a whole split on all cores, the same bytes every time."""
 
 import gc
-import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from .errors import InputError, replacing
+from .info import scenes
 from .progress import bar, note
-from .scene import Scene, image_file, info_files, scenes
+from .scene import Scene, image_file, info_files
 
 CHUNK = 32  # frames a task: few enough to share out evenly, enough to hide the transfer
 
 Rows = Callable[[Scene, str], Iterable[dict]]
+_ENCODER = msgspec.json.Encoder()
 
 
-_quoted = lru_cache(100_000)(json.dumps)  # a split's questions, answers and captions are few, each asked many times
-
-
-def _line(row: dict[str, str]) -> str:
-    """A row as `json.dumps` would write it."""
-    return "{" + ", ".join([f"{_quoted(key)}: {_quoted(value)}" for key, value in row.items()]) + "}"
-
-
-def _chunk(rows: Rows, info_paths: list[Path]) -> tuple[str, int, list[str]]:
+def _chunk(rows: Rows, info_paths: list[Path]) -> tuple[bytes, int, list[str]]:
     """(the rows' JSON, one a line; how many; image file of each view) of a few frames; runs in a worker."""
-    lines, images = [], []
+    blocks, number, images = [], 0, []
     for path in info_paths:
+        found = []
         for view, scene in scenes(path):
-            image = image_file(path, view)
-            images.append(image)
-            lines.extend(map(_line, rows(scene, image)))
-    return ",\n".join(lines), len(lines), images
+            images.append(image_file(path, view))
+            found.extend(rows(scene, images[-1]))
+        if found:
+            lines = _ENCODER.encode_lines(found)  # a line break ends each of them, and in JSON's texts there is none
+            blocks.append(lines.removesuffix(b"\n").replace(b"\n", b",\n"))
+            number += len(found)
+    return b",\n".join(blocks), number, images
 
 
 def _begin_worker() -> None:
@@ -44,7 +43,7 @@ def _begin_worker() -> None:
     gc.disable()  # a frame's lists hold no cycles, and looking for some takes a fifth of the time
 
 
-def _chunks(rows: Rows, frames: list[Path], workers: int | None) -> Iterator[tuple[str, int, list[str]]]:
+def _chunks(rows: Rows, frames: list[Path], workers: int | None) -> Iterator[tuple[bytes, int, list[str]]]:
     """`_chunk` of every frame, in the order of the frames, with a progress bar."""
     tasks = [frames[start : start + CHUNK] for start in range(0, len(frames), CHUNK)]
     with (
@@ -68,18 +67,19 @@ def write_split(split_dir: Path, name: str, rows: Rows, workers: int | None = No
     """
     start = time.perf_counter()
     frames = info_files(split_dir)
-    present = set(os.listdir(split_dir))  # one listing instead of a look at each file
+    # one listing instead of a look at each file
+    present = {f"{split_dir.name}/{name}" for name in os.listdir(split_dir)}
     num_pairs = num_views = 0
-    with replacing(split_dir / name) as temporary, open(temporary, "w") as stream:
+    with replacing(split_dir / name) as temporary, open(temporary, "wb") as stream:
         for lines, number, images in _chunks(rows, frames, workers):
-            for image in images:
-                if os.path.basename(image) not in present:
-                    raise InputError(split_dir.parent / image, "no such image", "restore it or delete its frame")
+            if not present.issuperset(images):
+                missing = next(image for image in images if image not in present)
+                raise InputError(split_dir.parent / missing, "no such image", "restore it or delete its frame")
             if number:
-                stream.write((",\n" if num_pairs else "[\n") + lines)
+                stream.write((b",\n" if num_pairs else b"[\n") + lines)
             num_pairs += number
             num_views += len(images)
-        stream.write("\n]\n" if num_pairs else "[]\n")
+        stream.write(b"\n]\n" if num_pairs else b"[]\n")
     seconds = time.perf_counter() - start
     note(f"{split_dir / name}: {num_pairs:,} pairs of {num_views:,} views in {len(frames):,} frames")
     note(f"{seconds:.1f} s, {num_pairs / seconds:,.0f} pairs/s")

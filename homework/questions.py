@@ -8,6 +8,7 @@ each kart but the ego's.
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from .scene import Kart, Scene
 
@@ -24,6 +25,11 @@ class Question:
     program: Callable[[Scene, Kart | None], str | None]
     needs_ego: bool = True
 
+    @cached_property
+    def names_kart(self) -> bool:
+        """Whether it is asked once for each kart but the ego's."""
+        return "{kart}" in self.template
+
 
 def side_of(scene: Scene, kart: Kart) -> str:
     """`left` or `right` of the ego kart."""
@@ -36,7 +42,7 @@ def depth_of(scene: Scene, kart: Kart) -> str:
 
 
 def _count(test: Callable[[Scene, Kart], bool]) -> Callable[[Scene, None], str]:
-    return lambda scene, _: str(sum(test(scene, kart) for kart in scene.others))
+    return lambda scene, _: str(len([kart for kart in scene.others if test(scene, kart)]))
 
 
 QUESTIONS = (
@@ -86,10 +92,10 @@ def ask(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> Iterator[tup
     for row in questions:
         if row.needs_ego and scene.ego is None:
             continue
-        for kart in scene.others if "{kart}" in row.template else (None,):
+        for kart in scene.others if row.names_kart else (None,):
             answer = row.program(scene, kart)
             if answer is not None:
-                yield row, row.template.format(kart=kart.name if kart else ""), answer
+                yield row, row.template.format(kart=kart.name) if kart else row.template, answer
 
 
 def qa_pairs(scene: Scene) -> Iterator[tuple[str, str]]:

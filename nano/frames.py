@@ -10,17 +10,10 @@ import torch
 from torch import Tensor
 
 from homework.data import guard_training_split
+from homework.info import read_info
 from homework.nano_vision import FOVEA_SIZE
 from homework.preprocess import load_views, normalise
-from homework.scene import (
-    MIN_SIDE,
-    VIEW_SIZE,
-    Kart,
-    Scene,
-    image_file,
-    info_files,
-    read_info,
-)
+from homework.scene import MIN_SIDE, VIEW_SIZE, Kart, Scene, image_file, info_files
 from supertux.moments import moment_of
 
 from .augment import jitter, random_window, zoomed
@@ -171,7 +164,7 @@ class Frames:
         if any(other.name == name or overlap(other.box, scene.ego.box) for other in scene.others):
             return view, scene
         view = pasted(view, scene.ego.box, self.views[donor], self.scenes[donor].ego.box, matched)
-        karts = [replace(kart, name=name) if kart is scene.ego else kart for kart in scene.karts]
+        karts = [kart._replace(name=name) if kart is scene.ego else kart for kart in scene.karts]
         return view, replace(scene, karts=tuple(karts))
 
     def _places(self, scene: Scene, rng: np.random.Generator) -> list[tuple]:

@@ -41,4 +41,4 @@ def mirror(scene: Seen) -> Seen:
 
 def _flipped(karts: tuple[Kart, ...]) -> tuple[Kart, ...]:
     boxes = [(VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2) for x1, y1, x2, y2 in (kart.box for kart in karts)]
-    return tuple(replace(kart, box=box) for kart, box in zip(karts, boxes, strict=True))
+    return tuple(kart._replace(box=box) for kart, box in zip(karts, boxes, strict=True))

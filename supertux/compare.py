@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from homework.data import DATA_DIR
 from homework.errors import InputError, replacing
+from homework.info import read_info
 from homework.progress import bar, note
-from homework.scene import VIEW_SIZE, image_file, info_files, read_info
+from homework.scene import VIEW_SIZE, image_file, info_files
 
 from .moments import moment_of
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 from homework.errors import InputError, read_json
+from homework.info import read_info
 from homework.preprocess import opened
 from homework.progress import bar
-from homework.scene import image_file, info_files, read_info, scene
+from homework.scene import image_file, info_files, scene
 
 from .plans import KARTS, OFFICIAL_MIX, TRACKS
 from .render import SETTINGS

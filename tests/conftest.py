@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 
 from homework import cli, generate_captions, generate_qa
 from homework.errors import write_json
+from homework.info import scenes
 from homework.questions import KINDS, captions, qa_pairs, question_kind
-from homework.scene import image_file, info_files, scenes
+from homework.scene import image_file, info_files
 
 os.environ["MPLBACKEND"] = "agg"  # as without a screen, here and in the processes that tests start
 settings.register_profile("tux", deadline=None, database=None)  # no deadline: the machine may be busy

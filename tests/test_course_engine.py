@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from homework.errors import InputError
-from homework.scene import read_info, scene
+from homework.info import read_info
+from homework.scene import scene
 from supertux import course_art, race
 from supertux.plans import COURSE, COURSE_KARTS, KARTS, RacePlan, race_plans
 from supertux.render import draw_race
@@ -143,7 +144,7 @@ def test_frames_are_stored_as_the_courses(engine, tmp_path: Path):
         for view in range(COURSE_KARTS):
             assert scene(info, view).ego.name == info["karts"][view]  # view v follows kart v
             # boxes in pixels of 600x400, drawn at 300x200; the nitro is there, the surroundings are not
-            assert info["detections"][view] == [[1, view, 280, 180, 339, 239], [5, 7, 0, 380, 39, 399]]
+            assert info["detections"][view] == [(1, view, 280, 180, 339, 239), (5, 7, 0, 380, 39, 399)]
             assert (tmp_path / f"{path.name[:5]}_{view:02d}_im.jpg").exists()
     started = [one.config.players for one in Drawn.races]
     assert all(json.loads(path.read_text())["karts"] in started for path in tmp_path.glob("*_info.json"))

@@ -16,7 +16,8 @@ from conftest import assert_one_line_error
 from PIL import Image
 
 from homework.errors import InputError, read_json
-from homework.scene import VIEW_SIZE, info_files, read_info, scene
+from homework.info import read_info
+from homework.scene import VIEW_SIZE, info_files, scene
 from supertux import art
 from supertux import render as module
 from supertux.labels import rotation_matrix
@@ -283,7 +284,7 @@ def test_karts_at_rest_are_seen_from_the_front_and_driven_ones_from_behind(undis
     placed = {record["race"]: record["placed"] for record in map(read_json, undisturbed.glob(".races/*.json"))}
     ahead = {True: [], False: []}  # metres from the followed kart to others in its view, along its front
     for path in info_files(undisturbed):
-        info = read_info(path)
+        info = read_json(path)
         for view, _ in enumerate(info["detections"]):
             front = rotation_matrix(info["rotation"][view])[:, 2]
             for kart in scene(info, view).karts:

@@ -19,8 +19,8 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: pip install -r 
 from starlette.testclient import TestClient
 
 from homework.draw import COLOURS
+from homework.info import scenes
 from homework.questions import qa_pairs
-from homework.scene import scenes
 from viewer import library as module
 from viewer.app import make_app
 from viewer.explore import explore

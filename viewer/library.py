@@ -12,8 +12,9 @@ from PIL import Image, ImageOps
 
 from homework.draw import view_boxes
 from homework.errors import InputError
+from homework.info import read_info, scenes
 from homework.questions import captions, qa_pairs, question_kind
-from homework.scene import Scene, image_file, info_files, read_info, scenes
+from homework.scene import Scene, image_file, info_files
 
 UPLOADS = "uploads"  # the split of uploaded pictures
 MAX_BYTES = 10_000_000  # of an upload

@@ -12,9 +12,10 @@ from benchmarks.answers import agreement, by_number, by_pair, by_side, said_for,
 from homework.clip import score
 from homework.data import interval
 from homework.draw import COLOURS, view_boxes
+from homework.info import read_info
 from homework.preprocess import open_image
 from homework.questions import KINDS
-from homework.scene import VIEW_SIZE, frame_of, read_info, scene
+from homework.scene import VIEW_SIZE, frame_of, scene
 
 from .measure import Answer, Measured, Model, doubtful_labels, most_wrong
 from .plots import COLOURS as KIND_COLOURS

@@ -9,9 +9,10 @@ from homework import captioned, clip
 from homework.captioned import CaptionedViews, ShownViews, tokenize
 from homework.data import CaptionDataset
 from homework.errors import write_json
+from homework.info import read_info
 from homework.preprocess import clip_pixels
 from homework.questions import captions
-from homework.scene import frame_of, read_info, scene
+from homework.scene import frame_of, scene
 
 from .conftest import TEXTS, build_clip
 

@@ -1,7 +1,5 @@
 """nano/: what the dense stage is taught of a scene."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -42,7 +40,7 @@ def test_mirrored_cell_maps():
     # the grid's axis is at pixel 72 and the image's at 75: a scene that is 6 pixels wider on the right fits both
     plain = cell_targets([SCENE], width=150)
     shifted = Seen(
-        SCENE.track, tuple(replace(k, box=(k.box[0] + 6, k.box[1], k.box[2] + 6, k.box[3])) for k in SCENE.karts)
+        SCENE.track, tuple(k._replace(box=(k.box[0] + 6, k.box[1], k.box[2] + 6, k.box[3])) for k in SCENE.karts)
     )
     flipped = cell_targets([mirror(shifted)], width=150)
     assert np.array_equal(flipped["kart"][0], plain["kart"][0][:, ::-1])

@@ -12,8 +12,9 @@ from homework.checkpoint import Adapted, add_lora, load_base
 from homework.clip import build_trainable
 from homework.draw import view_boxes
 from homework.evalsets import split_scenes
+from homework.info import read_info
 from homework.questions import qa_pairs
-from homework.scene import Kart, Scene, frame_of, read_info, scene
+from homework.scene import Kart, Scene, frame_of, scene
 from viewer.confidence import probabilities
 from viewer.measure import Answer, doubtful_labels, most_wrong
 from viewer.report import report

@@ -12,8 +12,9 @@ from homework.data import MultiChoiceQADataset
 from homework.finetune import PackedViews
 from homework.generate_captions import rows as caption_rows
 from homework.generate_qa import rows as qa_rows
+from homework.info import scenes
 from homework.preprocess import clip_pixels, load_views, open_image
-from homework.scene import image_file, scenes
+from homework.scene import image_file
 
 from .mutate import broken_files, broken_json_files, failures
 

@@ -1,0 +1,20 @@
+"""The public pipeline's way to make pairs: a plain loop. Beside `baseline.py`, since it needs no PyTorch, as ours."""
+
+import json
+from pathlib import Path
+
+from homework.pairs import Rows
+from homework.scene import image_file, info_files, scene
+
+
+def write_pairs(split_dir: Path, file: Path, rows: Rows) -> None:
+    """The question-answer pairs of a split by a plain loop that reads a frame's file again for each view.
+
+    Args:
+        rows: as `homework.pairs.write_split`'s.
+    """
+    pairs = []
+    for path in info_files(split_dir):
+        for view in range(len(json.loads(path.read_text())["detections"])):
+            pairs += rows(scene(json.loads(path.read_text()), view), image_file(path, view))
+    file.write_text(json.dumps(pairs, indent=2))
