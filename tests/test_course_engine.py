@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from homework.errors import InputError
+from homework.errors import InputError, read_json
 from homework.info import read_info
 from homework.scene import scene
 from supertux import course_art, race
@@ -161,7 +161,7 @@ def test_the_engine_itself_draws_the_same_race_twice(tmp_path: Path):
     for folder in (tmp_path / "a", tmp_path / "b"):
         (folder / ".races").mkdir(parents=True)
         assert draw_race(one, folder)["frames"] == 4
-        infos.append([read_info(path) for path in sorted(folder.glob("*_info.json"))])
+        infos.append([read_json(path) for path in sorted(folder.glob("*_info.json"))])
     for a, b in zip(*infos, strict=True):
         assert [a[key] for key in ("karts", "location", "time")] == [b[key] for key in ("karts", "location", "time")]
         egos = [scene(a, view).ego for view in range(COURSE_KARTS)]
