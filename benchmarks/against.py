@@ -45,7 +45,7 @@ from .speed import looking, machine, whole_training_rate
 
 CLIP_BATCH, RANK = 64, 16
 TRAIN_VIEWS = 2000  # at least, where the split has as many
-FIRST = "from homework.finetune import load; print(load().answer([{image!r}], ['What track is this?']))"
+FIRST = "from homework.finetune import load; print(load().answer([{image!r}], ['What track is this?']), flush=True)"
 FIRST_BASELINE = """
 import sys
 from peft import PeftModel
@@ -53,7 +53,7 @@ from transformers import Trainer, TrainingArguments
 from benchmarks import baseline
 model, processor = baseline.answering({base!r}, {adapter!r})
 row = {{"image_path": {image!r}, "question": "What track is this?"}}
-print(baseline.answer(model, processor, [row]))
+print(baseline.answer(model, processor, [row]), flush=True)
 """
 PAIRS = """
 import time
@@ -231,8 +231,13 @@ def first_answer(base: str, adapter: Path, image: str) -> Measure:
 
     def timed(script: str) -> float:
         begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-        return 1 / (time.perf_counter() - begin)
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            answer, seconds = process.stdout.readline(), time.perf_counter() - begin
+        if not answer:
+            raise RuntimeError(f"no answer from {script}")
+        return 1 / seconds
 
     public = FIRST_BASELINE.format(base=base, adapter=str(adapter), image=image)
     return Measure("starts to the first answer", partial(timed, public), partial(timed, FIRST.format(image=image)))
