@@ -21,11 +21,13 @@ from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base
 from homework.clip_model import CLIP
 from homework.nano_model import TuxNanoForConditionalGeneration
 from homework.nano_vision import TuxNanoVisionConfig
+from homework.packing import PromptTokens
 from homework.preprocess import clip_pixels, open_image
 from homework.scene import Kart
 from nano.base import make_config
 from nano.frames import Frames
 from nano.seen import Seen
+from nano.vocabulary import SmallVocabulary
 
 torch.set_num_threads(1)
 
@@ -72,13 +74,16 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def save_tiny_nano(folder: Path) -> None:
-    """The embedded base's architecture, narrow, with the shipped processor; its embedding is tied."""
+    """The embedded base's architecture, narrow, with the shipped processor; tokens of no text share an embedding."""
     config = make_config(TuxNanoVisionConfig(**VISION))
     for name, value in TEXT.items():
         setattr(config.text_config, name, value)
     torch.manual_seed(0)
-    stir(TuxNanoForConditionalGeneration(config)).save_pretrained(folder)
-    AutoProcessor.from_pretrained(EMBEDDED_BASE).save_pretrained(folder)
+    model, processor = stir(TuxNanoForConditionalGeneration(config)), AutoProcessor.from_pretrained(EMBEDDED_BASE)
+    small, embedding = SmallVocabulary(PromptTokens(processor)), model.get_input_embeddings().weight.data
+    embedding[:] = small.shrink(embedding)[small.row]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
