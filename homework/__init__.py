@@ -1,11 +1,13 @@
 """The submission: a vision language model and a CLIP for SuperTuxKart, and what makes and measures them."""
 
+import atexit
 import gc
 from importlib import import_module
 
-# Python looks for garbage after every 700 new objects. Importing torch and transformers makes a million and no
-# garbage: so it looks more seldom, and a start takes a fifth less time (docs/PERFORMANCE.md).
+# Python looks for garbage after every 700 new objects, and through all of them before a process ends. Importing torch
+# and transformers makes a million and no garbage: without, commands start and end 2 s sooner (docs/PERFORMANCE.md).
 gc.set_threshold(20_000)
+atexit.register(gc.freeze)
 
 # Loaded on first use: making question-answer pairs needs no torch.
 _EXPORTS = {

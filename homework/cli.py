@@ -1,6 +1,5 @@
 """Functions -> commands: parameters become arguments and flags, docstrings become the help."""
 
-import gc
 import inspect
 import os
 import re
@@ -52,10 +51,7 @@ def run(*functions: Callable, alone: bool = False) -> None:
         epilog = f"\b\nExample: {_example(function) or _program() + name + _made(function)}"
         settings = {"help": _summary(function), "epilog": epilog, "cls": _command_class(), "no_args_is_help": False}
         app.command(function.__name__, **settings)(_documented(function))
-    try:
-        app(prog_name=_program())
-    finally:
-        gc.freeze()  # what is left needn't be searched for garbage before the process ends: that takes most of a second
+    app(prog_name=_program())
 
 
 def _program() -> str:
