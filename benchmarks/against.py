@@ -62,7 +62,7 @@ from benchmarks.plain import write_pairs
 from homework.generate_qa import rows
 from homework.pairs import write_split
 begin = time.perf_counter()
-{call}(Path({split!r}), Path({file!r}), rows)
+{call}(Path({split!r}), {file!r}, rows)
 print(time.perf_counter() - begin)
 """
 
@@ -235,8 +235,8 @@ def first_answer(base: str, adapter: Path, image: str) -> Measure:
             [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
             answer, seconds = process.stdout.readline(), time.perf_counter() - begin
-        if not answer:
-            raise RuntimeError(f"no answer from {script}")
+        if not answer or process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
         return 1 / seconds
 
     public = FIRST_BASELINE.format(base=base, adapter=str(adapter), image=image)

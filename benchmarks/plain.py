@@ -7,7 +7,7 @@ from homework.pairs import Rows
 from homework.scene import image_file, info_files, scene
 
 
-def write_pairs(split_dir: Path, file: Path, rows: Rows) -> None:
+def write_pairs(split_dir: Path, file: str, rows: Rows) -> None:
     """The question-answer pairs of a split by a plain loop that reads a frame's file again for each view.
 
     Args:
@@ -17,4 +17,4 @@ def write_pairs(split_dir: Path, file: Path, rows: Rows) -> None:
     for path in info_files(split_dir):
         for view in range(len(json.loads(path.read_text())["detections"])):
             pairs += rows(scene(json.loads(path.read_text()), view), image_file(path, view))
-    file.write_text(json.dumps(pairs, indent=2))
+    Path(file).write_text(json.dumps(pairs, indent=2))

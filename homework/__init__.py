@@ -4,8 +4,9 @@ import atexit
 import gc
 from importlib import import_module
 
-# Python looks for garbage after every 700 new objects, and through all of them before a process ends. Importing torch
-# and transformers makes a million and no garbage: without, commands start and end 2 s sooner (docs/PERFORMANCE.md).
+# Python looks for garbage after every 700 new objects or so, and through all of them before a process ends. Importing
+# torch and transformers makes a million and hardly any garbage: with fewer such searches a command that loads a model
+# takes 2 s less (docs/PERFORMANCE.md).
 gc.set_threshold(20_000)
 atexit.register(gc.freeze)
 

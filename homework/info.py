@@ -1,6 +1,6 @@
 """An `*_info.json`, read and checked, and the scenes of its views.
 
-A grader reads no frames and may lack msgspec: what it loads must not import this module at its top.
+The course's grader reads no frames and may lack msgspec: what it loads must not import this module at its top.
 """
 
 from pathlib import Path
@@ -22,14 +22,14 @@ class Info(TypedDict):
     track: str
     karts: list[str]  # a kart's place in it is its track id
     detections: list[list[tuple[int, int, _X, _Y, _X, _Y]]]  # of each view: class id, track id, x1, y1, x2, y2
-    distance_down_track: NotRequired[Any]  # `supertux.moments` alone needs it, and checks it
+    distance_down_track: NotRequired[Any]  # checked where it is needed, in `supertux.moments`
 
 
 _DECODER = msgspec.json.Decoder(Info)
 
 
 def read_info(path: str | Path) -> Info:
-    """An `*_info.json`, checked: track, karts and detections are there and fit together.
+    """An `*_info.json`, strict JSON in UTF-8, checked: track, karts and detections are there and fit together.
 
     Raises:
         InputError: a missing or broken file, key, kart or box, named in one line.

@@ -83,7 +83,7 @@ def detected_karts(info: dict, view_index: int, min_side: int = 0) -> Iterator[K
     for class_id, track_id, x1, y1, x2, y2 in info["detections"][view_index]:
         if class_id == KART_CLASS:
             x1, y1, x2, y2 = int(x1 * SCALE), int(y1 * SCALE), int(x2 * SCALE), int(y2 * SCALE)
-            if x2 - x1 >= min_side and y2 - y1 >= min_side:
+            if x2 - x1 >= min_side and y2 - y1 >= min_side:  # as `Kart.counts`, but before there is one
                 yield Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2))
 
 

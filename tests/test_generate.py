@@ -13,6 +13,7 @@ from PIL import Image
 
 from homework import generate_captions, generate_qa
 from homework.data import VQADataset
+from homework.errors import InputError
 from homework.info import scenes
 from homework.pairs import CHUNK, write_split
 from homework.scene import image_file, info_files
@@ -40,7 +41,15 @@ def test_names_are_escaped(tmp_path: Path):
     info["track"] = 'a "b"\\ é\n'
     path.write_text(json.dumps(info))
     file = write_split(tmp_path / "train", generate_qa.FILE_NAME, generate_qa.rows, 1)
-    assert json.loads(file.read_text()) == rows_of(tmp_path / "train", generate_qa.rows)
+    assert json.loads(file.read_bytes()) == rows_of(tmp_path / "train", generate_qa.rows)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path):
+    split = tmp_path / os.fsdecode(b"tr\xff")
+    write_frame(split, "00000", "abyss")
+    with pytest.raises(InputError, match="not UTF-8; rename it"):
+        write_split(split, generate_qa.FILE_NAME, generate_qa.rows, 1)
+    assert not (split / generate_qa.FILE_NAME).exists()
 
 
 @pytest.mark.parametrize("module", MODULES)
