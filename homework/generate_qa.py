@@ -1,7 +1,6 @@
 """Question-answer pairs: `check` shows those of one view, `generate` writes those of a whole split."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 if not __package__:  # run as a script from inside homework/ (PEP 366)
@@ -17,10 +16,9 @@ from .scene import Scene
 FILE_NAME = "generated_qa_pairs.json"
 
 
-def rows(scene: Scene, image_file: str) -> Iterator[dict]:
+def rows(scene: Scene, image_file: str) -> list[dict]:
     """The rows of a `*_qa_pairs.json` for one view."""
-    for _, question, answer in ask(scene):
-        yield {"question": question, "answer": answer, "image_file": image_file}
+    return [{"question": question, "answer": answer, "image_file": image_file} for _, question, answer in ask(scene)]
 
 
 def check(*, info_file: Path, view_index: int, output: Path | None = None) -> None:

@@ -87,15 +87,17 @@ CAPTIONS = (
 )
 
 
-def ask(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> Iterator[tuple[Question, str, str]]:
+def ask(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> list[tuple[Question, str, str]]:
     """All (row, question, answer) of a scene. Without a kart: only the track."""
+    asked = []
     for row in questions:
         if row.needs_ego and scene.ego is None:
             continue
         for kart in scene.others if row.names_kart else (None,):
             answer = row.program(scene, kart)
             if answer is not None:
-                yield row, row.template.format(kart=kart.name) if kart else row.template, answer
+                asked.append((row, row.template.format(kart=kart.name) if kart else row.template, answer))
+    return asked
 
 
 def qa_pairs(scene: Scene) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,12 +66,12 @@ class Scene:
         object.__setattr__(self, "others", tuple([kart for kart in self.karts if kart is not ego]))
 
     def is_left(self, kart: Kart) -> bool:
-        """Left of the ego kart (else it is right)."""
-        return kart.center[0] < self.ego.center[0]
+        """Left of the ego kart (else it is right): the x of its centre is less, here twice of either."""
+        return kart.box[0] + kart.box[2] < self.ego.box[0] + self.ego.box[2]
 
     def is_front(self, kart: Kart) -> bool:
-        """In front of the ego kart, that is, higher in the image (else it is behind)."""
-        return kart.center[1] < self.ego.center[1]
+        """In front of the ego kart, that is, higher in the image (else it is behind): the y of its centre is less."""
+        return kart.box[1] + kart.box[3] < self.ego.box[1] + self.ego.box[3]
 
 
 def detected_karts(info: dict, view_index: int, min_side: int = 0) -> Iterator[Kart]:
@@ -114,8 +115,13 @@ def info_files(split_dir: str | Path) -> list[Path]:
 
 def image_file(info_path: str | Path, view_index: int) -> str:
     """The view's image relative to `data/`, e.g. `train/00a00_03_im.jpg`."""
+    return f"{_image_stem(info_path)}_{view_index:02d}_im.jpg"
+
+
+@lru_cache(maxsize=1)  # the views of a frame come one after the other
+def _image_stem(info_path: str | Path) -> str:
     folder, name = os.path.split(info_path)
-    return f"{os.path.basename(folder)}/{name.removesuffix('_info.json')}_{view_index:02d}_im.jpg"
+    return f"{os.path.basename(folder)}/{name.removesuffix('_info.json')}"
 
 
 def frame_of(image_name: str) -> tuple[str, int]:
