@@ -1,5 +1,6 @@
 """The public pipeline's way to make pairs: a plain loop. Beside `baseline.py`, since it needs no PyTorch, as ours."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ def write_pairs(split_dir: Path, file: str, rows: Rows) -> None:
     Args:
         rows: as `homework.pairs.write_split`'s.
     """
+    gc.set_threshold(700)  # Python's own: `homework` raises it, and no public pipeline does
     pairs = []
     for path in info_files(split_dir):
         for view in range(len(json.loads(path.read_text())["detections"])):

@@ -77,7 +77,7 @@ def write_split(split_dir: Path, name: str, rows: Rows, workers: int | None = No
                 missing = next(image for image in images if image not in present)
                 raise InputError(split_dir.parent / missing, "no such image", "restore it or delete its frame")
             if number:
-                stream.write((b",\n" if num_pairs else b"[\n") + lines)
+                stream.writelines((b",\n" if num_pairs else b"[\n", lines))
             num_pairs += number
             num_views += len(images)
         stream.write(b"\n]\n" if num_pairs else b"[]\n")

@@ -90,9 +90,9 @@ CAPTIONS = (
 def ask(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> list[tuple[Question, str, str]]:
     """All (row, question, answer) of a scene. Without a kart: only the track."""
     asked = []
+    if scene.ego is None:
+        questions = [row for row in questions if not row.needs_ego]
     for row in questions:
-        if row.needs_ego and scene.ego is None:
-            continue
         for kart in scene.others if row.names_kart else (None,):
             answer = row.program(scene, kart)
             if answer is not None:
