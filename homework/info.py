@@ -3,6 +3,7 @@
 The course's grader reads no frames and may lack msgspec: what it loads must not import this module at its top.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -38,14 +39,17 @@ def read_info(path: str | Path) -> Info:
         try:
             info = _DECODER.decode(content)
         except (msgspec.ValidationError, RecursionError) as error:  # it is JSON, but no frame
-            raise InputError(path, first_line(error), REMEDY) from None
+            problem = first_line(error)
+            view = re.search(r"\$\.detections\[(\d+)\]", problem)
+            raise InputError(path, f"view {view[1]}: {problem}" if view else problem, REMEDY) from None
     num_karts = len(info["karts"])
     for view, detections in enumerate(info["detections"]):
         for class_id, track_id, x1, y1, x2, y2 in detections:
-            if x1 > x2 or y1 > y2 or (class_id == KART_CLASS and not 0 <= track_id < num_karts):
-                box = f"a box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
-                problem = f"{box} ends before it begins" if x1 > x2 or y1 > y2 else f"no kart {track_id} in `karts`"
-                raise InputError(path, f"view {view}: {problem}", REMEDY)
+            if x1 > x2 or y1 > y2:
+                box = f"the box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
+                raise InputError(path, f"view {view}: {box} ends before it begins", REMEDY)
+            if class_id == KART_CLASS and not 0 <= track_id < num_karts:
+                raise InputError(path, f"view {view}: kart {track_id} is not among the {num_karts} of `karts`", REMEDY)
     return info
 
 

@@ -23,16 +23,15 @@ MODULES = (generate_qa, generate_captions)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_one_worker_and_two_give_the_same_bytes_a_row_a_line(tmp_path: Path, module):
+def test_one_worker_two_workers_and_json_dumps_give_the_same_bytes(tmp_path: Path, module):
     split = tmp_path / "train"
     for number in range(2 * CHUNK + 1):
         write_frame(split, f"{number:05x}", "abyss", shift=number)
     written = [write_split(split, module.FILE_NAME, module.rows, workers).read_bytes() for workers in (1, 2)]
     rows = rows_of(split, module.rows)
-    assert written[0] == written[1]
-    lines = written[0].decode().splitlines()
-    assert (lines[0], lines[-1]) == ("[", "]") and len(rows) > 100
-    assert [json.loads(line.removesuffix(",")) for line in lines[1:-1]] == rows == json.loads(written[0])
+    lines = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
+    assert written[0] == written[1] == ("[\n" + ",\n".join(lines) + "\n]\n").encode()
+    assert len(rows) > 100 and json.loads(written[0]) == rows
 
 
 def test_names_are_escaped(tmp_path: Path):
