@@ -4,8 +4,9 @@ Text model, processor, tokens, chat template and generation are the stock ones o
 code that takes this model takes SmolVLM as well. Importing this module registers it with the Auto classes.
 """
 
+import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -17,14 +18,71 @@ from transformers import (
     Idefics3Model,
     Idefics3PreTrainedModel,
     Idefics3Processor,
+    PreTrainedConfig,
 )
 from transformers.configuration_utils import SubConfigSpec
 from transformers.image_utils import SizeDict
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from .nano_connector import Readout, Recogniser
-from .nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
+from .nano_vision import Tower
 from .scene import VIEW_SIZE
+
+
+@strict
+class TuxNanoVisionConfig(PreTrainedConfig):
+    """Channels of the residual stages at stride 2, 4, 8 and 16, then attention layers over the last map.
+
+    The fovea has stages of its own, at stride 2, 4 and 8, which spend more on each of its pixels.
+    `batch_norm` is true while the tower is trained from scratch; `fold_batch_norm` makes it false.
+    """
+
+    model_type = "tux_nano_vision"
+    base_config_key = "vision_config"
+
+    hidden_size: int = 192
+    channels: list[int] | tuple[int, ...] = (32, 64, 128, 192)
+    blocks: list[int] | tuple[int, ...] = (0, 1, 2, 2)
+    fovea_channels: list[int] | tuple[int, ...] = (32, 96, 192)
+    fovea_blocks: list[int] | tuple[int, ...] = (1, 2, 1)
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 6
+    num_summary_tokens: int = 2
+    image_size: int = 100
+    patch_size: int = 16
+    batch_norm: bool = False
+    initializer_range: float = 0.02
+
+
+class TuxNanoVisionModel(Tower, Idefics3PreTrainedModel):
+    """The `Tower` as a model of transformers."""
+
+    config: TuxNanoVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules = ["ResidualBlock", "AttentionLayer"]
+
+    def __init__(self, config: TuxNanoVisionConfig):
+        Idefics3PreTrainedModel.__init__(self, config)
+        self.build(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The first layer, as peft and transformers ask for it."""
+        return self.stages[0]
+
+    def forward(
+        self, pixel_values: Tensor, patch_attention_mask: Tensor | None = None, **_
+    ) -> BaseModelOutputWithPooling:
+        """[b, 3, h, w] -> last_hidden_state [b, looks, s, d]. The mask is Idefics3's; views have no padding."""
+        return BaseModelOutputWithPooling(last_hidden_state=self.look(pixel_values))
 
 
 @strict

@@ -1,13 +1,11 @@
 """The embedded base's vision tower: convolutions over the view, finer ones over its middle, attention over both."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Idefics3PreTrainedModel, PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .scene import VIEW_SIZE
 
@@ -16,31 +14,6 @@ FOVEA_SIZE, FOVEA_TOP = (96, 32), 32
 STRIDE, ROWS = 16, 7  # of a view's cells: pixels, and how many are above each other
 FOVEA_STRIDE = STRIDE // 2
 FOVEA_TOKENS = FOVEA_SIZE[0] * FOVEA_SIZE[1] // FOVEA_STRIDE**2
-
-
-@strict
-class TuxNanoVisionConfig(PreTrainedConfig):
-    """Channels of the residual stages at stride 2, 4, 8 and 16, then attention layers over the last map.
-
-    The fovea has stages of its own, at stride 2, 4 and 8, which spend more on each of its pixels.
-    `batch_norm` is true while the tower is trained from scratch; `fold_batch_norm` makes it false.
-    """
-
-    model_type = "tux_nano_vision"
-    base_config_key = "vision_config"
-
-    hidden_size: int = 192
-    channels: list[int] | tuple[int, ...] = (32, 64, 128, 192)
-    blocks: list[int] | tuple[int, ...] = (0, 1, 2, 2)
-    fovea_channels: list[int] | tuple[int, ...] = (32, 96, 192)
-    fovea_blocks: list[int] | tuple[int, ...] = (1, 2, 1)
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 6
-    num_summary_tokens: int = 2
-    image_size: int = 100
-    patch_size: int = 16
-    batch_norm: bool = False
-    initializer_range: float = 0.02
 
 
 def conv(inputs: int, outputs: int, stride: int, batch_norm: bool) -> nn.Sequential:
@@ -84,6 +57,13 @@ def run_stages(stages: nn.ModuleList, x: Tensor) -> list[Tensor]:
     return maps
 
 
+class Hidden(NamedTuple):
+    """What a model gives, under the names that those of transformers have for it."""
+
+    last_hidden_state: Tensor
+    past_key_values: object = None  # of a text model
+
+
 class AttentionLayer(nn.Module):
     """A pre-norm transformer encoder layer. [b, s, d] -> [b, s, d]."""
 
@@ -102,7 +82,7 @@ class AttentionLayer(nn.Module):
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 
-class TuxNanoVisionModel(Idefics3PreTrainedModel):
+class Tower(nn.Module):
     """Image -> summary tokens, one token a cell of 16x16 pixels, one a cell of 8x8 of the fovea; row by row.
 
     Takes any size: an image is first brought to the height it was trained at, so the grader's 192x192 crop
@@ -112,13 +92,13 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
     It looks twice, at the image and at its mirror image, which is as likely a view of the game; once in training mode.
     """
 
-    config: TuxNanoVisionConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    _no_split_modules = ["ResidualBlock", "AttentionLayer"]
+    def __init__(self, config):
+        super().__init__()
+        self.build(config)
 
-    def __init__(self, config: TuxNanoVisionConfig):
-        super().__init__(config)
+    def build(self, config) -> None:
+        """The layers, for `TuxNanoVisionModel` too. The config is a `TuxNanoVisionConfig`, or has its fields."""
+        self.config = config
         self.stages = residual_stages(3, config.channels, config.blocks, (2, 2, 2, 2), config.batch_norm)
         self.fovea = residual_stages(12, config.fovea_channels, config.fovea_blocks, (1, 2, 2), config.batch_norm)
         self.project = nn.Linear(config.channels[-1], config.hidden_size)
@@ -129,17 +109,6 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
             AttentionLayer(config.hidden_size, config.num_attention_heads) for _ in range(config.num_hidden_layers)
         )
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The first layer, as peft and transformers ask for it."""
-        return self.stages[0]
 
     def feature_maps(self, pixel_values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """[b, 3, h, w] -> the maps of the stages (see `run_stages`) of the view, and of its fovea."""
@@ -175,13 +144,15 @@ class TuxNanoVisionModel(Idefics3PreTrainedModel):
             x = layer(x)
         return self.norm(x)
 
-    def forward(
-        self, pixel_values: Tensor, patch_attention_mask: Tensor | None = None, **_
-    ) -> BaseModelOutputWithPooling:
-        """[b, 3, h, w] -> last_hidden_state [b, looks, s, d]. The mask is Idefics3's; views have no padding."""
+    def forward(self, pixel_values: Tensor) -> Hidden:
+        """[b, 3, h, w] -> last_hidden_state [b, looks, s, d]."""
+        return Hidden(self.look(pixel_values))
+
+    def look(self, pixel_values: Tensor) -> Tensor:
+        """[b, 3, h, w] -> tokens [b, looks, s, d]."""
         looks = [pixel_values] if self.training else [pixel_values, pixel_values.flip(-1)]
         tokens = self.encode(*(maps[-1] for maps in self.feature_maps(torch.cat(looks))))  # [looks * b, s, d]
-        return BaseModelOutputWithPooling(last_hidden_state=tokens.unflatten(0, (len(looks), -1)).transpose(0, 1))
+        return tokens.unflatten(0, (len(looks), -1)).transpose(0, 1)
 
 
 POSITION_FREQUENCIES = 8
@@ -225,20 +196,3 @@ def cell_positions(middles: Tensor) -> Tensor:
     scale = torch.logspace(0, 1, POSITION_FREQUENCIES, base=4 * VIEW_SIZE[0] / (2 * STRIDE), device=middles.device)
     y, x = (middles.T[..., None] / STRIDE * torch.pi / scale).unbind(0)  # [cells, frequencies]
     return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1)
-
-
-@torch.no_grad()
-def fold_batch_norm(tower: TuxNanoVisionModel) -> TuxNanoVisionModel:
-    """The same function (in eval mode) with each batch norm folded into its convolution's weight and bias."""
-    config = TuxNanoVisionConfig(**{**tower.config.to_dict(), "batch_norm": False})
-    folded = TuxNanoVisionModel(config)
-    weights = {}
-    for name, module in tower.named_modules():
-        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], nn.BatchNorm2d):
-            convolution, norm = module
-            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-            weights[f"{name}.0.weight"] = convolution.weight * scale[:, None, None, None]
-            weights[f"{name}.0.bias"] = norm.bias - norm.running_mean * scale
-    rest = {k: v for k, v in tower.state_dict().items() if not k.startswith(("stages.", "fovea."))}
-    folded.load_state_dict(weights | rest)
-    return folded.eval()

@@ -11,12 +11,19 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homework.nano_connector import num_told
-from homework.nano_model import TuxNanoConfig, TuxNanoImageProcessor, TuxNanoProcessor
-from homework.nano_vision import TuxNanoVisionConfig
+from homework.nano_model import (
+    TuxNanoConfig,
+    TuxNanoImageProcessor,
+    TuxNanoProcessor,
+    TuxNanoVisionConfig,
+    TuxNanoVisionModel,
+)
 from homework.preprocess import MEAN, STD
 
 from .targets import KARTS, MAX_COUNT, TRACKS
@@ -95,3 +102,20 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> TuxNanoProcessor:
     """Tokenizer and image processor under SmolVLM's chat template."""
     images = TuxNanoImageProcessor(image_mean=[MEAN] * 3, image_std=[STD] * 3)
     return TuxNanoProcessor(images, tokenizer, image_seq_len=num_told(len(KARTS)), chat_template=CHAT_TEMPLATE)
+
+
+@torch.no_grad()
+def fold_batch_norm(tower: TuxNanoVisionModel) -> TuxNanoVisionModel:
+    """The same function (in eval mode) with each batch norm folded into its convolution's weight and bias."""
+    config = TuxNanoVisionConfig(**{**tower.config.to_dict(), "batch_norm": False})
+    folded = TuxNanoVisionModel(config)
+    weights = {}
+    for name, module in tower.named_modules():
+        if isinstance(module, nn.Sequential) and len(module) == 2 and isinstance(module[1], nn.BatchNorm2d):
+            convolution, norm = module
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            weights[f"{name}.0.weight"] = convolution.weight * scale[:, None, None, None]
+            weights[f"{name}.0.bias"] = norm.bias - norm.running_mean * scale
+    rest = {k: v for k, v in tower.state_dict().items() if not k.startswith(("stages.", "fovea."))}
+    folded.load_state_dict(weights | rest)
+    return folded.eval()

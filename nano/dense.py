@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from homework.nano_connector import Recogniser, combine
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, split_tokens
+from homework.nano_model import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.nano_vision import split_tokens
 
 from .targets import IGNORE, KARTS, MAX_COUNT, SIZES, TRACKS
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.nano_model import TuxNanoVisionConfig, TuxNanoVisionModel
 
 from .dense import DenseHeads, cell_loss, token_loss
 from .targets import KARTS

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from homework.errors import InputError, first_line
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.nano_model import TuxNanoVisionConfig, TuxNanoVisionModel
 
 from .dense import DenseHeads
 from .text import TextStage

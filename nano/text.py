@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from homework.clip import tokenize
 from homework.clip_model import CLIP
-from homework.nano_model import TuxNanoForConditionalGeneration
-from homework.nano_vision import TuxNanoVisionConfig
+from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
 from homework.packing import IGNORE, PromptTokens, collate, pack
 from homework.questions import KINDS, ask, captions, training_weight
 from homework.scene import Scene

@@ -26,14 +26,13 @@ from homework.clip_model import log_odds_of
 from homework.errors import InputError, replacing
 from homework.evalsets import split_scenes
 from homework.nano_model import TuxNanoForConditionalGeneration
-from homework.nano_vision import fold_batch_norm
 from homework.packing import PromptTokens
 from homework.questions import caption_kind
 from homework.training import use_all_cores
 
 from .asked import asked_as_taught, table
 from .average import mean_of, measure_norms
-from .base import make_config, make_processor, make_tokenizer
+from .base import fold_batch_norm, make_config, make_processor, make_tokenizer
 from .dense import dense_loss, forward
 from .fovea import FoveaStage
 from .frames import CROWDED, PASTE, Frames, training_frames

@@ -19,8 +19,7 @@ from homework import clip
 from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base
 from homework.clip_model import CLIP
-from homework.nano_model import TuxNanoForConditionalGeneration
-from homework.nano_vision import TuxNanoVisionConfig
+from homework.nano_model import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
 from homework.packing import PromptTokens
 from homework.preprocess import clip_pixels, open_image
 from homework.scene import Kart

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from homework.errors import InputError
-from homework.nano_vision import TuxNanoVisionConfig
+from homework.nano_model import TuxNanoVisionConfig
 from nano import train
 from nano.frames import Frames, training_frames
 from nano.start import VisionStage, saved_vision

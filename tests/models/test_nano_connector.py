@@ -16,7 +16,8 @@ from homework.nano_connector import (
     doubted,
     number_of,
 )
-from homework.nano_vision import FOVEA_TOKENS, TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.nano_model import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.nano_vision import FOVEA_TOKENS
 from nano.dense import DenseHeads, forward, recognise_as, recognised
 from nano.targets import KARTS, MAX_COUNT, TRACKS
 

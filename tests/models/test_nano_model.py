@@ -7,9 +7,15 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
-from homework.nano_model import TuxNanoConfig, TuxNanoForConditionalGeneration, TuxNanoProcessor
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel, fold_batch_norm
+from homework.nano_model import (
+    TuxNanoConfig,
+    TuxNanoForConditionalGeneration,
+    TuxNanoProcessor,
+    TuxNanoVisionConfig,
+    TuxNanoVisionModel,
+)
 from homework.preprocess import normalise, open_image
+from nano.base import fold_batch_norm
 
 from .conftest import VISION
 

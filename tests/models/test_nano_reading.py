@@ -6,7 +6,7 @@ import torch
 from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
-from homework.nano_vision import TuxNanoVisionConfig
+from homework.nano_model import TuxNanoVisionConfig
 from homework.packing import PromptTokens
 from homework.questions import qa_pairs
 from nano import train

@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 
 from homework.checkpoint import EMBEDDED_BASE
 from homework.errors import InputError
-from homework.nano_vision import TuxNanoVisionConfig
+from homework.nano_model import TuxNanoVisionConfig
 from homework.packing import PromptTokens
 from homework.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
 from nano.base import VOCABULARY

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from homework.errors import InputError
-from homework.nano_vision import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.nano_model import TuxNanoVisionConfig, TuxNanoVisionModel
 from nano import frames, train
 from nano.fovea import FoveaStage
 from nano.frames import Frames
