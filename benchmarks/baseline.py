@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from homework import nano_model  # noqa: F401 - transformers knows our base then
 from homework.base_vlm import MAX_NEW_TOKENS
 from homework.checkpoint import add_lora, load_adapter, load_processor, pick_device, pick_dtype, resolve_base
 from homework.clip import with_lora

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoProcessor, Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
+from homework import nano_model  # noqa: F401 - transformers knows our base then
 from homework.checkpoint import EMBEDDED_BASE
 from homework.cli import run
 

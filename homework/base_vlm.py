@@ -2,16 +2,21 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import EMBEDDED_BASE, adapter_base, load_adapter, load_base, unwrap
+from .checkpoint import EMBEDDED_BASE, load_by_transformers, load_for_answers, unwrap
 from .packing import PromptTokens
 from .preprocess import open_image
 from .progress import bar
 from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 MAX_NEW_TOKENS = 24  # the longest answer, `gran_paradiso_island`, takes 9
 IMAGES_AT_ONCE = 64
@@ -25,11 +30,8 @@ class BaseVLM:
     """
 
     def __init__(self, checkpoint: str | Path = EMBEDDED_BASE):
-        if (Path(checkpoint) / "adapter_config.json").exists():
-            model, self.processor = load_base(adapter_base(checkpoint))
-            self.model = load_adapter(model, checkpoint).eval()
-        else:
-            self.model, self.processor = load_base(str(checkpoint))
+        self.checkpoint = checkpoint
+        self.model, self.processor = load_for_answers(checkpoint)
         self.tokens = PromptTokens(self.processor)
         self.show_progress = False
 
@@ -38,7 +40,13 @@ class BaseVLM:
         """A BaseVLM of a model that is already there, e.g. one in training."""
         vlm = cls.__new__(cls)
         vlm.model, vlm.processor, vlm.tokens, vlm.show_progress = model, processor, PromptTokens(processor), False
+        vlm.stock = model, processor
         return vlm
+
+    @cached_property
+    def stock(self) -> tuple[nn.Module, "ProcessorMixin"]:
+        """(model, processor) of transformers; `model` and `processor` may be others, which answer the same."""
+        return load_by_transformers(self.checkpoint)
 
     @property
     def device(self) -> torch.device:
@@ -69,18 +77,19 @@ class BaseVLM:
         Returns:
             for each question, `num_return_sequences` texts.
         """
+        model, processor = self.stock
         texts = [self.format_prompt(question.strip()) for question in questions]
         images = [[open_image(path)] for path in image_paths]
-        inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt").to(self.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(self.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        output = self.model.generate(
+        output = model.generate(
             **inputs,
             **sampling,
             max_new_tokens=max_new_tokens,
             num_return_sequences=num_return_sequences,
             eos_token_id=self.tokens.end,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
+            pad_token_id=processor.tokenizer.pad_token_id,
         )
         answers = [self.tokens.decode(row) for row in output[:, inputs["input_ids"].shape[1] :].tolist()]
         return [answers[i : i + num_return_sequences] for i in range(0, len(answers), num_return_sequences)]

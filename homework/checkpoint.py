@@ -8,16 +8,19 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-from transformers.utils import logging
 
-from . import nano_model
+from . import nano_quick
 from .errors import InputError, first_line, read_json
 from .nano_connector import RECOGNISING
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 EMBEDDED_BASE = str(Path(__file__).parent / "tux_nano")
 # Linear layers that are trained whole (CLIP's projections) or not at all (the language head, and those
@@ -50,7 +53,42 @@ def portable_base(base: str) -> str:
     return "tux_nano" if Path(base).resolve() == Path(EMBEDDED_BASE).resolve() else base
 
 
-def load_base(base: str = EMBEDDED_BASE) -> tuple[nn.Module, "AutoProcessor"]:
+def _transformers() -> ModuleType:
+    """transformers, which knows the embedded architecture then; imported here, since it takes seconds."""
+    import transformers
+
+    from . import nano_model  # noqa: F401 - which registers it
+
+    return transformers
+
+
+def load_for_answers(checkpoint: str | Path) -> tuple[nn.Module, "nano_quick.QuickProcessor | ProcessorMixin"]:
+    """(model, processor) of a base or a PEFT folder, on the best device; without transformers where that can be.
+
+    Raises:
+        InputError: see `load_base` and `load_adapter`.
+    """
+    adapter = checkpoint if (Path(checkpoint) / "adapter_config.json").exists() else None
+    quick = nano_quick.load(resolve_base(adapter_base(adapter) if adapter else str(checkpoint)), adapter)
+    if quick is None:
+        return load_by_transformers(checkpoint)
+    device = pick_device()
+    return quick[0].to(device, pick_dtype(device)), quick[1]
+
+
+def load_by_transformers(checkpoint: str | Path) -> tuple[nn.Module, "ProcessorMixin"]:
+    """As `load_for_answers`, of any Idefics3 model, with transformers and peft.
+
+    Raises:
+        InputError: see `load_base` and `load_adapter`.
+    """
+    if not (Path(checkpoint) / "adapter_config.json").exists():
+        return load_base(str(checkpoint))
+    model, processor = load_base(adapter_base(checkpoint))
+    return load_adapter(model, checkpoint).eval(), processor
+
+
+def load_base(base: str = EMBEDDED_BASE) -> tuple[nn.Module, "ProcessorMixin"]:
     """(model, processor) of an Idefics3 checkpoint, on the best device. No code of a checkpoint is run.
 
     Raises:
@@ -70,16 +108,17 @@ def load_model(base: str = EMBEDDED_BASE) -> nn.Module:
     with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
         place = resolve_base(base)
         # trust_remote_code: left out, transformers asks whoever sits there, and runs the code on a `y`
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        auto = _transformers()
+        config = auto.AutoConfig.from_pretrained(place, trust_remote_code=False)
         config._attn_implementation = "sdpa"  # of its parts too: a config may name one from the hub, which is code
         _require_possible(place, config)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model = auto.AutoModelForImageTextToText.from_pretrained(
             place, config=config, dtype=pick_dtype(device), use_safetensors=True, trust_remote_code=False
         )
     return model.to(device).eval()
 
 
-def load_processor(base: str = EMBEDDED_BASE) -> "AutoProcessor":
+def load_processor(base: str = EMBEDDED_BASE) -> "ProcessorMixin":
     """Tokenizer, chat template and image processor of a base, padding on the left as generation needs it.
 
     Raises:
@@ -89,7 +128,7 @@ def load_processor(base: str = EMBEDDED_BASE) -> "AutoProcessor":
 
     with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
         # no splitting and no blow-up: an image is resized once, to what the vision tower takes
-        processor = AutoProcessor.from_pretrained(
+        processor = _transformers().AutoProcessor.from_pretrained(
             resolve_base(base), do_image_splitting=False, do_resize=False, trust_remote_code=False
         )
         processor.tokenizer.padding_side = "left"
@@ -111,7 +150,7 @@ def _require_possible(place: str, config) -> None:
         raise ValueError(f"its config claims more than {MAX_DEPTH} layers")
     size = sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))
     with torch.device("meta"):  # where weights take no memory
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+        model = _transformers().AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     claimed = sum(parameter.numel() for parameter in model.parameters())
     if claimed > 2 * size:  # a weight takes a byte at least, and two that are tied are stored once
         raise ValueError(f"its config claims {claimed:,} weights, but the files of its weights have {size:,} bytes")
@@ -129,6 +168,8 @@ def _deepest(value, counts: bool = False) -> float:
 @contextlib.contextmanager
 def _blaming(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
     """Quiet libraries, and whatever they raise (each has errors of its own) as one line about `path`."""
+    from transformers.utils import logging
+
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

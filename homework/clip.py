@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from . import nano_quick
 from .captioned import CaptionedViews, ShownViews, collate_captioned, collate_shown, tokenize
 from .checkpoint import (
     EMBEDDED_BASE,
@@ -19,7 +20,10 @@ from .checkpoint import (
     load_adapter,
     load_model,
     load_processor,
+    pick_device,
+    pick_dtype,
     portable_base,
+    resolve_base,
     unwrap,
 )
 from .clip_model import CLIP, FROM_BASE
@@ -78,6 +82,14 @@ def of_vlm(vlm: nn.Module) -> CLIP:
 def build(base: str) -> CLIP:
     """CLIP with new projections on a base's encoders; they stay in float32 where the encoders are in bfloat16."""
     return of_vlm(load_model(base))
+
+
+def on_best_device(clip: CLIP) -> CLIP:
+    """A CLIP where it is fastest, with its encoders as `load_model` would have loaded them."""
+    device = pick_device()
+    for part in (clip.vision_encoder, clip.text_encoder, clip.recogniser):
+        part.to(pick_dtype(device))
+    return clip.to(device)
 
 
 def with_lora(clip: CLIP, rank: int, base: str) -> nn.Module:
@@ -175,7 +187,7 @@ def train(
 
 
 def load(name: str | Path = SHIPPED) -> nn.Module:
-    """The submitted CLIP: a PeftModel whose `.model` is the `CLIP`.
+    """The submitted CLIP: its `.model` is a `CLIP`.
 
     Args:
         name: a checkpoint's folder, by default the one beside this file.
@@ -183,11 +195,26 @@ def load(name: str | Path = SHIPPED) -> nn.Module:
     Raises:
         InputError: no checkpoint, or one of another base.
     """
+    return load_with_tokenizer(name)[0]
+
+
+def load_with_tokenizer(name: str | Path) -> tuple[nn.Module, Callable]:
+    """A CLIP and what tokenizes its texts; without transformers where that can be.
+
+    Raises:
+        InputError: see `load`.
+    """
     folder = checkpoint_folder(name)
-    clip = build(adapter_base(folder))
-    peft_clip = load_adapter(clip, folder)
+    base = adapter_base(folder)
+    quick = nano_quick.load(resolve_base(base), folder, of_vlm)
+    if quick is None:
+        clip, processor = build(base), load_processor(base)
+        loaded = load_adapter(clip, folder)
+    else:
+        loaded, processor = quick
+        clip = on_best_device(loaded)
     clip.load_pretrained(folder)
-    return peft_clip.eval()
+    return loaded.eval(), processor.tokenizer
 
 
 @torch.inference_mode()
@@ -267,8 +294,7 @@ def test(
     """
     data_dir = Path(data)
     rows = made_rows(split, whole, data_dir) if whole else MultiChoiceQADataset(split, data_dir).rows
-    clip = load(Path(checkpoint).resolve())
-    tokenizer = load_processor(adapter_base(checkpoint)).tokenizer
+    clip, tokenizer = load_with_tokenizer(Path(checkpoint).resolve())
     predictions = predict(clip, tokenizer, rows, progress=True)
     print_score(rows, predictions, f"{checkpoint} on {f'{whole} questions from ' if whole else ''}{split}")
     if output:

@@ -51,9 +51,13 @@ def open_image(path: str | Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _view(path: str | Path) -> np.ndarray:
-    image = open_image(path)
+def as_view(image: Image.Image) -> np.ndarray:
+    """An RGB image of any size -> [100, 150, 3] of uint8."""
     return np.asarray(image if image.size == VIEW_SIZE else image.resize(VIEW_SIZE, Image.Resampling.LANCZOS))
+
+
+def _view(path: str | Path) -> np.ndarray:
+    return as_view(open_image(path))
 
 
 def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None) -> np.ndarray:

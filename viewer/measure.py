@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from benchmarks.answers import Asked, ask_everything, trained_pairs
 from homework.base_vlm import BaseVLM
-from homework.checkpoint import adapter_base, load_processor, resolve_base
-from homework.clip import load as load_clip
-from homework.clip import predict
+from homework.checkpoint import adapter_base, resolve_base
+from homework.clip import load_with_tokenizer, predict
 from homework.data import BenchmarkResult, score_answers, with_path
 from homework.errors import InputError, read_json
 from homework.evalsets import Scenes, multiple_choice, split_scenes
@@ -141,8 +141,7 @@ def choose(clip: str, scenes: Scenes, data: Path) -> tuple[Model | None, list[tu
     if not rows:
         note(f"no questions to CLIP: {reason}")
         return None, [], 0.0
-    model = load_clip(Path(clip).resolve())
-    tokenizer = load_processor(adapter_base(clip)).tokenizer
+    model, tokenizer = load_with_tokenizer(Path(clip).resolve())
     start = time.perf_counter()
     chosen = predict(model, tokenizer, rows, progress=True)
     seconds = (time.perf_counter() - start) / len(rows)
@@ -156,12 +155,19 @@ def describe(checkpoint: str, model: torch.nn.Module) -> Model:
     if (folder / "adapter_config.json").exists():
         base = Path(resolve_base(adapter_base(folder)))
         base_megabytes = _megabytes(base) if base.is_dir() else None
+    # LoRA may have become a part of the model's own weights
+    lora = (
+        sum(weight.numel() for weight in load_file(folder / "adapter_model.safetensors").values())
+        if base is not folder
+        else 0
+    )
+    own = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
     training = folder / "training.json"
     curve = read_json(training).get("curve", []) if training.exists() else []
     return Model(
         checkpoint,
-        sum(weight.numel() for weight in model.parameters()),
-        sum(weight.numel() for name, weight in model.named_parameters() if "lora_" in name),
+        own + lora,
+        lora,
         _megabytes(folder),
         base_megabytes,
         curve,

@@ -166,7 +166,6 @@ def _load_vlm(checkpoint: str) -> tuple:
 
 
 def _load_clip(checkpoint: str) -> tuple:
-    from homework.checkpoint import adapter_base, load_processor
-    from homework.clip import load
+    from homework.clip import load_with_tokenizer
 
-    return load(Path(checkpoint).resolve()), load_processor(adapter_base(checkpoint)).tokenizer
+    return load_with_tokenizer(Path(checkpoint).resolve())

@@ -58,7 +58,8 @@ clip = module.load_clip()
 clip.model.eval()
 report["clip_parameters"] = sum(p.numel() for p in clip.model.parameters())
 device = next(clip.model.parameters()).device
-# the grader's tokenizer is SmolVLM's; the submission's has the same ids
+# the grader's tokenizer is SmolVLM's; the submission's, of a class that transformers has yet to know, has the same ids
+importlib.import_module("homework.nano_model")
 processor = AutoProcessor.from_pretrained(Path(watched) / "homework" / "tux_nano")
 right, rows = 0, module.data.MultiChoiceQADataset("valid_grader")
 for row in rows:

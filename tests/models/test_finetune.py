@@ -70,7 +70,7 @@ def test_checkpoint_loads_with_plain_peft(base_folder, tiny_data, tmp_path):
     plain = PeftModel.from_pretrained(
         AutoModelForImageTextToText.from_pretrained(base_folder, dtype=torch.float32), folder
     ).eval()
-    by_peft = BaseVLM.from_parts(plain, vlm.processor)
+    by_peft = BaseVLM.from_parts(plain, vlm.stock[1])
     assert by_peft.answer(images, questions) == [texts[0] for texts in by_peft.generate(images, questions)] == answers
     assert BaseVLM(base_folder).answer(images, questions) != answers  # so the adapter does something
     assert isinstance(vlm.model, torch.nn.Module) and not vlm.model.training
