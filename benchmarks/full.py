@@ -15,7 +15,7 @@ from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE, load_base, load_processor, portable_base
 from homework.cli import run
 from homework.data import DATA_DIR, benchmark
-from homework.finetune import PackedViews, collate_views, print_result, whole_split_rows
+from homework.finetune import PackedViews, collate_views, print_result, usual_steps, whole_split_rows
 from homework.packing import PackedLM
 from homework.training import Recipe, fit
 
@@ -46,7 +46,7 @@ def vlm(
     base: str = EMBEDDED_BASE,
     data: str = str(DATA_DIR),
     output: str = "runs/full_vlm",
-    steps: int = 240,
+    steps: int | None = None,
     batch_size: int = 32,
     learning_rate: float = 2e-4,
     seed: int = 0,
@@ -57,7 +57,7 @@ def vlm(
         base: folder or hub name of an Idefics3 model.
         data: the data folder.
         output: folder for the weights; checkpoints go to a folder beside it.
-        steps: how many batches.
+        steps: how many batches; without it as many as LoRA's.
         batch_size: views a batch, each with all its questions.
         learning_rate: its highest value; lower than LoRA's, whose new weights begin at zero.
         seed: of the order of views.
@@ -67,7 +67,9 @@ def vlm(
     torch.manual_seed(seed)
     model, processor = load_base(base)
     asked = BaseVLM.from_parts(model.float().requires_grad_(True), processor)
-    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset))
+    recipe = Recipe(
+        portable_base(base), steps or usual_steps(model), batch_size, learning_rate, NO_LORA, seed, len(dataset)
+    )
     collate = partial(collate_views, processor=processor, tokens=asked.tokens)
     fit(FullLM(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
     model.eval()

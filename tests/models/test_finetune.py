@@ -333,3 +333,8 @@ def test_batch_that_processes_cannot_share(nano_folder, no_progress, monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="--batch-size: 5 views can't be shared evenly by 2 processes"):
         finetune.train(str(nano_folder), data=str(no_progress), steps=1, batch_size=5)
+
+
+def test_a_base_that_recognises_takes_fewer_steps(loaded, base_folder, nano_folder):
+    """By default; it knows every view of `train`, and learns of them to be too sure."""
+    assert finetune.usual_steps(loaded[0]) == (160 if base_folder == nano_folder else 240)
