@@ -67,9 +67,8 @@ def vlm(
     torch.manual_seed(seed)
     model, processor = load_base(base)
     asked = BaseVLM.from_parts(model.float().requires_grad_(True), processor)
-    recipe = Recipe(
-        portable_base(base), steps or usual_steps(model), batch_size, learning_rate, NO_LORA, seed, len(dataset)
-    )
+    steps = usual_steps(model) if steps is None else steps
+    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset))
     collate = partial(collate_views, processor=processor, tokens=asked.tokens)
     fit(FullLM(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
     model.eval()

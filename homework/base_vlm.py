@@ -1,6 +1,7 @@
 """BaseVLM: a generative vision-language model from a folder or the hub, with or without LoRA."""
 
 import copy
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ class BaseVLM:
     """
 
     def __init__(self, checkpoint: str | Path = EMBEDDED_BASE):
-        self.checkpoint = checkpoint
+        self._checkpoint = os.path.abspath(checkpoint) if os.path.isdir(checkpoint) else checkpoint
         self.model, self.processor = load_for_answers(checkpoint)
         self.tokens = PromptTokens(self.processor)
         self.show_progress = False
@@ -46,7 +47,7 @@ class BaseVLM:
     @cached_property
     def stock(self) -> tuple[nn.Module, "ProcessorMixin"]:
         """(model, processor) of transformers; `model` and `processor` may be others, which answer the same."""
-        return load_by_transformers(self.checkpoint)
+        return load_by_transformers(self._checkpoint)
 
     @property
     def device(self) -> torch.device:
@@ -74,13 +75,15 @@ class BaseVLM:
     ) -> list[list[str]]:
         """transformers' own generation, batched and left-padded; a temperature above 0 samples.
 
+        Its model is loaded at the first call, if it is not the one that answers.
+
         Returns:
             for each question, `num_return_sequences` texts.
         """
         model, processor = self.stock
         texts = [self.format_prompt(question.strip()) for question in questions]
         images = [[open_image(path)] for path in image_paths]
-        inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(self.device)
+        inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         output = model.generate(

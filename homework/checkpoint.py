@@ -5,8 +5,9 @@ No code from a checkpoint ever runs.
 """
 
 import contextlib
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 
 def resolve_base(base: str) -> str:
     """A base's folder or hub name; the embedded one's name stands for its folder, wherever that lies now."""
-    return EMBEDDED_BASE if Path(base).name == "tux_nano" and not Path(base).is_dir() else base
+    return EMBEDDED_BASE if Path(base).name == "tux_nano" and not os.path.isdir(base) else base
 
 
 def portable_base(base: str) -> str:
@@ -62,18 +63,21 @@ def _transformers() -> ModuleType:
     return transformers
 
 
+def load_quickly(
+    base: str, adapter: str | Path | None = None, part: Callable[[nn.Module], nn.Module] = lambda model: model
+) -> tuple[nn.Module, nano_quick.QuickProcessor] | None:
+    """`nano_quick.load` by a base's name, on the best device; in float32 there too, lest LoRA be rounded away."""
+    quick = nano_quick.load(resolve_base(base), adapter, part)
+    return quick and (quick[0].to(pick_device()), quick[1])
+
+
 def load_for_answers(checkpoint: str | Path) -> tuple[nn.Module, "nano_quick.QuickProcessor | ProcessorMixin"]:
     """(model, processor) of a base or a PEFT folder, on the best device; without transformers where that can be.
 
     Raises:
-        InputError: see `load_base` and `load_adapter`.
+        InputError: see `load_by_transformers`.
     """
-    adapter = checkpoint if (Path(checkpoint) / "adapter_config.json").exists() else None
-    quick = nano_quick.load(resolve_base(adapter_base(adapter) if adapter else str(checkpoint)), adapter)
-    if quick is None:
-        return load_by_transformers(checkpoint)
-    device = pick_device()
-    return quick[0].to(device, pick_dtype(device)), quick[1]
+    return load_quickly(*_base_and_adapter(checkpoint)) or load_by_transformers(checkpoint)
 
 
 def load_by_transformers(checkpoint: str | Path) -> tuple[nn.Module, "ProcessorMixin"]:
@@ -82,10 +86,16 @@ def load_by_transformers(checkpoint: str | Path) -> tuple[nn.Module, "ProcessorM
     Raises:
         InputError: see `load_base` and `load_adapter`.
     """
-    if not (Path(checkpoint) / "adapter_config.json").exists():
-        return load_base(str(checkpoint))
-    model, processor = load_base(adapter_base(checkpoint))
-    return load_adapter(model, checkpoint).eval(), processor
+    base, adapter = _base_and_adapter(checkpoint)
+    model, processor = load_base(base)
+    return (load_adapter(model, adapter).eval() if adapter else model), processor
+
+
+def _base_and_adapter(checkpoint: str | Path) -> tuple[str, str | Path | None]:
+    """A PEFT folder's base and itself, or a base alone."""
+    if (Path(checkpoint) / "adapter_config.json").exists():
+        return adapter_base(checkpoint), checkpoint
+    return str(checkpoint), None
 
 
 def load_base(base: str = EMBEDDED_BASE) -> tuple[nn.Module, "ProcessorMixin"]:
@@ -108,11 +118,11 @@ def load_model(base: str = EMBEDDED_BASE) -> nn.Module:
     with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
         place = resolve_base(base)
         # trust_remote_code: left out, transformers asks whoever sits there, and runs the code on a `y`
-        auto = _transformers()
-        config = auto.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        transformers = _transformers()
+        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
         config._attn_implementation = "sdpa"  # of its parts too: a config may name one from the hub, which is code
         _require_possible(place, config)
-        model = auto.AutoModelForImageTextToText.from_pretrained(
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
             place, config=config, dtype=pick_dtype(device), use_safetensors=True, trust_remote_code=False
         )
     return model.to(device).eval()

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from . import nano_quick
 from .captioned import CaptionedViews, ShownViews, collate_captioned, collate_shown, tokenize
 from .checkpoint import (
     EMBEDDED_BASE,
@@ -20,10 +19,8 @@ from .checkpoint import (
     load_adapter,
     load_model,
     load_processor,
-    pick_device,
-    pick_dtype,
+    load_quickly,
     portable_base,
-    resolve_base,
     unwrap,
 )
 from .clip_model import CLIP, FROM_BASE
@@ -82,14 +79,6 @@ def of_vlm(vlm: nn.Module) -> CLIP:
 def build(base: str) -> CLIP:
     """CLIP with new projections on a base's encoders; they stay in float32 where the encoders are in bfloat16."""
     return of_vlm(load_model(base))
-
-
-def on_best_device(clip: CLIP) -> CLIP:
-    """A CLIP where it is fastest, with its encoders as `load_model` would have loaded them."""
-    device = pick_device()
-    for part in (clip.vision_encoder, clip.text_encoder, clip.recogniser):
-        part.to(pick_dtype(device))
-    return clip.to(device)
 
 
 def with_lora(clip: CLIP, rank: int, base: str) -> nn.Module:
@@ -206,14 +195,9 @@ def load_with_tokenizer(name: str | Path) -> tuple[nn.Module, Callable]:
     """
     folder = checkpoint_folder(name)
     base = adapter_base(folder)
-    quick = nano_quick.load(resolve_base(base), folder, of_vlm)
-    if quick is None:
-        clip, processor = build(base), load_processor(base)
-        loaded = load_adapter(clip, folder)
-    else:
-        loaded, processor = quick
-        clip = on_best_device(loaded)
-    clip.load_pretrained(folder)
+    quick = load_quickly(base, folder, of_vlm)
+    loaded, processor = quick or (load_adapter(build(base), folder), load_processor(base))
+    loaded.model.load_pretrained(folder)
     return loaded.eval(), processor.tokenizer
 
 

@@ -83,13 +83,13 @@ def _progress(vlm: BaseVLM, rows: list[dict]) -> dict[str, float]:
     return {"accuracy": 100 * result.accuracy} | {f"accuracy_{k}": 100 * v for k, v in result.by_kind.items()}
 
 
-def usual_steps(vlm: nn.Module) -> int:
+def usual_steps(model: nn.Module) -> int:
     """How many batches by default: a base that recognises has only the course's words to learn.
 
     With 240 it learns of `train`, of which it knows every view by heart, to be too sure of itself: of races that it has
     not seen 92.3 % are right after 160 steps and 91.8 after 240 (nano/TRIALS.md).
     """
-    return 160 if hasattr(vlm.model.connector, "recogniser") else 240
+    return 160 if hasattr(model.model.connector, "recogniser") else 240
 
 
 def train(
@@ -131,9 +131,8 @@ def train(
     torch.manual_seed(seed)
     model, processor = load_base(base)
     vlm = BaseVLM.from_parts(add_lora(model, rank, base), processor)
-    recipe = Recipe(
-        portable_base(base), steps or usual_steps(model), batch_size, learning_rate, rank, seed, len(dataset)
-    )
+    steps = usual_steps(model) if steps is None else steps
+    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, rank, seed, len(dataset))
     fit(
         PackedLM(vlm.model),
         dataset,

@@ -35,7 +35,7 @@ class TuxNanoVisionConfig(PreTrainedConfig):
     """Channels of the residual stages at stride 2, 4, 8 and 16, then attention layers over the last map.
 
     The fovea has stages of its own, at stride 2, 4 and 8, which spend more on each of its pixels.
-    `batch_norm` is true while the tower is trained from scratch; `fold_batch_norm` makes it false.
+    `batch_norm` is true while the tower is trained from scratch; `fold_batch_norm` of `nano.base` makes it false.
     """
 
     model_type = "tux_nano_vision"

@@ -97,7 +97,11 @@ class Tower(nn.Module):
         self.build(config)
 
     def build(self, config) -> None:
-        """The layers, for `TuxNanoVisionModel` too. The config is a `TuxNanoVisionConfig`, or has its fields."""
+        """The layers. `TuxNanoVisionModel` calls it, as it begins as a model of transformers instead of as this does.
+
+        Args:
+            config: a `TuxNanoVisionConfig`, or what has its fields.
+        """
         self.config = config
         self.stages = residual_stages(3, config.channels, config.blocks, (2, 2, 2, 2), config.batch_norm)
         self.fovea = residual_stages(12, config.fovea_channels, config.fovea_blocks, (1, 2, 2), config.batch_norm)

@@ -24,19 +24,12 @@ from homework.nano_model import (
     TuxNanoVisionConfig,
     TuxNanoVisionModel,
 )
+from homework.nano_processor import CHAT_TEMPLATE
 from homework.preprocess import MEAN, STD
 
 from .targets import KARTS, MAX_COUNT, TRACKS
 
 VOCABULARY = 49280
-# SmolVLM's turn: `<|im_start|>User:<image>Q<end_of_utterance>`, newline, `Assistant:`
-CHAT_TEMPLATE = (
-    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
-    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
-    "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
 
 
 def make_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:

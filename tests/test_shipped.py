@@ -9,6 +9,7 @@ from PIL import Image
 
 import bundle
 import homework
+from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE, load_base, load_processor
 from homework.clip import predict
 from homework.preprocess import load_views, normalise
@@ -44,6 +45,7 @@ def test_shipped_vlm_answers_every_question_in_its_words(view):
     for question, answer in zip(questions, answers, strict=True):
         assert re.fullmatch(FORMS[question_kind(question)], answer), (question, answer)
     assert sum(parameter.numel() for parameter in vlm.model.parameters()) <= 300_000_000
+    assert BaseVLM.from_parts(*vlm.stock).answer([view] * len(questions), questions) == answers
 
 
 def test_shipped_clip_chooses(view):

@@ -151,16 +151,13 @@ def choose(clip: str, scenes: Scenes, data: Path) -> tuple[Model | None, list[tu
 def describe(checkpoint: str, model: torch.nn.Module) -> Model:
     """Sizes, and the training curve if the checkpoint's folder holds one."""
     folder = Path(checkpoint)
-    base, base_megabytes = folder, None
+    base, base_megabytes, lora = folder, None, 0
     if (folder / "adapter_config.json").exists():
         base = Path(resolve_base(adapter_base(folder)))
         base_megabytes = _megabytes(base) if base.is_dir() else None
-    # LoRA may have become a part of the model's own weights
-    lora = (
-        sum(weight.numel() for weight in load_file(folder / "adapter_model.safetensors").values())
-        if base is not folder
-        else 0
-    )
+        # by the file, since in a model that answers LoRA may be a part of the base's weights
+        weights = load_file(folder / "adapter_model.safetensors")
+        lora = sum(weight.numel() for name, weight in weights.items() if "lora_" in name)
     own = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
     training = folder / "training.json"
     curve = read_json(training).get("curve", []) if training.exists() else []

@@ -48,6 +48,12 @@ def read_processor(folder: Path) -> None:
     load_processor(str(folder / "base"))
 
 
+def asked(folder: Path) -> None:
+    """The same as it is loaded for answers."""
+    vlm = BaseVLM(folder / "adapter")
+    vlm.tokens.decode([*vlm.tokens.question("What track is this?"), vlm.tokens.end])
+
+
 # file -> (reader, how many versions in the slow test)
 FILES = {
     "adapter/adapter_config.json": (read_adapter, 40),
@@ -63,10 +69,11 @@ FILES = {
 
 
 def check(small: Path, capfd, name: str, count: int, seed: int) -> None:
-    file, (read, _) = small / name, FILES[name]
+    file = small / name
     content = file.read_bytes()
-    versions = (broken_json_files if name.endswith(".json") else broken_files)(content, count, seed)
-    assert failures(file, versions, lambda: read(small), small) == []
+    for read in (FILES[name][0], asked):
+        versions = (broken_json_files if name.endswith(".json") else broken_files)(content, count, seed)
+        assert failures(file, versions, lambda read=read: read(small), small) == []
     assert capfd.readouterr().err == ""
 
 
@@ -88,6 +95,7 @@ HUGE = {
     "text_config.intermediate_size": 10**8,
     "text_config.vocab_size": 10**9,
     "text_config.num_hidden_layers": 10**6,
+    "vision_config.num_hidden_layers": 10**6,
     "vision_config.hidden_size": 10**8,
     "vision_config.channels": [10**6] * 4,
     "vision_config.blocks": [0, 1, 10**6, 1],
@@ -104,8 +112,9 @@ def test_a_huge_size_in_a_config(small: Path, place: str):
     config[part][name] = HUGE[place]
     file.write_text(json.dumps(config))
     try:
-        with limited(60), pytest.raises(InputError, match=r"its config claims|not a loadable base"):
-            load_model(str(small / "base"))
+        for read in (load_model, BaseVLM):
+            with limited(60), pytest.raises(InputError, match=r"its config claims|not a loadable base"):
+                read(str(small / "base"))
     finally:
         file.write_text(whole)
 

@@ -66,7 +66,7 @@ def test_code_in_a_base(tiny: Path, tmp_path: Path, monkeypatch, model_type: str
     change(base / "config.json", auto_map=auto, model_type=model_type)
     for name in ("processor_config.json", "tokenizer_config.json"):
         change(base / name, auto_map=auto)
-    for read in (load_base, load_processor):
+    for read in (load_base, load_processor, BaseVLM):
         try:
             read(str(base))
         except InputError as error:
