@@ -135,6 +135,14 @@ class Readout(nn.Module):
         return self.norm(torch.cat(told, dim=1) + self.slot.weight)
 
 
+def readout_of(config) -> Readout:
+    """The connector of a `TuxNanoConfig`, or of what has its fields."""
+    game = {name: getattr(config, name) for name in ("num_karts", "num_tracks", "num_counts")}
+    vision = config.vision_config
+    recogniser = Recogniser(vision.num_summary_tokens, vision.hidden_size, **game)
+    return Readout(recogniser, config.text_config.hidden_size, **game)
+
+
 def combine(
     ego: Tensor, total: Tensor, track: Tensor, count: Tensor, relation: Tensor, kart: Tensor, side: Tensor
 ) -> dict[str, Tensor]:

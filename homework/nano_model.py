@@ -25,7 +25,7 @@ from transformers.image_utils import SizeDict
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from .nano_connector import Readout, Recogniser
+from .nano_connector import readout_of
 from .nano_vision import Tower
 from .scene import VIEW_SIZE
 
@@ -109,10 +109,7 @@ class TuxNanoModel(Idefics3Model):
         self.padding_idx = config.text_config.pad_token_id
         self.vocab_size = config.text_config.vocab_size
         self.vision_model = TuxNanoVisionModel._from_config(config.vision_config)
-        vision = config.vision_config
-        game = {name: getattr(config, name) for name in ("num_karts", "num_tracks", "num_counts")}
-        recogniser = Recogniser(vision.num_summary_tokens, vision.hidden_size, **game)
-        self.connector = Readout(recogniser, config.text_config.hidden_size, **game)
+        self.connector = readout_of(config)
         self.text_model = AutoModel.from_config(config.text_config)
         self.image_seq_len = self.connector.slot.num_embeddings
         self.image_token_id = config.image_token_id

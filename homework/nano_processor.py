@@ -9,7 +9,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .nano_settings import read, require, require_known
+from .errors import read_json
+from .nano_settings import require, require_known
 from .preprocess import MEAN, as_view, normalise
 from .scene import VIEW_SIZE
 
@@ -55,7 +56,7 @@ class QuickTokenizer:
     """What prompts, answers and CLIP need of a tokenizer of transformers."""
 
     def __init__(self, folder: Path):
-        require_known(read(folder / "tokenizer_config.json"), TOKENS)
+        require_known(read_json(folder / "tokenizer_config.json"), TOKENS)
         self.backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -93,7 +94,7 @@ class QuickProcessor:
     """What prompts and images need of a `TuxNanoProcessor`."""
 
     def __init__(self, folder: Path):
-        config = read(folder / "processor_config.json")
+        config = read_json(folder / "processor_config.json")
         require_known(config, PROCESSOR, {"image_seq_len"})
         require((folder / "chat_template.jinja").read_bytes() == CHAT_TEMPLATE.encode())
         self.image_seq_len, self.tokenizer = config["image_seq_len"], QuickTokenizer(folder)

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .nano_connector import Readout, Recogniser
+from .errors import read_json
+from .nano_connector import readout_of
 from .nano_processor import QuickProcessor
-from .nano_settings import FILES, read, require, require_known
+from .nano_settings import FILES, require, require_known
 from .nano_text import KeyValues, TextModel
 from .nano_vision import Hidden, Tower
 
@@ -49,12 +50,9 @@ class TuxNanoInner(nn.Module):
     def __init__(self, config: SimpleNamespace):
         super().__init__()
         self.image_token_id = config.image_token_id
-        game = {name: getattr(config, name) for name in ("num_karts", "num_tracks", "num_counts")}
-        vision, text = config.vision_config, config.text_config
-        self.vision_model = Tower(vision)
-        recogniser = Recogniser(vision.num_summary_tokens, vision.hidden_size, **game)
-        self.connector = Readout(recogniser, text.hidden_size, **game)
-        self.text_model = TextModel(text)
+        self.vision_model = Tower(config.vision_config)
+        self.connector = readout_of(config)
+        self.text_model = TextModel(config.text_config)
 
     def forward(
         self,
@@ -128,7 +126,7 @@ def read_model(folder: Path) -> TuxNano:
     Raises:
         Exception: of any kind; it is no base of the embedded architecture, or broken.
     """
-    config = read(folder / "config.json")
+    config = read_json(folder / "config.json")
     text, vision = config["text_config"], config["vision_config"]
     for settings, known, sizes in (
         (config, MODEL, MODEL_SIZES),
@@ -155,7 +153,9 @@ def add_lora_weights(model: nn.Module, folder: Path) -> None:
     Raises:
         Exception: of any kind; it is not for this model, broken, or more than plain LoRA.
     """
-    config = {name: value for name, value in read(folder / "adapter_config.json").items() if value and value != "none"}
+    config = {
+        name: value for name, value in read_json(folder / "adapter_config.json").items() if value and value != "none"
+    }
     require_known(config, LORA, LORA_SIZES)
     targets, excluded = config["target_modules"], config.get("exclude_modules")
     require(isinstance(targets, list) and "lm_head" not in targets)  # which is the embedding here

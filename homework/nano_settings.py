@@ -1,8 +1,6 @@
 """Which settings of a base and an adapter are known: all others are left to transformers and peft."""
 
-import json
 from collections.abc import Set
-from pathlib import Path
 
 # A base's files. A setting of theirs has a known value, or says how large the model is, or has to do with training or
 # generation alone.
@@ -16,11 +14,6 @@ OF_NO_EFFECT = {
     *("is_local", "local_files_only", "model_max_length", "auto_mapping", "base_model_name_or_path", "peft_version"),
     *("inference_mode", "lora_dropout", "megatron_core", "qalora_group_size", "revision", "task_type"),
 }
-
-
-def read(file: Path) -> dict:
-    """What a JSON file holds."""
-    return json.loads(file.read_bytes())
 
 
 def require(condition: bool) -> None:

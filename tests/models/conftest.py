@@ -126,17 +126,22 @@ def vlm(loaded) -> BaseVLM:
     return BaseVLM.from_parts(*loaded)
 
 
+@torch.no_grad()
+def randomly_adapted(model: nn.Module, base: Path) -> nn.Module:
+    """A PeftModel with LoRA whose weights are all random, where new ones are half zero."""
+    peft_model = add_lora(model, 4, str(base))
+    generator = torch.Generator().manual_seed(0)
+    for weight in peft_model.parameters():
+        if weight.requires_grad:
+            weight.normal_(0, 0.05, generator=generator)
+    return peft_model
+
+
 @pytest.fixture
 def adapted(base_folder) -> BaseVLM:
-    """A tiny base with LoRA whose weights are all random, where new ones are half zero."""
+    """A tiny base with random LoRA."""
     model, processor = load_base(str(base_folder))
-    peft_model = add_lora(model, 4, str(base_folder))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in peft_model.parameters():
-            if weight.requires_grad:
-                weight.normal_(0, 0.05, generator=generator)
-    return BaseVLM.from_parts(peft_model, processor)
+    return BaseVLM.from_parts(randomly_adapted(model, base_folder), processor)
 
 
 @pytest.fixture(scope="session")

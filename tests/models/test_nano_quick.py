@@ -13,29 +13,18 @@ from safetensors.torch import load_file, save_file
 
 from homework import clip, nano_quick
 from homework.base_vlm import BaseVLM
-from homework.checkpoint import Adapted, add_lora, load_base
+from homework.checkpoint import Adapted, load_base
 from homework.clip_model import CLIP
 from homework.errors import InputError
 from homework.nano_processor import QuickProcessor
 from homework.packing import PromptTokens, collate, pack
 from homework.preprocess import open_image
 
-from .conftest import TEXTS, build_clip, features
+from .conftest import TEXTS, build_clip, features, randomly_adapted
 from .test_base_vlm import all_questions, generated, ids_instead_of_text
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "adapter_model.safetensors"
-
-
-@torch.no_grad()
-def randomly_adapted(model, base: Path, deviation: float = 0.05):
-    """LoRA on a model, all of its weights random, where new ones are half zero."""
-    peft_model = add_lora(model, 4, str(base))
-    generator = torch.Generator().manual_seed(0)
-    for weight in peft_model.parameters():
-        if weight.requires_grad:
-            weight.normal_(0, deviation, generator=generator)
-    return peft_model
 
 
 @pytest.fixture
@@ -47,7 +36,7 @@ def adapter(nano_folder, tmp_path) -> Path:
 
 
 @pytest.fixture
-def clip_adapter(nano_folder, loaded_nano, tmp_path) -> Path:
+def clip_adapter(nano_folder, tmp_path) -> Path:
     """The folder of a CLIP with random LoRA on both encoders."""
     model, folder = clip.of_vlm(load_base(str(nano_folder))[0]), tmp_path / "clip"
     Adapted(randomly_adapted(model, nano_folder)).save_adapter(folder)
