@@ -50,7 +50,7 @@ class Race:
         """Moments that might be drawn, as guesses of the karts that each kart's camera sees: [karts].
 
         One without guesses is worth drawing in any case: in half of the races one in which a part of the karts has
-        crossed the line, and in each one after its end, when all stand still, as in most of the course's frames.
+        crossed the line, and in each one after its end, when all stand still, as they do in most of the course's frames.
         A race has one end alone, so that few moments are drawn of each, and many races.
         """
         while True:
