@@ -20,6 +20,7 @@ TICKS = 12  # of the physics in STEP
 DIFFICULTY = (1, 3)  # of the computer's drivers: with 0 they stay in one bunch
 COUNTDOWN = 8.0  # seconds until the karts are at speed
 BETWEEN = (8.0, 30.0)  # seconds between moments of driving that might be drawn
+WHILE_CROSSING = 2  # moments of a race in which some karts have driven their lap, and others haven't
 SETTLING_STEPS = 12  # in which the cameras follow, which they don't while only the physics goes on
 MOST_SECONDS = 200  # of a race, for the tracks on which no one gets to the end
 AFTER_END = 2.0  # seconds; the last kart across the line stops the race, the figures and lights move on
@@ -49,20 +50,20 @@ class Race:
     def moments(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Moments that might be drawn, as guesses of the karts that each kart's camera sees: [karts].
 
-        One without guesses is worth drawing in any case: in half of the races one in which a part of the karts has
-        crossed the line, and in each one after its end, when all stand still, as they do in most of the course's frames.
-        A race has one end alone, so that few moments are drawn of each, and many races.
+        One without guesses is worth drawing in any case: in each race some in which a part of the karts has crossed the
+        line, and one after its end, when all stand still, as they do in most of the course's frames. A race has one end
+        alone, so that few moments are drawn of each, and many races.
         """
         while True:
             self._begin(rng)
+            while self._drive_to(1, rng.uniform(*BETWEEN)):
+                yield self._guess()
             # with the last but one across the line, the race may be over before the cameras are there
-            if self.cameras > 2 and rng.random() < 0.5:
-                self._drive_to(rng.integers(1, self.cameras - 1))
+            some = np.arange(1, self.cameras - 1)
+            for crossed in sorted(rng.choice(some, min(WHILE_CROSSING, len(some)), replace=False)):
+                self._drive_to(crossed)
                 if 0 < self.finished < self.cameras - 1:
                     yield np.zeros(0, int)
-            else:
-                while self._drive_to(1, rng.uniform(*BETWEEN)):
-                    yield self._guess()
             if self.finished:
                 self._drive_to(self.cameras)
                 self.drive(AFTER_END)
