@@ -80,7 +80,7 @@ def clip_encoders(
     data: str = str(DATA_DIR),
     output: str = "runs/full_clip",
     steps: int = 300,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     learning_rate: float = 5e-4,
     frozen: bool = False,
     seed: int = 0,
@@ -93,7 +93,7 @@ def clip_encoders(
         data: the data folder.
         output: folder for the weights; checkpoints go to a folder beside it.
         steps: how many batches.
-        batch_size: views a batch; each is compared with all captions of the split.
+        batch_size: views a batch, each compared with all captions; without it, as `homework.clip train`'s.
         learning_rate: its highest value.
         frozen: train the projections alone, on encoders as the base has them.
         seed: of the new weights and the order of views.
@@ -106,7 +106,8 @@ def clip_encoders(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not (frozen and name.startswith(clip.FROM_BASE)))
     dataset, collate = clip.training_set(captioned, model, tokenizer, seed)
-    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(captioned))
+    size = clip.usual_batch(dataset) if batch_size is None else batch_size
+    recipe = Recipe(portable_base(base), steps, size, learning_rate, NO_LORA, seed, len(captioned))
     fit(FullCLIP(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
     rows = clip.made_rows("valid", questions, data_dir)
     clip.print_score(

@@ -41,7 +41,7 @@ class RacePlan:
     """One race. `mix` is the wanted share of views with 1, 2, ... karts, in any unit.
 
     `placed` says how its karts come to where they are: by driving, or put there at rest. 59 % of the course's
-    frames were taken after the race's end: all karts stand still in the first 200 metres behind the finish, and the
+    frames were taken after the race's end: all karts stand still behind the finish, most within 270 m, and the
     camera, whose distance grows with speed, is close, ahead of the kart, and looks back at it.
     """
 
