@@ -68,7 +68,9 @@ def vlm(
     model, processor = load_base(base)
     asked = BaseVLM.from_parts(model.float().requires_grad_(True), processor)
     steps = usual_steps(model) if steps is None else steps
-    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset))
+    recipe = Recipe(
+        portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset), dataset.digest()
+    )
     collate = partial(collate_views, processor=processor, tokens=asked.tokens)
     fit(FullLM(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
     model.eval()
@@ -93,7 +95,7 @@ def clip_encoders(
         data: the data folder.
         output: folder for the weights; checkpoints go to a folder beside it.
         steps: how many batches.
-        batch_size: views a batch, each compared with all captions; without it, as `homework.clip train`'s.
+        batch_size: views a batch, compared with all captions; without it as many as LoRA's.
         learning_rate: its highest value.
         frozen: train the projections alone, on encoders as the base has them.
         seed: of the new weights and the order of views.
@@ -107,7 +109,8 @@ def clip_encoders(
         parameter.requires_grad_(not (frozen and name.startswith(clip.FROM_BASE)))
     dataset, collate = clip.training_set(captioned, model, tokenizer, seed)
     size = clip.usual_batch(dataset) if batch_size is None else batch_size
-    recipe = Recipe(portable_base(base), steps, size, learning_rate, NO_LORA, seed, len(captioned))
+    of_data = len(captioned), captioned.digest()
+    recipe = Recipe(portable_base(base), steps, size, learning_rate, NO_LORA, seed, *of_data)
     fit(FullCLIP(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
     rows = clip.made_rows("valid", questions, data_dir)
     clip.print_score(

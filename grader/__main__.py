@@ -68,7 +68,13 @@ def grade(
     # here, since the import takes a while: help and a wrong flag answer at once
     from . import report
     from .asked import read_truth
-    from .grade import Grader, bundles_in
+    from .grade import Grade, Grader, bundles_in
+
+    def write(content: dict | list, grades: list[Grade]) -> None:
+        if json:
+            write_json(json, content)
+        if csv:
+            report.write_csv(csv, grades)
 
     bundles = bundles_in(bundle)
     grader = Grader(read_truth(data), timeout, tokenizer)
@@ -78,18 +84,18 @@ def grade(
     if bundles is None:
         grades = [grader.grade(bundle)]
         print(report.text(grades[0]))
-        content = report.as_json(grades[0])
+        write(report.as_json(grades[0]), grades)
     else:
         told = (lambda _: None) if is_quiet() else report.print_progress
         graded = grader.grade_all(bundles, min(workers, len(bundles)), told)
-        grades = list(bar(graded, total=len(bundles), desc="grading", unit="bundle"))
-        print(report.table(grades))
-        note(f"{len(grades)} bundles in {time.monotonic() - start:.0f} s")
-        content = [report.as_json(one) for one in grades]
-    if json:
-        write_json(json, content)
-    if csv:
-        report.write_csv(csv, grades)
+        grades = []
+        try:
+            grades.extend(bar(graded, total=len(bundles), desc="grading", unit="bundle"))
+        finally:  # on Ctrl-C of those that are done
+            if grades:
+                print(report.table(grades))
+                note(f"{len(grades)} bundles in {time.monotonic() - start:.0f} s")
+                write([report.as_json(one) for one in grades], grades)
     sys.exit(not all(one.is_scored for one in grades))
 
 

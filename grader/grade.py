@@ -12,7 +12,7 @@ from homework.errors import InputError
 from homework.progress import bar
 
 from .asked import Truth, write_asked
-from .run import POLL, TOKENIZER, PartError, run_part, stop_all
+from .run import POLL, TOKENIZER, PartError, is_stopped, run_part, stop_all
 from .score import Part, score
 from .unpack import unpacked
 
@@ -77,7 +77,8 @@ class Grader:
                 result = Grade(bundle, refused=f"{error.args[1]}; {error.args[2]}")
             except Exception as error:  # the next bundle is another student's
                 result = Grade(bundle, refused=f"the grader failed: {type(error).__name__}: {error}")
-            told(result)
+            if not is_stopped():  # else what became of it is the grader's doing
+                told(result)
             return result
 
         with ThreadPoolExecutor(workers) as pool, _stopping(pool):

@@ -97,6 +97,11 @@ def stop_all() -> None:
         _kill(child)
 
 
+def is_stopped() -> bool:
+    """Whether `stop_all` was called."""
+    return _stopped.is_set()
+
+
 def _job(root: Path, part: str | None, tokenizer: str | Path, memory: int) -> dict:
     tokenizer = str(Path(tokenizer).resolve()) if Path(tokenizer).exists() else str(tokenizer)  # or a hub name
     limits = {"max_parameters": MAX_PARAMETERS, "course_samples": COURSE_SAMPLES, "memory": memory}
@@ -157,7 +162,8 @@ def _communicate(job: dict, root: Path, timeout: float) -> tuple[list[tuple[floa
             reader.join(POLL) if reader.is_alive() else time.sleep(POLL)
             if len(reader.data) > MAX_OUTPUT:
                 raise PartError(f"stopped: it sent more than {MAX_OUTPUT / 1e6:.0f} MB")
-            if time.monotonic() > deadline and child.poll() is None:
+            # with a second's grace for what a child that has ended wrote at last
+            if time.monotonic() > deadline + (child.poll() is not None):
                 raise PartError(f"stopped: over the limit of {timeout:g} s")
             if _stopped.is_set():
                 raise PartError("stopped: the grader was interrupted")

@@ -53,7 +53,8 @@ class CaptionedViews(Dataset):
         self.truth = torch.zeros(len(true), len(self.captions))
         for row, known in enumerate(true.values()):
             self.truth[row, [index[caption] for caption in known]] = 1
-        self.views = load_views([data_dir / image for image in true], cache_dir)
+        self.images = list(true)
+        self.views = load_views([data_dir / image for image in self.images], cache_dir)
 
     @classmethod
     def of_split(cls, split: str, data_dir: Path) -> "CaptionedViews":
@@ -64,6 +65,13 @@ class CaptionedViews(Dataset):
         """What all batches share: input_ids and attention_mask [n, s] of the captions, and their log_odds [n]."""
         log_odds = log_odds_of(self.truth, [caption_kind(caption) for caption in self.captions])
         return tokenize(self.captions, tokenizer) | {"log_odds": log_odds}
+
+    def digest(self) -> str:
+        """Of what is learned: images by name, captions, which are true of which."""
+        from .training import digest_of
+
+        true = (",".join(map(str, row.nonzero()[:, 0].tolist())) for row in self.truth)
+        return digest_of([*self.images, *self.captions, *true])
 
     def __len__(self) -> int:
         return len(self.truth)

@@ -40,13 +40,15 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where it is fast; on CPUs and Apple's GPUs it is far slower than float32, or not there."""
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    """bfloat16 where it is fast; on CPUs, older GPUs and Apple's it is far slower than float32, or not there."""
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast else torch.float32
 
 
 def resolve_base(base: str) -> str:
     """A base's folder or hub name; the embedded one's name stands for its folder, wherever that lies now."""
-    return EMBEDDED_BASE if Path(base).name == "tux_nano" and not os.path.isdir(base) else base
+    is_name = base == "tux_nano" or (Path(base).name == "tux_nano" and not os.path.isdir(base))
+    return EMBEDDED_BASE if is_name else base
 
 
 def portable_base(base: str) -> str:

@@ -25,7 +25,7 @@ from .checkpoint import (
 )
 from .clip_model import CLIP, FROM_BASE
 from .data import DATA_DIR, MultiChoiceQADataset, guard_training_split, interval, with_path
-from .errors import write_json
+from .errors import at_least, write_json
 from .preprocess import clip_pixels, open_image
 from .progress import bar
 from .questions import caption_kind
@@ -156,19 +156,22 @@ def train(
     from .training import Recipe, fit, questions_on_valid
 
     guard_training_split(split)
+    at_least(1, steps=steps, batch_size=batch_size, rank=rank)
+    at_least(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     data_dir = Path(data)
     captioned = CaptionedViews.of_split(split, data_dir)
     torch.manual_seed(seed)
     module, tokenizer = build_trainable(base, rank), load_processor(base).tokenizer
     rows = questions_on_valid(multiple_choice, progress_questions, data_dir)
     dataset, collate = training_set(captioned, module.base, tokenizer, seed)
+    size = usual_batch(dataset) if batch_size is None else batch_size
+    of_data = len(captioned), captioned.digest()
+    recipe = Recipe(portable_base(base), steps, size, learning_rate, rank, seed, *of_data)
     fit(
         module,
         dataset,
         collate,
-        Recipe(
-            portable_base(base), steps, batch_size or usual_batch(dataset), learning_rate, rank, seed, len(captioned)
-        ),
+        recipe,
         Path(work),
         Path(output),
         partial(_progress, module.base, tokenizer, rows),
@@ -277,6 +280,7 @@ def test(
         output: write every prediction into this JSON file.
     """
     data_dir = Path(data)
+    at_least(0, whole=whole)
     rows = made_rows(split, whole, data_dir) if whole else MultiChoiceQADataset(split, data_dir).rows
     clip, tokenizer = load_with_tokenizer(Path(checkpoint).resolve())
     predictions = predict(clip, tokenizer, rows, progress=True)

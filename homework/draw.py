@@ -69,7 +69,8 @@ def check_view(info_file: Path, view_index: int, pairs: Pairs, what: str, output
     info = read_info(info_file)
     num_views = len(info["detections"])
     if not 0 <= view_index < num_views:
-        raise InputError(info_file, f"no view {view_index}", f"take one of 0 to {num_views - 1}")
+        remedy = f"take one of 0 to {num_views - 1}" if num_views else "it has none; take another frame"
+        raise InputError(info_file, f"no view {view_index}", remedy)
     view = scene(info, view_index)
     rows = list(pairs(view))
     # the name as generated, but in the frame's own folder, wherever that is

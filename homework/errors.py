@@ -30,6 +30,17 @@ class UsageError(InputError):
     status = 2
 
 
+def at_least(least: float, **flags: float | None) -> None:
+    """Check numbers that are given as flags; None stands for the default.
+
+    Raises:
+        UsageError: one of them is less, or no number.
+    """
+    for name, value in flags.items():
+        if value is not None and not value >= least:
+            raise UsageError(f"--{name.replace('_', '-')}", f"{value:g}", f"give {least:g} or more")
+
+
 def first_line(error: Exception) -> str:
     """What a library's error says, for a message of one line; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -69,7 +80,7 @@ def one_line_errors() -> Iterator[None]:
         name = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {name}{error.strerror}; check the path, its permissions and the free space, then run again")
     except KeyboardInterrupt:
-        print("interrupted: finished files are kept; run the same command again to go on", file=sys.stderr)
+        print("interrupted: finished files are kept; run the same command again", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from .cli import run
 from .data import DATA_DIR, MultiChoiceQADataset, VQADataset
-from .errors import InputError, write_json
+from .errors import InputError, at_least, write_json
 from .info import read_info, scenes
 from .progress import bar, note
 from .questions import CAPTIONS, KINDS, caption_kind, captions, is_asked_officially, qa_pairs, question_kind
-from .scene import Scene, frame_of, image_file, info_files, scene
+from .scene import Scene, frame_of, image_file, info_files, scene, split_folder
 
 QA_FILE, MC_FILE = "balanced_qa_pairs.json", "all_mc_qas.json"
 NUM_DISTRACTORS = 4
@@ -32,13 +32,17 @@ def split_scenes(data_dir: str | Path, split: str) -> Scenes:
     """Every view of a split: image file -> scene.
 
     Raises:
-        InputError: no such split, or a broken frame.
+        InputError: no such split, one without a view, or a broken frame.
     """
-    return {
+    folder = split_folder(data_dir, split)
+    found = {
         image_file(path, view): view_scene
-        for path in bar(info_files(Path(data_dir) / split), desc="reading frames", unit="frame", delay=1)
+        for path in bar(info_files(folder), desc="reading frames", unit="frame", delay=1)
         for view, view_scene in scenes(path)
     }
+    if not found:
+        raise InputError(folder, "its frames have no views", "take another split")
+    return found
 
 
 def _shares(n: int, weights: dict[str, int]) -> dict[str, int]:
@@ -172,6 +176,7 @@ def build(
         num_mc: multiple-choice questions
         data: where the splits are
     """
+    at_least(1, num_qa=num_qa, num_mc=num_mc)
     scenes_by_image = split_scenes(data, split)
     pairs = balanced_pairs(scenes_by_image, num_qa, seed)
     questions = multiple_choice(scenes_by_image, num_mc, seed)

@@ -21,7 +21,7 @@ from .data import (
     with_image,
     with_path,
 )
-from .errors import InputError, write_json
+from .errors import InputError, at_least, write_json
 from .packing import PackedLM, PromptTokens, collate, pack
 from .preprocess import load_views
 from .questions import is_asked_officially, qa_pairs, question_kind, training_weight
@@ -53,6 +53,13 @@ class PackedViews(Dataset):
     def of_split(cls, split: str, data_dir: Path) -> "PackedViews":
         """Every pair of a split's *_qa_pairs.json whose image is there."""
         return cls(with_image(VQADataset(split, data_dir)), data_dir / ".cache")
+
+    def digest(self) -> str:
+        """Of what is learned: images by name, questions, answers."""
+        from .training import digest_of
+
+        rows = (row for pairs in self.pairs for row in pairs)
+        return digest_of(row[name] for row in rows for name in ("image_file", "question", "answer"))
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -126,13 +133,15 @@ def train(
     from .training import Recipe, fit, questions_on_valid
 
     guard_training_split(split)
+    at_least(1, steps=steps, batch_size=batch_size, rank=rank)
+    at_least(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     data_dir = Path(data)
     dataset = PackedViews.of_split(split, data_dir)
     torch.manual_seed(seed)
     model, processor = load_base(base)
     vlm = BaseVLM.from_parts(add_lora(model, rank, base), processor)
     steps = usual_steps(model) if steps is None else steps
-    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, rank, seed, len(dataset))
+    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, rank, seed, len(dataset), dataset.digest())
     fit(
         PackedLM(vlm.model),
         dataset,

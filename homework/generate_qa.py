@@ -11,7 +11,7 @@ from .cli import run
 from .data import DATA_DIR
 from .pairs import write_split
 from .questions import ask, qa_pairs
-from .scene import Scene
+from .scene import Scene, split_folder
 
 FILE_NAME = "generated_qa_pairs.json"
 
@@ -41,7 +41,7 @@ def generate(*, split: str, data: Path = DATA_DIR) -> None:
         split: folder of the data, e.g. train
         data: where the splits are
     """
-    write_split(data / split, FILE_NAME, rows)
+    write_split(split_folder(data, split), FILE_NAME, rows)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Image files -> pixels. The only place that decodes, caches, crops and normalises images."""
 
+import contextlib
 import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,13 @@ from .scene import VIEW_SIZE
 
 CLIP_SIZE = 192  # the grader's crop
 MEAN = STD = 0.5
+KEPT_CACHES = 6  # of views, a gigabyte for the course's `train`: as many as its splits and some of our own
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # of those that Pillow knows some start other programs
 # of what is wrong with a broken image the error says enough
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[Image.Image]:
     """An image file of any size, for as long as it is read; so far its header alone.
 
@@ -48,7 +49,14 @@ def open_image(path: str | Path) -> Image.Image:
         InputError: the file is missing, truncated or no image.
     """
     with opened(path) as image:
-        return image.convert("RGB")
+        return as_rgb(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB; of 16 bits a pixel the upper ones count, where `convert` alone would clip."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def as_view(image: Image.Image) -> np.ndarray:
@@ -64,7 +72,7 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
     """The views as one array [n, 100, 150, 3] of uint8, decoded once and then memory-mapped.
 
     The cache's name is a digest of every file's path, size and time of change, so a changed image is
-    decoded again. Where the cache can't be written the array stays in memory.
+    decoded again; `KEPT_CACHES` are kept. Where the cache can't be written the array stays in memory.
 
     Raises:
         InputError: see `open_image`.
@@ -75,18 +83,31 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
     cached = _cached(file, shape) if file else None
     if cached is not None:
         return cached
+    views = np.empty(shape, dtype=np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        views = np.empty(shape, dtype=np.uint8)
-        for index, view in enumerate(bar(pool.map(_view, paths), total=len(paths), desc="reading views", unit="view")):
-            views[index] = view
+        try:
+            read = bar(pool.map(_view, paths), total=len(paths), desc="reading views", unit="view")
+            for index, view in enumerate(read):
+                views[index] = view
+        except BaseException:  # Ctrl-C waits for no image that is still in the queue
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if file:
         try:
             with replacing(file) as temporary, open(temporary, "wb") as stream:
                 np.save(stream, views)
         except OSError:
             return views
+        _drop_old(file.parent)
         return np.load(file, mmap_mode="r")
     return views
+
+
+def _drop_old(folder: Path) -> None:
+    """Keep the caches that were used last: one of views that have changed since is never asked for again."""
+    with contextlib.suppress(OSError):  # on some systems none that is open can be deleted
+        for old in sorted(folder.glob("views-*.npy"), key=lambda file: -file.stat().st_mtime)[KEPT_CACHES:]:
+            old.unlink()
 
 
 def _cached(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -95,6 +116,8 @@ def _cached(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         views = np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError, SyntaxError):
         return None
+    with contextlib.suppress(OSError):
+        os.utime(file)  # for `_drop_old`
     return views if views.shape == shape and views.dtype == np.uint8 else None
 
 
@@ -105,7 +128,7 @@ def _digest(paths: Sequence[str | Path]) -> str:
             status = os.stat(path)
         except (OSError, ValueError):  # ValueError: a name that no file can have
             raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -113,6 +113,17 @@ def info_files(split_dir: str | Path) -> list[Path]:
     return [split_dir / name for name in names]
 
 
+def split_folder(data_dir: str | Path, split: str) -> Path:
+    """A split's folder.
+
+    Raises:
+        InputError: not a name alone: `image_file` names the folder that a frame lies in, and no other above it.
+    """
+    if Path(split).name != split:
+        raise InputError(split, "a split is a folder of the data", "name the folder above it by --data")
+    return Path(data_dir) / split
+
+
 def image_file(info_path: str | Path, view_index: int) -> str:
     """The view's image relative to `data/`, e.g. `train/00a00_03_im.jpg`."""
     return f"{_image_stem(info_path)}_{view_index:02d}_im.jpg"

@@ -1,12 +1,13 @@
 """LoRA training with the transformers Trainer, shared by the VLM and CLIP: resume, evaluation, TensorBoard."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,7 +37,16 @@ class Recipe:
     learning_rate: float
     rank: int
     seed: int
-    samples: int  # of the training set, so that another set is another run
+    samples: int  # of the training set
+    data: str  # a digest of it, so that another set is another run
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """A short name of texts in their order: other texts have another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def use_all_cores() -> None:
@@ -209,6 +219,8 @@ def fit(
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
     )
+    # of several GPUs without a launcher one: shared among replicas, a batch would be another than the recipe's
+    arguments._n_gpu = min(1, arguments.n_gpu)
     with arguments.main_process_first(local=False, desc="looking for checkpoints"):
         resume = _resume_point(work, recipe)
     if resume:
@@ -229,7 +241,7 @@ def fit(
 
 
 def publish(module: Adapted, output: Path, told: dict) -> None:
-    """Write the adapter beside `output`, then swap the folders: a full disk leaves the old one whole.
+    """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole.
 
     Args:
         told: for `training.json` beside the weights.
@@ -240,11 +252,11 @@ def publish(module: Adapted, output: Path, told: dict) -> None:
         with _saving(output):
             module.save_adapter(new)
             write_json(new / "training.json", told)
-        if output.exists():
-            output.rename(old)
         try:
+            if output.exists():
+                output.rename(old)
             new.rename(output)
-        except OSError:
-            if old.exists():
+        except BaseException:  # Ctrl-C too: what is still in the temporary folder goes with it
+            if old.exists() and not output.exists():
                 old.rename(output)
             raise

@@ -71,7 +71,7 @@ def install_course_engine(*, art_: Path, python: str = "python3.10") -> None:
 
     Args:
         art_: a folder of the game's release 1.2
-        python: a Python 3.8, 3.9 or 3.10, for which the engine was built
+        python: a Python 3.10, for which the engine was built
     """
     found = art.inside(art_, art_)
     build(found, home())

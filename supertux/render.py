@@ -37,7 +37,7 @@ def render(
     Args:
         out: the split's folder, for instance data/mine
         frames: how many frames; each has a view for up to 8 karts, 10 by course
-        seed: the same seed gives the same labels, with any number of workers (by course the same races)
+        seed: the same one gives the same labels with any number of workers; by course the same races
         tracks: names with commas between them; without it, all 21
         karts: names with commas between them; without it, all 16
         preset: ld (fastest), sd, hd, or course: by the engine of the course's frames

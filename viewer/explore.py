@@ -1,6 +1,9 @@
 """The command `explore`: a local page to browse views and to ask the models about them."""
 
+import os
+import signal
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -34,13 +37,22 @@ def explore(
 
     library, models = Library(Path(data)), Models(checkpoint, clip)
     listener = _listen(port)
-    threading.Thread(target=models.load, daemon=True).start()
+    loading = threading.Thread(target=models.load, daemon=True)
+    loading.start()
     print(f"open http://{HOST}:{listener.getsockname()[1]} in a browser; Ctrl-C ends it", flush=True)
     config = uvicorn.Config(make_app(library, models), log_level="warning", timeout_graceful_shutdown=1)
+    status = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config).run(sockets=[listener])  # which gives SIGINT and SIGTERM on once it has ended
     except KeyboardInterrupt:
-        print("closed")
+        print("closed", flush=True)
+    except SystemExit as end:
+        status = end.code
+    library.close()
+    if loading.is_alive():
+        os._exit(status)  # the interpreter can't end while a thread is inside of torch
+    sys.exit(status)
 
 
 def _listen(port: int) -> socket.socket:

@@ -69,6 +69,10 @@ class Library:
         self._folder = TemporaryDirectory(prefix="uploads-")
         self._views: dict[str, dict[str, View]] = {UPLOADS: {}}
 
+    def close(self) -> None:
+        """Delete the uploads."""
+        self._folder.cleanup()
+
     def views(self, split: str) -> dict[str, View]:
         """The views of a split, by key.
 
@@ -119,6 +123,8 @@ def _read(data: Path, split: str):
 
 
 def _decode(content: bytes) -> Image.Image:
+    from homework.preprocess import as_rgb  # here, as torch takes seconds
+
     if len(content) > MAX_BYTES:
         raise TooLargeError(f"too large: more than {MAX_BYTES // 1_000_000} MB")
     try:
@@ -127,7 +133,7 @@ def _decode(content: bytes) -> Image.Image:
                 raise Image.DecompressionBombError
             picture.verify()
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:  # verify leaves nothing to read
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            upright = as_rgb(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError:  # Pillow's own is raised too, for more than 179 million
         raise TooLargeError(f"too large: more than {MAX_PIXELS // 1_000_000} million pixels") from None
     except Exception:  # Pillow's decoders raise errors of many kinds on broken files

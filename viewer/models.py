@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from homework.data import is_strictly_correct
-from homework.errors import InputError
+from homework.errors import InputError, first_line
 
 from .library import View
 
@@ -43,8 +43,8 @@ class Models:
                     raise InputError(self.names[name], "no such checkpoint", _REMEDY[name])
                 self._models[name] = load(self.names[name])
                 self.state[name] = READY
-            except InputError as error:
-                self.state[name] = str(error)
+            except Exception as error:  # no memory left, above all: the page is to say so
+                self.state[name] = str(error) if isinstance(error, InputError) else first_line(error)
 
     def ask(self, view: View, question: str) -> tuple[str, float]:
         """(answer, the model's probability of it, 0 to 1).
@@ -125,9 +125,18 @@ class Models:
                 time.sleep(0.005)
             if self._checked != split:
                 return
-            with self._lock, contextlib.suppress(InputError):  # a view without its image is left out
-                self._answer(vlm, split, left[start : start + VIEWS_AT_ONCE])
+            with self._lock:
+                self._answer_readable(vlm, split, left[start : start + VIEWS_AT_ONCE])
         self._checked = ""
+
+    def _answer_readable(self, vlm, split: str, views: Sequence[View]) -> None:
+        """As `_answer`; of views without an image the others."""
+        try:
+            self._answer(vlm, split, views)
+        except InputError:
+            for view in views:
+                with contextlib.suppress(InputError):
+                    self._answer(vlm, split, [view])
 
     def wrong(self, split: str, views: dict[str, View]) -> tuple[list[str], int]:
         """(the keys of views with a wrong answer, how many views have answers), so far."""
