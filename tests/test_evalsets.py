@@ -113,6 +113,16 @@ def test_split_scenes_are_named_like_the_images(tiny_data: Path):
     assert set(split_scenes(tiny_data, "valid")) == {f"valid/000a{f}_0{v}_im.jpg" for f in range(2) for v in range(3)}
 
 
+def test_a_split_without_a_view_and_fewer_questions_than_none_are_one_line(tiny_data: Path, call):
+    for file in (tiny_data / "valid").glob("*_info.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"detections": []}))
+    flags = ("--split", "valid", "--data", tiny_data, "--output", tiny_data / "mine")
+    assert_one_line_error(call((build, verify), "build", *flags), "valid")
+    status, _, err = call((build, verify), "build", *flags, "--num_qa", "-2")
+    assert status == 2 and "--num-qa" in err
+    assert not (tiny_data / "mine").exists()
+
+
 def test_verify_counts_and_names_what_disagrees(tiny_data: Path, call):
     status, out, _ = call(COMMANDS, "verify", "--data", tiny_data)
     assert status == 0

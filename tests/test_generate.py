@@ -105,6 +105,15 @@ def test_a_missing_split_makes_no_folder(tiny_data: Path, call):
     assert not (tiny_data / "nowhere").exists()
 
 
+@pytest.mark.parametrize("split", ["data/train", "."])
+def test_a_split_is_a_folder_of_the_data(tiny_data: Path, call, split):
+    """Of one below, names of images would lack a folder."""
+    flags = ("--split", split, "--data", tiny_data.parent if "/" in split else tiny_data)
+    before = {file: file.stat().st_mtime_ns for file in tiny_data.rglob("*")}
+    assert_one_line_error(call((generate_qa.check, generate_qa.generate), "generate", *flags), split)
+    assert {file: file.stat().st_mtime_ns for file in tiny_data.rglob("*")} == before
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_check_prints_the_pairs_and_saves_the_picture(tiny_data: Path, tmp_path: Path, call, module):
     info_file, picture = tiny_data / "valid" / "000a0_info.json", tmp_path / "picture.png"

@@ -79,6 +79,23 @@ def test_interrupted_it_leaves_nothing(place, tmp_path, number, status):
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+def test_interrupted_it_keeps_what_is_graded(place, tmp_path):
+    """Table, CSV and JSON have the bundles that were done; of one that was cut short nothing is said."""
+    write_zip(tmp_path / "a.zip", write_package(tmp_path / "a", NO_CLIP))
+    write_zip(tmp_path / "b.zip", write_package(tmp_path / "b", "import time; time.sleep(1000)"))
+    command = [sys.executable, "-m", "grader", tmp_path, "--data", place / "data", "--csv", tmp_path / "points.csv"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    grader = subprocess.Popen([*map(str, command)], cwd=ROOT, preexec_fn=heed_ctrl_c, **streams)
+    while "a.zip" not in (line := grader.stderr.readline()):
+        assert line
+    time.sleep(0.5)
+    grader.send_signal(signal.SIGINT)
+    out, err = grader.communicate(timeout=20)
+    assert grader.returncode == 130 and "b.zip" not in out + err
+    assert [line.split(",")[0] for line in (tmp_path / "points.csv").read_text().splitlines()] == ["bundle", "a.zip"]
+    assert "a.zip" in out
+
+
 def test_a_folder_without_bundles(place, tmp_path):
     done = grade(place, tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

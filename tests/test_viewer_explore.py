@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -205,3 +206,18 @@ def test_the_command_serves_until_ctrl_c(server, call, tiny_data):
     assert_one_line_error(call((explore,), "explore", "--data", tiny_data, "--port", port), port)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0 and "closed" in process.stdout.read()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_ended_while_the_models_load_it_leaves_nothing(tiny_data, tmp_path, number, status):
+    """A thread that is inside of torch then is no reason to crash, and no upload stays."""
+    command = [sys.executable, "-m", "viewer", "explore", "--data", str(tiny_data), "--port", "0"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=heed_ctrl_c, **streams)
+    url = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())[0]
+    urllib.request.urlopen(f"{url}/api/splits").close()  # it serves
+    assert list(tmp_path.glob("uploads-*"))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (status, "") and not list(tmp_path.glob("uploads-*")), out

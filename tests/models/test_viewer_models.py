@@ -82,6 +82,29 @@ def test_wrong_answers_are_found_in_the_background(client):
     assert client.post("/api/check", json={"split": "none"}).status_code == 404
 
 
+def test_a_missing_image_hides_no_other_view(client, tiny_data):
+    (tiny_data / "valid" / "000a0_01_im.jpg").unlink()
+    client.post("/api/check", json={"split": "valid"})
+    for _ in range(600):
+        status = client.get("/api/status", params={"split": "valid"}).json()
+        if status["checked"] == status["views"] - 1:
+            break
+        time.sleep(0.1)
+    assert status["checked"] == status["views"] - 1
+
+
+def test_what_a_model_dies_of_is_told(monkeypatch, nano_folder):
+    """A full memory is no `InputError`, and the page must not wait for ever."""
+
+    def full(checkpoint: str):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("viewer.models._load_vlm", full)
+    models = Models(str(nano_folder), "none")
+    models.load()
+    assert models.state["vlm"] == "out of memory" and "no such checkpoint" in models.state["clip"]
+
+
 def test_before_the_models_are_loaded_a_question_is_told_to_wait(tiny_data):
     waiting = TestClient(make_app(Library(tiny_data), Models("a", "b")), base_url="http://127.0.0.1")
     refused = waiting.post("/api/ask", json={**VIEW, "question": TRACK})
