@@ -34,7 +34,7 @@ from homework.checkpoint import (
 )
 from homework.cli import run as run_commands
 from homework.data import DATA_DIR, with_path
-from homework.errors import write_json
+from homework.errors import at_least, write_json
 from homework.evalsets import split_scenes
 from homework.finetune import SHIPPED, PackedViews, collate_views
 from homework.packing import PackedLM
@@ -278,6 +278,7 @@ def run(
         views: of valid, about which everything is asked
         output: write all numbers into this JSON file
     """
+    at_least(1, pairs=pairs, batch=batch, steps=steps, views=views)
     use_all_cores()
     state = machine()
     print("\n".join(f"{name.replace('_', ' '):14}{value}" for name, value in state.items()))

@@ -31,7 +31,7 @@ from homework.captioned import LOOKED_AT, ShownViews
 from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base, load_processor, pick_dtype
 from homework.cli import run
 from homework.data import DATA_DIR
-from homework.errors import write_json
+from homework.errors import at_least, write_json
 from homework.finetune import SHIPPED, PackedViews, collate_views
 from homework.info import scenes
 from homework.machine import available_cores
@@ -246,6 +246,7 @@ def speed(
         rank: of LoRA.
         json_: write everything into this file too.
     """
+    at_least(1, repetitions=repetitions, batch_size=batch_size, rank=rank)
     use_all_cores()
     state = machine()
     checkpoint = SHIPPED if (SHIPPED / "adapter_config.json").exists() else Path(EMBEDDED_BASE)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from homework.cli import run
-from homework.errors import InputError, UsageError, write_json
+from homework.errors import InputError, UsageError, require_writable, write_json
 from homework.progress import bar, is_quiet, note
 
 TIMEOUT = 60.0
@@ -63,6 +63,8 @@ def grade(
         raise UsageError("--timeout", f"{timeout:g} seconds", "give a number above 0")
     if workers < 1:
         raise UsageError("--workers", f"{workers} bundles at the same time", "give 1 or more")
+    for path in filter(None, (json, csv)):
+        require_writable(path)
     # as Ctrl-C: the bundles' processes and temporary folders go first
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # here, since the import takes a while: help and a wrong flag answer at once

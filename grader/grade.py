@@ -37,10 +37,17 @@ class Grade:
 
 
 def bundles_in(path: Path) -> list[Path] | None:
-    """The zips of a folder of bundles; None for a single bundle, zip or package."""
+    """The zips of a folder of bundles; None for a single bundle, zip or package.
+
+    Raises:
+        InputError: a folder that is neither.
+    """
     if not path.is_dir() or (path / "__init__.py").exists():
         return None
-    return sorted(path.glob("*.zip")) or None
+    found = sorted(path.glob("*.zip"))
+    if not found:
+        raise InputError(path, "no zip in it, and no package either", "name ID.zip, a folder of such, or the package")
+    return found
 
 
 class Grader:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import nn
 
 from . import nano_quick
-from .errors import InputError, first_line, read_json
+from .errors import InputError, first_line, no_folder, read_json
 from .nano_connector import RECOGNISING
 
 if TYPE_CHECKING:
@@ -46,9 +46,17 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 
 
 def resolve_base(base: str) -> str:
-    """A base's folder or hub name; the embedded one's name stands for its folder, wherever that lies now."""
-    is_name = base == "tux_nano" or (Path(base).name == "tux_nano" and not os.path.isdir(base))
-    return EMBEDDED_BASE if is_name else base
+    """A base's folder or hub name; the embedded one's name stands for its folder, wherever that lies now.
+
+    Raises:
+        InputError: neither can be meant.
+    """
+    if base == "tux_nano" or (Path(base).name == "tux_nano" and not os.path.isdir(base)):
+        return EMBEDDED_BASE
+    # a name of the hub has an owner, for whom there is no folder here
+    if not os.path.isdir(base) and ("/" not in base or os.path.isdir(os.path.dirname(base))):
+        raise no_folder(Path(base), "no such base or checkpoint", "name a folder, or a model of the hub as OWNER/NAME")
+    return base
 
 
 def portable_base(base: str) -> str:
@@ -206,6 +214,10 @@ def adapter_base(checkpoint: str | Path) -> str:
         InputError: no PEFT folder.
     """
     file = Path(checkpoint) / "adapter_config.json"
+    if not Path(checkpoint).is_dir():
+        raise no_folder(Path(checkpoint), "no such checkpoint", "train one")
+    if not file.exists():
+        raise InputError(checkpoint, "no adapter: it has no adapter_config.json", "name the folder of one")
     config = read_json(file)
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(base, str):

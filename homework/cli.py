@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -29,6 +30,8 @@ def run(*functions: Callable, alone: bool = False) -> None:
     """
     import typer
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of a command's start: homework/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     width = min(HELP_WIDTH, shutil.get_terminal_size((HELP_WIDTH, 24)).columns)
     app = typer.Typer(
         add_completion=False,

@@ -25,7 +25,7 @@ from .checkpoint import (
 )
 from .clip_model import CLIP, FROM_BASE
 from .data import DATA_DIR, MultiChoiceQADataset, guard_training_split, interval, with_path
-from .errors import at_least, write_json
+from .errors import at_least, require_writable, write_json
 from .preprocess import clip_pixels, open_image
 from .progress import bar
 from .questions import caption_kind
@@ -281,6 +281,8 @@ def test(
     """
     data_dir = Path(data)
     at_least(0, whole=whole)
+    if output:
+        require_writable(output)
     rows = made_rows(split, whole, data_dir) if whole else MultiChoiceQADataset(split, data_dir).rows
     clip, tokenizer = load_with_tokenizer(Path(checkpoint).resolve())
     predictions = predict(clip, tokenizer, rows, progress=True)

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+MOST = 2**32  # NumPy takes no larger seed
+
 
 class InputError(ValueError):
     """Bad input. `str(error)` is one line: the file, what is wrong with it, what to do."""
@@ -34,11 +36,12 @@ def at_least(least: float, **flags: float | None) -> None:
     """Check numbers that are given as flags; None stands for the default.
 
     Raises:
-        UsageError: one of them is less, or no number.
+        UsageError: one of them is less, larger than libraries take a seed, or no number.
     """
     for name, value in flags.items():
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')}", f"{value:g}", f"give {least:g} or more")
+        if value is not None and not least <= value < MOST:
+            problem = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+            raise UsageError(f"--{name.replace('_', '-')}", problem, f"give {least:g} or more, under {MOST:,}")
 
 
 def first_line(error: Exception) -> str:
@@ -52,10 +55,15 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {nearest[0]}? Else {otherwise}" if nearest else otherwise
 
 
-def no_split(folder: Path, problem: str) -> InputError:
-    """The error for a split's folder that is not there: it names the nearest split beside it."""
+def no_folder(folder: Path, problem: str, otherwise: str) -> InputError:
+    """The error for a folder that is not there: it names the nearest one beside it, or something else to do."""
     beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-    return InputError(folder, problem, did_you_mean(folder.name, beside, "run `python -m supertux download`"))
+    return InputError(folder, problem, did_you_mean(folder.name, beside, otherwise))
+
+
+def no_split(folder: Path, problem: str) -> InputError:
+    """The error for a split's folder that is not there."""
+    return no_folder(folder, problem, "run `python -m supertux download`")
 
 
 @contextlib.contextmanager
@@ -133,19 +141,46 @@ def replacing(path: str | Path) -> Iterator[Path]:
     A run that dies half-way leaves the old file, or none, but never half of a new one.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(path, "is a folder", "name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        error.filename = str(path)  # it names the temporary file
+        raise
     os.close(handle)
     try:
         with naming(path):
             yield Path(name)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes 0600; give the file the usual rights
+        usual_rights(name)  # mkstemp makes 0600
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def usual_rights(file: str | Path) -> None:
+    """Give a file the rights that a new one gets: libraries make some that nobody else can read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(file, 0o666 & ~umask)
+
+
+def require_writable(path: str | Path, folder: bool = False) -> None:
+    """Say before the work what writing to `path` would say after it.
+
+    Args:
+        folder: a folder is to be written, no file.
+
+    Raises:
+        InputError: it is a folder and should be a file, or where it would lie nothing can be written.
+    """
+    if not folder and Path(path).is_dir():
+        raise InputError(path, "is a folder", "name a file")
+    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(path, f"can't be written: {above} is no folder that may be", "name another place")
 
 
 def write_json(path: str | Path, content) -> None:

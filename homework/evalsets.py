@@ -172,7 +172,7 @@ def build(
         split: where the views come from, e.g. valid
         output: folder to write to, e.g. data/valid_mine
         seed: another seed, other questions; the same seed, the same bytes
-        num_qa: question-answer pairs, the same number of each kind
+        num_qa: question-answer pairs, shared evenly by the kinds
         num_mc: multiple-choice questions
         data: where the splits are
     """

@@ -21,7 +21,7 @@ from .data import (
     with_image,
     with_path,
 )
-from .errors import InputError, at_least, write_json
+from .errors import InputError, at_least, require_writable, write_json
 from .packing import PackedLM, PromptTokens, collate, pack
 from .preprocess import load_views
 from .questions import is_asked_officially, qa_pairs, question_kind, training_weight
@@ -226,6 +226,8 @@ def test(
         InputError: no such checkpoint or split, or `report` where the package `viewer` is not.
     """
     write_page = _page_writer() if report else None
+    if output:
+        require_writable(output, folder=report)
     data_dir = Path(data)
     rows = whole_split_rows(split, data_dir) if whole else VQADataset(split, data_dir)
     vlm = BaseVLM(checkpoint)

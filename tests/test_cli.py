@@ -2,14 +2,18 @@
 
 import errno
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import assert_one_line_error
+from conftest import assert_one_line_error, heed_ctrl_c
 
 from homework.errors import InputError, read_json, replacing, write_json
+
+ROOT = Path(__file__).parents[1]
 
 
 def greet(name: str, *, times: int, from_: str = "me", loud_voice: bool = False) -> None:
@@ -98,3 +102,22 @@ def test_a_reader_that_has_had_enough_is_no_error():
     command = f"{sys.executable} -c '{script}' count | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.stdout == "0\n" and done.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["homework.finetune test homework/vlm", "supertux stats sample", "grader ID.zip"])
+def test_ctrl_c_while_a_command_starts_is_no_traceback(command):
+    """Its imports take seconds; `-X importtime` tells when they begin."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", *command.split()],
+        **{"cwd": ROOT, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c},
+    )
+    assert any(line.split("|")[-1].strip() == "homework" for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130) and "Traceback" not in err
+
+
+def test_a_folder_in_a_file_s_place_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path))}: is a folder"), replacing(tmp_path):
+        raise AssertionError("nothing is to be written")
+    assert list(tmp_path.iterdir()) == []

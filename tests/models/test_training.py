@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from homework import clip, finetune, training
+from homework.checkpoint import EMBEDDED_BASE, load_for_answers, resolve_base
 from homework.errors import InputError, UsageError
 
 from .test_finetune import stop_at_evaluation, train
@@ -65,3 +66,32 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_read(tmp_path, mo
     with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')}: "):
         module.train(data=str(tmp_path / "none"), output=str(tmp_path / "out"), **{flag: value})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", [finetune, clip])
+def test_what_is_no_adapter_is_not_replaced(nano_folder, tiny_data, tmp_path, module):
+    """Said before anything is trained; an empty folder and an adapter may be replaced."""
+    output = tmp_path / "notes"
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    for there in (output, output / "notes.txt"):
+        with pytest.raises(InputError, match="name another --output"):
+            module.train(str(nano_folder), data=str(tiny_data), output=str(there), work=str(tmp_path / "w"), steps=1)
+    assert (output / "notes.txt").read_text() == "mine" and not (tmp_path / "w").exists()
+    (output / "notes.txt").unlink()
+    module.train(str(nano_folder), data=str(tiny_data), output=str(output), work=str(tmp_path / "w"), steps=1)
+    training.require_place(output)
+    rights = {file.stat().st_mode & 0o777 for file in output.iterdir()}
+    assert len(rights) == 1 and (output / "training.json").exists()
+
+
+def test_names_of_bases(tmp_path, monkeypatch):
+    """A slip of the pen does not ask the hub, and a folder of the embedded base's name stands in nobody's way."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tux_nano").mkdir()
+    assert resolve_base("tux_nano") == EMBEDDED_BASE
+    assert resolve_base("HuggingFaceTB/SmolVLM-256M-Instruct") == "HuggingFaceTB/SmolVLM-256M-Instruct"
+    (tmp_path / "mine" / "vlm").mkdir(parents=True)
+    for load in (load_for_answers, clip.load):
+        with pytest.raises(InputError, match="mine/vlmm: no such .*did you mean vlm"):
+            load("mine/vlmm")
