@@ -15,6 +15,7 @@ from homework.base_vlm import BaseVLM
 from homework.checkpoint import EMBEDDED_BASE, load_base, load_processor, portable_base
 from homework.cli import run
 from homework.data import DATA_DIR, benchmark
+from homework.errors import at_least
 from homework.finetune import PackedViews, collate_views, print_result, usual_steps, whole_split_rows
 from homework.packing import PackedLM
 from homework.training import Recipe, fit
@@ -62,6 +63,7 @@ def vlm(
         learning_rate: its highest value; lower than LoRA's, whose new weights begin at zero.
         seed: of the order of views.
     """
+    at_least(1, steps=steps, batch_size=batch_size)
     data_dir = Path(data)
     dataset = PackedViews.of_split("train", data_dir)
     torch.manual_seed(seed)
@@ -101,6 +103,7 @@ def clip_encoders(
         seed: of the new weights and the order of views.
         questions: how many are made of valid.
     """
+    at_least(1, steps=steps, batch_size=batch_size, questions=questions)
     data_dir = Path(data)
     captioned = clip.CaptionedViews.of_split("train", data_dir)
     torch.manual_seed(seed)

@@ -120,10 +120,10 @@ def _environment(root: Path) -> dict[str, str]:
     work = str(root / "work")
     nobody = {"HOME": work, "USER": "nobody", "LOGNAME": "nobody", "HF_HOME": work}
     offline = {"HF_HUB_CACHE": str(_hub()), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    # a GPU's device files reach its driver, which no sandbox shuts off: a bundle runs on the CPU
     # libgomp's threads spin for milliseconds while they wait, against each other where other work has the cores: two
-    # parts beside six busy processes took 20 s instead of 66 to 247, and a tenth of a second more on a quiet machine
+    # parts beside six busy processes took 20 s instead of 66 to 247, and 13 s on a quiet machine as before
     spin = {"GOMP_SPINCOUNT": "1000"}
+    # a GPU's device files reach its driver, which no sandbox shuts off: a bundle runs on the CPU
     rest = {"CUDA_VISIBLE_DEVICES": "", "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     caches = {"TORCHINDUCTOR_CACHE_DIR": work}  # torch makes it on import, unless it is there
     return kept | nobody | offline | spin | rest | caches

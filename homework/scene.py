@@ -119,7 +119,7 @@ def split_folder(data_dir: str | Path, split: str) -> Path:
     Raises:
         InputError: not a name alone: `image_file` names the folder that a frame lies in, and no other above it.
     """
-    if Path(split).name != split:
+    if str(Path(split)) != Path(split).name or Path(split).name == "..":
         raise InputError(split, "a split is a folder of the data", "name the folder above it by --data")
     return Path(data_dir) / split
 

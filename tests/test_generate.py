@@ -105,7 +105,7 @@ def test_a_missing_split_makes_no_folder(tiny_data: Path, call):
     assert not (tiny_data / "nowhere").exists()
 
 
-@pytest.mark.parametrize("split", ["data/train", "."])
+@pytest.mark.parametrize("split", ["data/train", ".", ".."])
 def test_a_split_is_a_folder_of_the_data(tiny_data: Path, call, split):
     """Of one below, names of images would lack a folder."""
     flags = ("--split", split, "--data", tiny_data.parent if "/" in split else tiny_data)
