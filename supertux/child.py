@@ -6,6 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+_running: set[subprocess.Popen] = set()
+
+
+def stop_all() -> None:
+    """Kill every process that runs now: the one that waits for them was interrupted."""
+    for process in list(_running):
+        process.kill()
+
 
 def run(
     module: str,
@@ -28,23 +36,28 @@ def run(
     Returns:
         None if it ended well, else why it didn't.
     """
-    try:
-        done = subprocess.run(
-            [str(python), "-m", module, *map(str, arguments)],
-            input=text,
-            env=environment | {"PYTHONPATH": str(Path(__file__).parents[1])},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-        )
-    except subprocess.TimeoutExpired:
-        return f"it took more than {limit} s"
-    if done.returncode == 0:
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen(
+        [str(python), "-m", module, *map(str, arguments)],
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        text=True,
+        errors="replace",
+        **streams,
+    )
+    with process:
+        _running.add(process)
+        try:
+            out, err = process.communicate(text, timeout=limit)
+        except subprocess.TimeoutExpired:
+            return f"it took more than {limit} s"
+        finally:
+            process.kill()  # no more than a word to one that has ended
+            _running.discard(process)
+    if process.returncode == 0:
         return None
-    if done.returncode < 0:
-        return f"the engine died of signal {-done.returncode}"
-    return (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
+    if process.returncode < 0:
+        return f"the engine died of signal {-process.returncode}"
+    return (err.strip() or out.strip() or f"status {process.returncode}").splitlines()[-1]
 
 
 def end_after(work: Callable[[], None]) -> None:

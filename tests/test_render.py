@@ -1,5 +1,6 @@
 """Runs of many races: taken up again, with a stand-in for the process that draws; and, slow, the game itself."""
 
+import _thread
 import contextlib
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -146,6 +148,15 @@ def test_a_race_that_hangs_is_given_up(draw, game: Game, monkeypatch):
     begin = time.monotonic()
     assert "is lost: it took more than 1 s" in draw(frames=20)[1]
     assert time.monotonic() - begin < 30
+
+
+def test_interrupted_it_waits_for_no_race(draw, game: Game):
+    """Even where the races' processes are not interrupted with it, as they are by Ctrl-C at a terminal."""
+    game.fates(_0="hang", _1="hang")
+    begin = time.monotonic()
+    threading.Timer(2, _thread.interrupt_main).start()
+    assert draw()[0] == 130 and time.monotonic() - begin < 30
+    assert game.drawn() == [0, 1]
 
 
 def test_frames_that_cannot_be_labelled_are_told_and_not_tried_again(draw, game: Game):
