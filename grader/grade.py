@@ -4,15 +4,16 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from homework.errors import InputError
+from homework.machine import as_they_end, ending
 from homework.progress import bar
 
 from .asked import Truth, write_asked
-from .run import POLL, TOKENIZER, PartError, is_stopped, run_part, stop_all
+from .run import TOKENIZER, PartError, is_stopped, run_part, stop_all
 from .score import Part, score
 from .unpack import unpacked
 
@@ -88,12 +89,10 @@ class Grader:
                 told(result)
             return result
 
-        with ThreadPoolExecutor(workers) as pool, _stopping(pool):
+        # on Ctrl-C no bundle's time limit is waited for
+        with ThreadPoolExecutor(workers) as pool, ending(pool, stop_all):
             for future in [pool.submit(grade, bundle) for bundle in bundles]:
-                # A signal that comes just before an endless wait begins is heard when the wait ends.
-                while wait([future], POLL).not_done:
-                    pass
-                yield future.result()
+                yield from (ended.result() for ended in as_they_end([future]))
 
     def _part(self, name: str, rows: list[dict], root: Path) -> Part:
         start = time.monotonic()
@@ -130,14 +129,3 @@ def _clock(part: str, limit: float, shown: bool) -> Iterator[None]:
             done.set()
             if thread.is_alive():
                 thread.join()
-
-
-@contextlib.contextmanager
-def _stopping(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """On Ctrl-C, wait for no bundle's time limit."""
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        stop_all()
-        raise

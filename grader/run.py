@@ -22,7 +22,7 @@ TOKENIZER = Path(__file__).parent.parent / "homework" / "tux_nano"
 MEMORY = 8_000_000_000  # bytes; 300 million parameters in float32, read and converted, take 3 billion
 MAX_OUTPUT = 16_000_000  # bytes of a child's answers; 2,000 long ones have a tenth
 MAX_THREADS = 1000  # torch starts two or three a core
-POLL = 0.1  # seconds between two looks at a child, or at a bundle that is graded
+POLL = 0.1  # seconds between two looks at a child
 # What a child may know of the environment: all else, tokens and paths, stays here.
 ENVIRONMENT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "SYSTEMROOT")
 

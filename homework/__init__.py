@@ -12,8 +12,8 @@ from importlib import import_module
 gc.set_threshold(20_000)
 atexit.register(gc.freeze)
 
-# Until `cli.run` takes over, Ctrl-C just ends a command (`python -m homework...`): its imports take seconds, and what
-# they make of a KeyboardInterrupt is a traceback, or nothing.
+# Until `hear_ctrl_c`, Ctrl-C just ends a command (`python -m homework...`): its imports take seconds, and what they
+# make of a KeyboardInterrupt is a traceback, or nothing.
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -28,6 +28,12 @@ _EXPORTS = {
     "data": ("data", None),
 }
 __all__ = ["BaseVLM", "VQADataset", "benchmark", "load_clip", "load_vlm", "train"]
+
+
+def hear_ctrl_c() -> None:
+    """Let Ctrl-C raise a KeyboardInterrupt again: a command's imports are done."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def __getattr__(name: str):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .clip_model import CLIP, log_odds_of
-from .data import CaptionDataset, with_image
+from .data import CaptionDataset, digest_of, with_image
 from .errors import InputError
 from .preprocess import clip_pixels, load_views
 from .progress import bar
@@ -68,8 +68,6 @@ class CaptionedViews(Dataset):
 
     def digest(self) -> str:
         """Of what is learned: images by name, captions, which are true of which."""
-        from .training import digest_of
-
         true = (",".join(map(str, row.nonzero()[:, 0].tolist())) for row in self.truth)
         return digest_of([*self.images, *self.captions, *true])
 

@@ -4,11 +4,11 @@ import inspect
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
 
+from . import hear_ctrl_c
 from .errors import one_line_errors
 from .progress import quietly
 
@@ -30,8 +30,7 @@ def run(*functions: Callable, alone: bool = False) -> None:
     """
     import typer
 
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of a command's start: homework/__init__.py
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    hear_ctrl_c()
     width = min(HELP_WIDTH, shutil.get_terminal_size((HELP_WIDTH, 24)).columns)
     app = typer.Typer(
         add_completion=False,

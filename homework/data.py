@@ -1,9 +1,10 @@
 """The three datasets and the benchmark. Splits are folders of `data/`, beside the package."""
 
+import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +27,14 @@ def guard_training_split(split: str) -> None:
     """
     if Path(split).name.startswith("valid"):
         raise InputError(split, "a split to measure on, not to train on", "train on a split not named valid...")
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """A short name of texts in their order: other texts have another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def with_path(rows: Sequence[dict], data_dir: Path) -> list[dict]:

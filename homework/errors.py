@@ -141,8 +141,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     A run that dies half-way leaves the old file, or none, but never half of a new one.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(path, "is a folder", "name a file")
+    _require_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -176,11 +175,16 @@ def require_writable(path: str | Path, folder: bool = False) -> None:
     Raises:
         InputError: it is a folder and should be a file, or where it would lie nothing can be written.
     """
-    if not folder and Path(path).is_dir():
-        raise InputError(path, "is a folder", "name a file")
+    if not folder:
+        _require_file(Path(path))
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(path, f"can't be written: {above} is no folder that may be", "name another place")
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(path, "is a folder", "name a file")
 
 
 def write_json(path: str | Path, content) -> None:

@@ -16,6 +16,7 @@ from .data import (
     BenchmarkResult,
     VQADataset,
     benchmark,
+    digest_of,
     guard_training_split,
     interval,
     with_image,
@@ -56,8 +57,6 @@ class PackedViews(Dataset):
 
     def digest(self) -> str:
         """Of what is learned: images by name, questions, answers."""
-        from .training import digest_of
-
         rows = (row for pairs in self.pairs for row in pairs)
         return digest_of(row[name] for row in rows for name in ("image_file", "question", "answer"))
 

@@ -1,7 +1,6 @@
 """Image files -> pixels. The only place that decodes, caches, crops and normalises images."""
 
 import contextlib
-import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .data import digest_of
 from .errors import InputError, first_line, replacing
+from .machine import ending
 from .progress import bar
 from .scene import VIEW_SIZE
 
@@ -84,14 +85,9 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
     if cached is not None:
         return cached
     views = np.empty(shape, dtype=np.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            read = bar(pool.map(_view, paths), total=len(paths), desc="reading views", unit="view")
-            for index, view in enumerate(read):
-                views[index] = view
-        except BaseException:  # Ctrl-C waits for no image that is still in the queue
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with ThreadPoolExecutor(os.cpu_count()) as pool, ending(pool):
+        for index, view in enumerate(bar(pool.map(_view, paths), total=len(paths), desc="reading views", unit="view")):
+            views[index] = view
     if file:
         try:
             with replacing(file) as temporary, open(temporary, "wb") as stream:
@@ -122,14 +118,14 @@ def _cached(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _digest(paths: Sequence[str | Path]) -> str:
-    digest = hashlib.sha256()
+    told = []
     for path in paths:
         try:
             status = os.stat(path)
         except (OSError, ValueError):  # ValueError: a name that no file can have
             raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
-        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+        told.append(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}")
+    return digest_of(told)
 
 
 def normalise(pixels: np.ndarray | Tensor) -> Tensor:

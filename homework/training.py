@@ -1,13 +1,12 @@
 """LoRA training with the transformers Trainer, shared by the VLM and CLIP: resume, evaluation, TensorBoard."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,14 +38,6 @@ class Recipe:
     seed: int
     samples: int  # of the training set
     data: str  # a digest of it, so that another set is another run
-
-
-def digest_of(parts: Iterable[str]) -> str:
-    """A short name of texts in their order: other texts have another."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{part}\0".encode())
-    return digest.hexdigest()[:16]
 
 
 def use_all_cores() -> None:

@@ -1,18 +1,30 @@
 """Processes that hold the engine: how they are started, and how they end."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+from homework import hear_ctrl_c
+
+PATIENCE = 5.0  # seconds that an interrupted process has to take its temporary files away
 
 _running: set[subprocess.Popen] = set()
 
 
 def stop_all() -> None:
-    """Kill every process that runs now: the one that waits for them was interrupted."""
-    for process in list(_running):
-        process.kill()
+    """Interrupt every process that runs now, as Ctrl-C at a terminal does; kill what is there after `PATIENCE`."""
+    running, end = list(_running), time.monotonic() + PATIENCE
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    for process in running:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def run(
@@ -62,6 +74,7 @@ def run(
 
 def end_after(work: Callable[[], None]) -> None:
     """Do a process's work, say on stderr why it failed, and end without the engine's exit, which may crash."""
+    hear_ctrl_c()
     try:
         work()
         status = 0

@@ -3,11 +3,11 @@
 import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from homework.errors import InputError, first_line, read_json, write_json
-from homework.machine import available_cores
+from homework.machine import as_they_end, available_cores, ending
 from homework.progress import bar, note
 
 from . import art, child, course_art, shaders
@@ -16,7 +16,6 @@ from .plans import COURSE, KARTS, OFFICIAL_MIX, TRACKS, RacePlan, names_in, race
 SETTINGS = "render.json"
 SEEN_AT_REST = "from the front"  # folders that were drawn before cameras could look back don't say so
 RACE_LIMIT = 900  # seconds after which a race is given up
-POLL = 0.5  # seconds between two looks at what has ended
 
 
 def render(
@@ -123,17 +122,9 @@ def with_processes(plans: list[RacePlan], out: Path, workers: int) -> Iterator[t
     """Draw the races, `workers` at a time; yields each with what `draw_race` returned, as they end."""
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(draw_race, plan, out): plan for plan in plans}
-        left = set(futures)
-        try:
-            while left:
-                # a signal that comes just before an endless wait begins is heard when the wait ends
-                done, left = wait(left, POLL, FIRST_COMPLETED)
-                for future in done:
-                    yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            child.stop_all()
-            raise
+        with ending(pool, child.stop_all):
+            for future in as_they_end(futures):
+                yield futures[future], future.result()
 
 
 def _with_ray(plans: list[RacePlan], out: Path, address: str) -> Iterator[tuple[RacePlan, dict]]:
