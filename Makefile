@@ -7,13 +7,16 @@ PYTHON ?= python3
 DATA_ZIP ?= $(wildcard ../shared/supertux/supertux_data.zip)
 ID ?= demo
 
-PY := .venv/bin/python
-INSTALLED := .venv/.installed
+PYTHONS ?= python3.11 python3.12 python3.13
+VENV ?= .venv
+
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
 RUFF := ruff==0.17.6
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo data course frames pairs train evaluate grade test test-slow lint bench clean
+.PHONY: help venv demo data course frames pairs train evaluate grade test test-pythons test-slow lint bench clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -22,6 +25,14 @@ demo: data pairs train evaluate grade  ## everything: install, frames, pairs, bo
 
 test: venv  ## install, then the fast test suite
 	$(PY) -m pytest -n auto --dist worksteal
+
+test-pythons:  ## the fast tests on each of PYTHONS that starts, each in a virtual environment of its own
+	@over=; for python in $(PYTHONS); do \
+	    if $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+	        echo "== $$python: $$($$python -V)"; \
+	        $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$(basename $$python) || exit 1; \
+	    else over="$$over $$python"; fi; \
+	done; [ -z "$$over" ] || echo "passed over, since they do not start or have no venv module:$$over"
 
 test-slow: venv  ## the tests that take minutes or gigabytes
 	$(PY) -m pip install --quiet -r requirements-browser.txt
@@ -34,14 +45,14 @@ lint: venv  ## ruff
 	$(PY) -m pip install --quiet $(RUFF)
 	$(PY) -m ruff check
 
-venv: $(INSTALLED)  ## the virtual environment .venv with everything of requirements.txt
+venv: $(INSTALLED)  ## the virtual environment with everything of requirements.txt
 
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'error: $(PYTHON) is not Python 3.11 or newer; apt install python3, or name another: make PYTHON=...'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	    { echo 'error: $(PYTHON) has no venv module; apt install python3-venv'; exit 1; }
-	$(PY) -m pip --version 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	$(PY) -m pip --version 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install -r requirements.txt
 	@touch $@
 
@@ -88,5 +99,5 @@ grade: venv  ## bundle the submission as ID.zip and grade it
 	$(PY) -m grader $(ID).zip
 
 clean:  ## remove what minutes make again: .venv, caches, finished runs, demo.zip; not data, not runs/nano
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis data/.cache runs/vlm runs/clip runs/demo $(ID).zip
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis data/.cache runs/vlm runs/clip runs/demo $(ID).zip
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 They see what goes through Python, not what a bundle does through ctypes.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterable
@@ -29,6 +30,10 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> None:
     stat, join, normal, cwd, decode = os.stat, os.path.join, os.path.normpath, os.getcwd, os.fsdecode
     pid, refused, harmless, writing = os.getpid(), REFUSED, HARMLESS, WRITING
 
+    def denied(what: str, path: str | None = None) -> PermissionError:
+        # with an errno, as the kernel's own: libraries that only try handle that, and some change its filename
+        return PermissionError(errno.EACCES, f"the grader allows no {what}", path)
+
     def check_open(path, flags: int) -> None:
         if not isinstance(path, str | bytes):  # a descriptor, which is open already
             return
@@ -36,22 +41,22 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> None:
         if path in devices:
             return
         if flags & writing:
-            raise PermissionError(f"the grader allows no writing: {path}")
+            raise denied("writing", path)
         if path in files or path.startswith(folders):
             return
         try:
             stat(path)
         except OSError:
             return  # nothing there: the caller shall hear just that
-        raise PermissionError(f"the grader allows no reading outside of the bundle and its data: {path}")
+        raise denied("reading outside of the bundle and its data", path)
 
     def hook(event: str, arguments: tuple) -> None:
         if event == "open":
             check_open(arguments[0], arguments[2])
         elif event == "os.kill":
             if arguments[0] != pid:
-                raise PermissionError("the grader allows no signals to other processes")
+                raise denied("signals to other processes")
         elif event in refused or (event.startswith("socket.") and event not in harmless):
-            raise PermissionError(f"the grader allows no {event}")
+            raise denied(event)
 
     sys.addaudithook(hook)

@@ -119,6 +119,9 @@ def _environment(root: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     work = str(root / "work")
     nobody = {"HOME": work, "USER": "nobody", "LOGNAME": "nobody", "HF_HOME": work}
+    # No program can be started, so none is found: without a PATH, Python searches /bin and /usr/bin. ctypes, for example,
+    # looks for a compiler when CUDA builds of torch are imported, and writes a file for it before it runs it.
+    no_programs = {"PATH": ""}
     offline = {"HF_HUB_CACHE": str(_hub()), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     # libgomp's threads spin for milliseconds while they wait, against each other where other work has the cores: two
     # parts beside six busy processes took 20 s instead of 66 to 247, and 13 s on a quiet machine as before
@@ -126,7 +129,7 @@ def _environment(root: Path) -> dict[str, str]:
     # a GPU's device files reach its driver, which no sandbox shuts off: a bundle runs on the CPU
     rest = {"CUDA_VISIBLE_DEVICES": "", "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     caches = {"TORCHINDUCTOR_CACHE_DIR": work}  # torch makes it on import, unless it is there
-    return kept | nobody | offline | spin | rest | caches
+    return kept | nobody | no_programs | offline | spin | rest | caches
 
 
 class _Reader(threading.Thread):
