@@ -39,7 +39,7 @@ test-slow: venv  ## the tests that take minutes or gigabytes
 	$(PY) -m pytest -m slow
 
 bench: venv  ## how fast it trains and answers on this machine
-	$(PY) -m benchmarks.speed
+	$(PY) -m benchmarks.throughput
 
 lint: venv  ## ruff
 	$(PY) -m pip install --quiet $(RUFF)
@@ -85,14 +85,14 @@ pairs: venv  ## question-answer pairs and captions of train and valid
 	$(PY) -m homework.generate_qa generate --split valid
 	$(PY) -m homework.generate_captions generate --split valid
 
-train: venv  ## the VLM and CLIP, into homework/vlm and homework/clip
+train: venv  ## the VLM and CLIP, into homework/weights/vlm and homework/weights/clip
 	$(PY) -m homework.finetune train
 	$(PY) -m homework.clip train
 
 evaluate: venv  ## both on the whole valid split
-	$(PY) -m homework.finetune test homework/vlm --split valid --whole
+	$(PY) -m homework.finetune test homework/weights/vlm --split valid --whole
 	# the sample's valid split is too small for 2,000 questions, one a view
-	$(PY) -m homework.clip test homework/clip --split valid --whole $$([ -e data/.sample ] && echo 500 || echo 2000)
+	$(PY) -m homework.clip test homework/weights/clip --split valid --whole $$([ -e data/.sample ] && echo 500 || echo 2000)
 
 grade: venv  ## bundle the submission as ID.zip and grade it
 	$(PY) bundle.py homework $(ID)

@@ -18,13 +18,14 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from homework import nano_model  # noqa: F401 - transformers knows our base then
 from homework.base_vlm import MAX_NEW_TOKENS
-from homework.checkpoint import add_lora, load_adapter, load_processor, pick_device, pick_dtype, resolve_base
 from homework.clip import with_lora
-from homework.clip_model import CLIP
-from homework.packing import IGNORE
-from homework.preprocess import CLIP_SIZE
+from homework.models.clip import CLIP
+from homework.models.images import CLIP_SIZE
+from homework.models.loading import load_adapter, load_processor, pick_device, pick_dtype, resolve_base
+from homework.models.tux_nano import modeling_hf as nano_model  # noqa: F401 - transformers knows our base then
+from homework.training.lora import add_lora
+from homework.training.packing import IGNORE
 
 LONGEST_EDGE = 2048  # `size.longest_edge` in the processor of SmolVLM-256M-Instruct
 BATCH = 32

@@ -13,14 +13,14 @@ from torch import nn
 from transformers import TrainerCallback
 
 from homework import clip, generate_captions
-from homework.checkpoint import EMBEDDED_BASE, load_processor
-from homework.cli import run as run_commands
-from homework.data import DATA_DIR, with_path
-from homework.evalsets import split_scenes
-from homework.training import use_all_cores
+from homework.labels.eval_sets import split_scenes
+from homework.labels.rows import DATA_DIR, with_path
+from homework.models.loading import EMBEDDED_BASE, load_processor
+from homework.training.trainer import use_all_cores
+from homework.utils.cli import run as run_commands
 
-from .against import CLIP_BATCH, our_clip, public_clip, train
-from .speed import machine
+from .throughput import machine
+from .vs_baseline import CLIP_BATCH, our_clip, public_clip, train
 
 ASKED_AT = (5, 10, 20, 30, 40, 60, 80, 100, 150, 200, 250)  # steps, and the last
 

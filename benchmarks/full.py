@@ -12,13 +12,14 @@ from safetensors.torch import load_model, save_model
 
 from homework import clip
 from homework.base_vlm import BaseVLM
-from homework.checkpoint import EMBEDDED_BASE, load_base, load_processor, portable_base
-from homework.cli import run
-from homework.data import DATA_DIR, benchmark
-from homework.errors import at_least
+from homework.data import benchmark
 from homework.finetune import PackedViews, collate_views, print_result, usual_steps, whole_split_rows
-from homework.packing import PackedLM
-from homework.training import Recipe, fit
+from homework.labels.rows import DATA_DIR
+from homework.models.loading import EMBEDDED_BASE, load_base, load_processor, portable_base
+from homework.training.packing import PackedLM
+from homework.training.trainer import Recipe, fit
+from homework.utils.cli import run
+from homework.utils.errors import at_least
 
 NO_LORA = 0  # a recipe's rank
 WEIGHTS = "model.safetensors"

@@ -4,15 +4,16 @@ import gc
 import json
 from pathlib import Path
 
-from homework.pairs import Rows
-from homework.scene import image_file, info_files, scene
+from homework.labels.generate import Rows
+from homework.labels.rows import image_file, info_files
+from homework.labels.scene import scene
 
 
 def write_pairs(split_dir: Path, file: str, rows: Rows) -> None:
     """The question-answer pairs of a split by a plain loop that reads a frame's file again for each view.
 
     Args:
-        rows: as `homework.pairs.write_split`'s.
+        rows: as `homework.labels.generate.write_split`'s.
     """
     gc.set_threshold(700)  # Python's own: `homework` raises it, and no public pipeline does
     pairs = []

@@ -15,20 +15,22 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from homework.checkpoint import EMBEDDED_BASE, add_lora, load_base
-from homework.cli import run as run_commands
-from homework.data import DATA_DIR
-from homework.errors import replacing
-from homework.evalsets import split_scenes
-from homework.machine import available_cores
-from homework.nano_vision import ROWS, STRIDE
-from homework.packing import PackedLM, PromptTokens, collate, pack
-from homework.preprocess import load_views, normalise
-from homework.questions import qa_pairs
-from homework.scene import VIEW_SIZE
-from homework.training import use_all_cores
+from homework.labels.eval_sets import split_scenes
+from homework.labels.questions import qa_pairs
+from homework.labels.rows import DATA_DIR
+from homework.labels.scene import VIEW_SIZE
+from homework.models.images import load_views, normalise
+from homework.models.loading import EMBEDDED_BASE, load_base
+from homework.models.prompts import PromptTokens
+from homework.models.tux_nano.vision import ROWS, STRIDE
+from homework.training.lora import add_lora
+from homework.training.packing import PackedLM, collate, pack
+from homework.training.trainer import use_all_cores
+from homework.utils.cli import run as run_commands
+from homework.utils.io import replacing
+from homework.utils.parallel import available_cores
 
-from .speed import machine
+from .throughput import machine
 
 RANK, BATCH, SIDE = 16, 32, 2048
 VIEWS = (4, 8, 16, 32, 64)

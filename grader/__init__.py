@@ -2,7 +2,7 @@
 
 `unpack` checks a bundle and lays it out, `asked` puts the questions beside it, `run` runs its models in a child process
 (`child`) that the `sandbox` shuts in, `score` compares the answers with the truth and `report` prints the points. Only
-the child imports anything of the bundle. docs/SECURITY.md says what is promised.
+the child imports anything of the bundle. docs/GRADER_SECURITY.md says what is promised.
 """
 
 import homework  # noqa: F401 - first, for Ctrl-C while the rest is imported

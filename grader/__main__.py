@@ -6,9 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from homework.cli import run
-from homework.errors import InputError, UsageError, require_writable, write_json
-from homework.progress import bar, is_quiet, note
+from homework.utils.cli import run
+from homework.utils.errors import InputError, UsageError
+from homework.utils.io import require_writable, write_json
+from homework.utils.progress import bar, is_quiet, note
 
 TIMEOUT = 60.0
 
@@ -19,7 +20,7 @@ def announce_limits(required: bool) -> None:
     Raises:
         InputError: there are such, and all are required.
     """
-    from .run import PartError, not_enforced
+    from .runner import PartError, not_enforced
 
     try:
         missing = not_enforced()
@@ -43,7 +44,7 @@ def grade(
     tokenizer: str | None = None,
     require_sandbox: bool = False,
 ) -> None:
-    """Grade a bundle, or a folder of them, on data/valid_grader. docs/SECURITY.md: what it shuts off.
+    """Grade a bundle, or a folder of them, on data/valid_grader. docs/GRADER_SECURITY.md: what it shuts off.
 
     Exit status: 0 all parts were scored, 1 a bundle was refused or a part has no score, 2 usage.
 
@@ -69,8 +70,8 @@ def grade(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # here, since the import takes a while: help and a wrong flag answer at once
     from . import report
-    from .asked import read_truth
-    from .grade import Grade, Grader, bundles_in
+    from .grader import Grade, Grader, bundles_in
+    from .redact import read_truth
 
     def write(content: dict | list, grades: list[Grade]) -> None:
         if json:

@@ -8,10 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from homework.data import BenchmarkResult
-from homework.errors import replacing
+from homework.utils.io import replacing
 
-from .grade import Grade
-from .run import COURSE_SAMPLES, printable
+from .grader import Grade
+from .runner import COURSE_SAMPLES, printable
 from .score import EXTRA_POINTS, POINTS, Part
 
 TITLES = {"vlm": "VLM", "clip": "CLIP"}

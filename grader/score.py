@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homework.data import BenchmarkResult, Sample, is_correct, is_strictly_correct
-from homework.questions import caption_kind, question_kind
+from homework.labels.questions import caption_kind, question_kind
 
-from .child import image_key
-from .run import COURSE_SAMPLES
+from .runner import COURSE_SAMPLES
+from .worker import image_key
 
 POINTS = 50.0
 FULL = 0.70  # accuracy that gives all points

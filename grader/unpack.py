@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from homework.errors import InputError
+from homework.utils.errors import InputError
 
 PACKAGE = "homework"
 MAX_BYTES = 50_000_000  # of the zip; as in bundle.py, which runs without this package

@@ -30,12 +30,6 @@ _EXPORTS = {
 __all__ = ["BaseVLM", "VQADataset", "benchmark", "load_clip", "load_vlm", "train"]
 
 
-def hear_ctrl_c() -> None:
-    """Let Ctrl-C raise a KeyboardInterrupt again: a command's imports are done."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def __getattr__(name: str):
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import EMBEDDED_BASE, load_by_transformers, load_for_answers, unwrap
-from .packing import PromptTokens
-from .preprocess import open_image
-from .progress import bar
-from .vocabulary import Vocabulary
+from .models.loading import EMBEDDED_BASE, load_by_transformers, load_for_answers, unwrap
+from .models.prompts import PromptTokens
+from .models.shared_vocab import Vocabulary
+from .utils.images import open_image
+from .utils.progress import bar
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin

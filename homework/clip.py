@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .captioned import CaptionedViews, ShownViews, collate_captioned, collate_shown, tokenize
-from .checkpoint import (
+from .data import interval
+from .labels.questions import caption_kind
+from .labels.rows import DATA_DIR, MultiChoiceQADataset, guard_training_split, with_path
+from .models.clip import CLIP, FROM_BASE
+from .models.images import clip_pixels
+from .models.loading import (
     EMBEDDED_BASE,
-    Adapted,
     adapter_base,
-    add_lora,
     checkpoint_folder,
     load_adapter,
     load_model,
@@ -23,14 +25,14 @@ from .checkpoint import (
     portable_base,
     unwrap,
 )
-from .clip_model import CLIP, FROM_BASE
-from .data import DATA_DIR, MultiChoiceQADataset, guard_training_split, interval, with_path
-from .errors import at_least, require_writable, write_json
-from .preprocess import clip_pixels, open_image
-from .progress import bar
-from .questions import caption_kind
+from .training.clip_dataset import CaptionedViews, ShownViews, collate_captioned, collate_shown, tokenize
+from .training.lora import Adapted, add_lora
+from .utils.errors import at_least
+from .utils.images import open_image
+from .utils.io import require_writable, write_json
+from .utils.progress import bar
 
-SHIPPED = Path(__file__).parent / "clip"
+SHIPPED = Path(__file__).parent / "weights" / "clip"
 STEPS = 300
 LEARNING_RATE = 2e-3  # its highest value
 IMAGES_AT_ONCE = 64
@@ -152,8 +154,8 @@ def train(
         seed: of the new weights and the order of views.
         progress_questions: how many questions of valid are asked now and then, to watch the training.
     """
-    from .evalsets import multiple_choice
-    from .training import Recipe, fit, questions_on_valid
+    from .labels.eval_sets import multiple_choice
+    from .training.trainer import Recipe, fit, questions_on_valid
 
     guard_training_split(split)
     at_least(1, steps=steps, batch_size=batch_size, rank=rank)
@@ -245,7 +247,7 @@ def made_rows(split: str, number: int, data_dir: Path) -> list[dict]:
     Raises:
         InputError: the split can't give as many.
     """
-    from .evalsets import multiple_choice, split_scenes
+    from .labels.eval_sets import multiple_choice, split_scenes
 
     return with_path(multiple_choice(split_scenes(data_dir, split), number, seed=0), data_dir)
 
@@ -270,7 +272,7 @@ def test(
 ) -> None:
     """Benchmark a checkpoint on multiple-choice questions: accuracy in total and by kind.
 
-    Example: python -m homework.clip test homework/clip --split valid --whole 2000
+    Example: python -m homework.clip test homework/weights/clip --split valid --whole 2000
 
     Args:
         checkpoint: a PEFT folder with additional_weights.pt.
@@ -292,6 +294,6 @@ def test(
 
 
 if __name__ == "__main__":
-    from .cli import run
+    from .utils.cli import run
 
     run(train, test)

@@ -1,134 +1,14 @@
 """The three datasets and the benchmark. Splits are folders of `data/`, beside the package."""
 
-import hashlib
 import math
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import ClassVar
 
-from .errors import InputError, no_split, read_json
-from .progress import note
-from .questions import question_kind
+from .labels.questions import question_kind
+from .labels.rows import CaptionDataset, MultiChoiceQADataset, VQADataset
 
-DATA_DIR = Path(__file__).parent.parent / "data"
-
-# One command a kind of file that can be made from the frames.
-_MAKERS = {"qa_pairs": "generate_qa", "captions": "generate_captions"}
-
-
-def guard_training_split(split: str) -> None:
-    """Keep what a model is measured on out of its training.
-
-    Raises:
-        InputError: the split's name begins with `valid`.
-    """
-    if Path(split).name.startswith("valid"):
-        raise InputError(split, "a split to measure on, not to train on", "train on a split not named valid...")
-
-
-def digest_of(parts: Iterable[str]) -> str:
-    """A short name of texts in their order: other texts have another."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{part}\0".encode())
-    return digest.hexdigest()[:16]
-
-
-def with_path(rows: Sequence[dict], data_dir: Path) -> list[dict]:
-    """The rows with `image_path` added: where their `image_file` lies."""
-    return [{**row, "image_path": str(data_dir / row["image_file"])} for row in rows]
-
-
-class _Rows(Sequence):
-    """All rows of a split's files that match `pattern`, each with `image_path` added."""
-
-    pattern: str
-    fields: ClassVar[dict[str, type]]
-
-    def __init__(self, split: str, data_dir: str | Path | None = None):
-        """Read the files.
-
-        Raises:
-            InputError: no such split or file, or a row that lacks something; it names the file.
-        """
-        data_dir = Path(data_dir or DATA_DIR)
-        folder = data_dir / split
-        if not folder.is_dir():
-            raise no_split(folder, "no such split")
-        files = sorted(folder.glob(self.pattern))
-        if not files:
-            maker = next((m for name, m in _MAKERS.items() if name in self.pattern), None)
-            remedy = f"run `python -m homework.{maker} generate --split {split}`" if maker else "take another split"
-            raise InputError(folder, f"no {self.pattern} in it", remedy)
-        self.split, self.rows = split, []
-        for file in files:
-            content = read_json(file)
-            if not isinstance(content, list) or not content:
-                raise InputError(file, "expected a list of rows", "make the file again")
-            for number, row in enumerate(content):
-                problem = self._problem(row)
-                if problem:
-                    raise InputError(file, f"row {number} {problem}", "make the file again")
-            self.rows += with_path(content, data_dir)
-
-    def _problem(self, row) -> str | None:
-        if not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in self.fields.items()):
-            return f"lacks one of {', '.join(self.fields)}"
-        return None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.rows[index]
-
-
-class VQADataset(_Rows):
-    """Rows of every `*_qa_pairs.json`: image_path, image_file, question, answer."""
-
-    pattern = "*_qa_pairs.json"
-    fields: ClassVar = {"image_file": str, "question": str, "answer": str}
-
-
-class CaptionDataset(_Rows):
-    """Rows of every `*_captions.json`: image_path, image_file, caption."""
-
-    pattern = "*_captions.json"
-    fields: ClassVar = {"image_file": str, "caption": str}
-
-
-class MultiChoiceQADataset(_Rows):
-    """Rows of every `*_mc_qas.json`: image_path, image_file, candidates, correct_index."""
-
-    pattern = "*_mc_qas.json"
-    fields: ClassVar = {"image_file": str, "candidates": list, "correct_index": int}
-
-    def _problem(self, row) -> str | None:
-        problem = super()._problem(row)
-        if problem is None and not all(isinstance(candidate, str) for candidate in row["candidates"]):
-            return "has a candidate that is not a text"
-        if problem is None and not 0 <= row["correct_index"] < len(row["candidates"]):
-            return f"on {row['image_file']} has no true candidate"
-        return problem
-
-
-def with_image(rows: Sequence[dict]) -> list[dict]:
-    """The rows whose image is there, and a line about the others: a part of a data set has pair files of the whole.
-
-    Raises:
-        InputError: no row's image is there.
-    """
-    there = {path for path in {row["image_path"] for row in rows} if os.path.exists(path)}  # Path.exists can raise
-    kept = [row for row in rows if row["image_path"] in there]
-    if not kept:
-        raise InputError(rows[0]["image_path"], "no such image, nor that of any other pair", "restore the images")
-    if len(kept) < len(rows):
-        missing = next(row["image_path"] for row in rows if row["image_path"] not in there)
-        note(f"{len(rows) - len(kept)} of {len(rows)} pairs left out: no such image, e.g. {missing}")
-    return kept
+__all__ = ["BenchmarkResult", "CaptionDataset", "MultiChoiceQADataset", "VQADataset", "benchmark"]
 
 
 def is_correct(answer: str, truth: str) -> bool:

@@ -10,24 +10,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .base_vlm import BaseVLM
-from .checkpoint import EMBEDDED_BASE, add_lora, checkpoint_folder, load_base, portable_base
-from .data import (
-    DATA_DIR,
-    BenchmarkResult,
-    VQADataset,
-    benchmark,
-    digest_of,
-    guard_training_split,
-    interval,
-    with_image,
-    with_path,
-)
-from .errors import InputError, at_least, require_writable, write_json
-from .packing import PackedLM, PromptTokens, collate, pack
-from .preprocess import load_views
-from .questions import is_asked_officially, qa_pairs, question_kind, training_weight
+from .data import BenchmarkResult, benchmark, interval
+from .labels.questions import is_asked_officially, qa_pairs, question_kind, training_weight
+from .labels.rows import DATA_DIR, VQADataset, guard_training_split, with_image, with_path
+from .models.images import load_views
+from .models.loading import EMBEDDED_BASE, checkpoint_folder, load_base, portable_base
+from .models.prompts import PromptTokens
+from .training.lora import add_lora
+from .training.packing import PackedLM, collate, pack
+from .utils.errors import InputError, at_least
+from .utils.io import digest_of, require_writable, write_json
 
-SHIPPED = Path(__file__).parent / "vlm"
+SHIPPED = Path(__file__).parent / "weights" / "vlm"
 
 
 class PackedViews(Dataset):
@@ -93,7 +87,7 @@ def usual_steps(model: nn.Module) -> int:
     """How many batches by default: a base that recognises has only the course's words to learn.
 
     With 240 it learns of `train`, of which it knows every view by heart, to be too sure of itself: of races that it has
-    not seen 92.3 % are right after 160 steps and 91.8 after 240 (nano/TRIALS.md).
+    not seen 92.3 % are right after 160 steps and 91.8 after 240 (docs/experiments/log.md).
     """
     return 160 if hasattr(model.model.connector, "recogniser") else 240
 
@@ -128,8 +122,8 @@ def train(
         seed: of LoRA's weights and the order of views.
         progress_questions: how many questions of valid are asked now and then, to watch the training.
     """
-    from .evalsets import balanced_pairs
-    from .training import Recipe, fit, questions_on_valid
+    from .labels.eval_sets import balanced_pairs
+    from .training.trainer import Recipe, fit, questions_on_valid
 
     guard_training_split(split)
     at_least(1, steps=steps, batch_size=batch_size, rank=rank)
@@ -173,7 +167,7 @@ def load(name: str | Path = SHIPPED) -> BaseVLM:
 
 def whole_split_rows(split: str, data_dir: Path) -> list[dict]:
     """Every pair of a split but the counts of 0, which the official set doesn't ask either."""
-    from .evalsets import split_scenes
+    from .labels.eval_sets import split_scenes
 
     rows = [
         {"image_file": image, "question": question, "answer": answer}
@@ -211,7 +205,7 @@ def test(
 ) -> None:
     """Benchmark a checkpoint: accuracy in total and by kind, by the prefix rule and strictly.
 
-    Example: python -m homework.finetune test homework/vlm --split valid --whole
+    Example: python -m homework.finetune test homework/weights/vlm --split valid --whole
 
     Args:
         checkpoint: a PEFT folder or a base.
@@ -247,7 +241,7 @@ def _page_writer() -> Callable:
         InputError: the package is not there, as beside an unpacked bundle.
     """
     try:
-        from viewer.report import report
+        from viewer.report.cli import report
     except ImportError as error:
         remedy = "run it from the repository's root, or leave --report out"
         raise InputError("--report", f"the package viewer does not load ({error})", remedy) from None
@@ -255,6 +249,6 @@ def _page_writer() -> Callable:
 
 
 if __name__ == "__main__":
-    from .cli import run
+    from .utils.cli import run
 
     run(demo_train, train, test)

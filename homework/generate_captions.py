@@ -8,11 +8,11 @@ if not __package__:  # run as a script from inside homework/ (PEP 366)
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     __package__ = "homework"
 
-from .cli import run
-from .data import DATA_DIR
-from .pairs import write_split
-from .questions import captions
-from .scene import Scene, split_folder
+from .labels.generate import write_split
+from .labels.questions import captions
+from .labels.rows import DATA_DIR, split_folder
+from .labels.scene import Scene
+from .utils.cli import run
 
 FILE_NAME = "generated_captions.json"
 
@@ -31,7 +31,7 @@ def check(*, info_file: Path, view_index: int, output: Path | None = None) -> No
         view_index: which view of it, from 0
         output: save the picture here instead of showing it
     """
-    from .draw import check_view
+    from .labels.visualize import check_view
 
     check_view(info_file, view_index, lambda scene: ((caption, "") for caption in captions(scene)), "captions", output)
 

@@ -1,14 +1,14 @@
 """Where frames come from: `python -m supertux --help`."""
 
-from homework.cli import run
+from homework.utils.cli import run
 
-from .accuracy import accuracy
-from .art import install_art
-from .compare import compare
-from .course_art import install_course_engine
 from .download import download
-from .render import render
+from .render.compare import compare
+from .render.engines.pystk1.assets import install_course_engine
+from .render.engines.pystk2.assets import install_art
+from .render.engines.pystk2.check_boxes import accuracy
+from .render.renderer import render
+from .render.stats import stats
 from .sample import make_sample, use_sample
-from .stats import stats
 
 run(download, use_sample, install_art, install_course_engine, render, stats, accuracy, compare, make_sample)

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import requests
 
-from homework.data import DATA_DIR
-from homework.errors import InputError, first_line, naming, replacing
-from homework.progress import bar, note
+from homework.labels.rows import DATA_DIR
+from homework.utils.errors import InputError, first_line
+from homework.utils.io import naming, replacing
+from homework.utils.progress import bar, note
 
 from . import BROKEN_ZIP
 from .sample import remove_sample

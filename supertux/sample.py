@@ -4,15 +4,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from homework.data import DATA_DIR
-from homework.errors import InputError, write_json
-from homework.evalsets import balanced_pairs, build, multiple_choice, split_scenes
-from homework.machine import available_cores
-from homework.progress import bar, note
+from homework.labels.eval_sets import balanced_pairs, build, multiple_choice, split_scenes
+from homework.labels.rows import DATA_DIR
+from homework.utils.errors import InputError
+from homework.utils.io import write_json
+from homework.utils.parallel import available_cores
+from homework.utils.progress import bar, note
 
-from . import art
-from .plans import KARTS, TRACKS, race_plans
-from .render import is_done, views_of, watch, with_processes
+from .render.engines.pystk2 import assets as art
+from .render.planner import KARTS, TRACKS, race_plans
+from .render.renderer import is_done, views_of, watch, with_processes
 
 SAMPLE = Path(__file__).parents[1] / "sample"
 SPLITS = ("train", "valid", "valid_grader", "train_demo")

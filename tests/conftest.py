@@ -11,11 +11,14 @@ import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
-from homework import cli, generate_captions, generate_qa
-from homework.errors import write_json
-from homework.info import scenes
-from homework.questions import KINDS, captions, qa_pairs, question_kind
-from homework.scene import image_file, info_files
+from homework import generate_captions, generate_qa
+from homework.labels.frame_info import scenes
+from homework.labels.questions import KINDS, captions, qa_pairs, question_kind
+from homework.labels.rows import image_file, info_files
+from homework.utils import cli
+from homework.utils.io import write_json
+
+pytest_plugins = ["tests.tiny_models"]
 
 os.environ["MPLBACKEND"] = "agg"  # as without a screen, here and in the processes that tests start
 settings.register_profile("tux", deadline=None, database=None)  # no deadline: the machine may be busy

@@ -1,8 +1,8 @@
 """Looking at the models: `python -m viewer --help`."""
 
-from homework.cli import run
+from homework.utils.cli import run
 
-from .explore import explore
-from .report import report
+from .explorer.cli import explore
+from .report.cli import report
 
 run(report, explore)

@@ -1,0 +1,5 @@
+"""Pretrain TuxNano: `python -m pretrain --help`."""
+
+from .cli import main
+
+main()

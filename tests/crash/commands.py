@@ -1,0 +1,257 @@
+"""The commands that are killed: how a fresh folder for each is made, how it is started, and what its result is."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "sample"
+PYTHON = sys.executable
+FRAMES = 200  # of the sample, for `generate`
+TRAINING_STEPS = 12
+# `download` from another address than the course's
+DOWNLOAD = (
+    "import sys; from supertux import download as d; d.URL = sys.argv.pop(); from homework.utils.cli import run; {}"
+)
+DOWNLOAD = DOWNLOAD.format("run(d.download, d.unpack)")
+
+
+def copy_frames(target: Path, count: int, split: str = "train") -> None:
+    """The first frames of the sample's split, with their images."""
+    target.mkdir(parents=True)
+    for info in sorted((SAMPLE / split).glob("*_info.json"))[:count]:
+        for file in (SAMPLE / split).glob(info.name.replace("info.json", "*")):
+            shutil.copy(file, target)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """A copy of a folder, of links where both are on one disk: nothing writes into a file that is there."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy(source, target)
+
+    shutil.copytree(source, target, copy_function=link)
+
+
+class Command:
+    """One command. `shared` is a folder for what all runs read; each run gets a fresh folder."""
+
+    name: str
+    work = None  # in place of `line`: what a process does that is forked from this one
+
+    def __init__(self, shared: Path):
+        self.shared = shared
+
+    def prepare(self, folder: Path) -> None:
+        """Fill a fresh folder."""
+        folder.mkdir()
+
+    def line(self, folder: Path) -> list[str]:
+        """The command line that works in the folder."""
+        raise NotImplementedError
+
+    def result(self, folder: Path):
+        """What an undisturbed run and a killed one have to agree in."""
+        raise NotImplementedError
+
+    def same(self, one, other) -> bool:
+        """Whether two results are the same."""
+        return one == other
+
+    def close(self) -> None:
+        """End what was started for all runs."""
+
+
+class Generate(Command):
+    """`generate_qa generate`: the bytes of the pair file."""
+
+    name = "generate"
+
+    def __init__(self, shared: Path):
+        super().__init__(shared)
+        copy_frames(shared / "frames", FRAMES)
+
+    def prepare(self, folder: Path) -> None:
+        folder.mkdir()
+        link_tree(self.shared / "frames", folder / "train")
+
+    def line(self, folder: Path) -> list[str]:
+        return [PYTHON, "-m", "homework.generate_qa", "generate", "--split", "train", "--data", str(folder)]
+
+    def result(self, folder: Path) -> bytes:
+        return (folder / "train/generated_qa_pairs.json").read_bytes()
+
+
+class Bundle(Command):
+    """`bundle.py`: the bytes of the zip."""
+
+    name = "bundle"
+
+    def line(self, folder: Path) -> list[str]:
+        return [PYTHON, "bundle.py", "homework", "killed", "--output", str(folder)]
+
+    def result(self, folder: Path) -> bytes:
+        return (folder / "killed.zip").read_bytes()
+
+
+class Render(Command):
+    """`supertux render`: the labels byte for byte, and which images there are."""
+
+    name = "render"
+
+    def line(self, folder: Path) -> list[str]:
+        flags = "--frames 36 --preset ld --tracks xr591,lighthouse --karts tux,gnu --workers 1".split()
+        return [PYTHON, "-m", "supertux", "render", "--out", str(folder / "mine"), *flags]
+
+    def result(self, folder: Path) -> dict:
+        infos = {path.name: path.read_bytes() for path in (folder / "mine").glob("*_info.json")}
+        return infos | {path.name: None for path in (folder / "mine").glob("*_im.jpg")}
+
+
+class Train(Command):
+    """`finetune train` on a tiny base: the loss curve and the adapter's weights, to float tolerance.
+
+    Its processes are forked from this one: importing takes longer than the whole training, and no file is written
+    meanwhile. It saves every few steps, so that so short a run has several checkpoints.
+    """
+
+    name = "train"
+
+    def __init__(self, shared: Path):
+        super().__init__(shared)
+        copy_frames(shared / "data/train", 4)
+        copy_frames(shared / "data/valid", 4, "valid")
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not outlive a fork
+        from homework import base_vlm, finetune  # noqa: F401
+        from homework.generate_qa import generate
+        from homework.labels import eval_sets as evalsets  # noqa: F401
+        from homework.training import trainer as training  # noqa: F401
+        from tests.tiny_models import save_tiny_nano
+
+        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+            generate(split="train", data=shared / "data")
+            save_tiny_nano(shared / "base")
+
+    def prepare(self, folder: Path) -> None:
+        folder.mkdir()
+        link_tree(self.shared / "data", folder / "data")
+
+    def work(self, folder: Path) -> None:
+        """The command, in a forked process."""
+        from homework import finetune
+        from homework.training import trainer as training
+        from homework.utils import cli
+
+        make = training.TrainingArguments
+        training.TrainingArguments = lambda **given: make(**given | {"save_steps": 3, "logging_steps": 1})
+        flags = ["--base", self.shared / "base", "--data", folder / "data", "--output", folder / "out"]
+        flags += ["--work", folder / "work", "--steps", TRAINING_STEPS, "--batch-size", 2, "--rank", 4]
+        sys.argv = ["train", "train", *map(str, [*flags, "--learning-rate", 0.02, "--progress-questions", 5])]
+        cli.run(finetune.train, finetune.test)
+
+    def result(self, folder: Path) -> tuple[list[dict], dict]:
+        from safetensors.numpy import load_file
+
+        curve = json.loads((folder / "out/training.json").read_text())["curve"]
+        # the last row is about the process that ended: its seconds, and the mean loss of its own steps
+        return [row for row in curve if "train_runtime" not in row], load_file(folder / "out/adapter_model.safetensors")
+
+    def same(self, one: tuple, other: tuple) -> bool:
+        (curve, weights), (other_curve, other_weights) = one, other
+        if len(curve) != len(other_curve) or weights.keys() != other_weights.keys():
+            return False
+        near = all(
+            row.keys() == again.keys() and all(math.isclose(row[k], again[k], rel_tol=1e-4) for k in row)
+            for row, again in zip(curve, other_curve, strict=True)
+        )
+        return near and all(abs(weights[name] - other_weights[name]).max() < 1e-5 for name in weights)
+
+
+class SlowServer(ThreadingHTTPServer):
+    """Serves one file with pauses, and from any byte on."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, content: bytes, seconds: float):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.content, self.pause = content, seconds / max(1, len(content) // _Handler.piece)
+        self.url = f"http://127.0.0.1:{self.server_port}/data.zip"
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    piece = 1 << 16
+
+    def do_GET(self) -> None:
+        """Send the file, or its end."""
+        content, wanted = self.server.content, self.headers.get("Range")
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        self.send_response(200 if not wanted else 206 if start < len(content) else 416)
+        span = f"{start}-{len(content) - 1}" if start < len(content) else "*"
+        if wanted:
+            self.send_header("Content-Range", f"bytes {span}/{len(content)}")
+        self.send_header("Content-Length", str(len(content[start:])))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the client was killed
+            for at in range(start, len(content), self.piece):
+                self.wfile.write(content[at : at + self.piece])
+                time.sleep(self.server.pause)
+
+    def log_message(self, *_) -> None:
+        """Keep the screen for the moments."""
+
+
+class Download(Command):
+    """`supertux download` from a slow server: every file of the data folder."""
+
+    name = "download"
+
+    def __init__(self, shared: Path):
+        super().__init__(shared)
+        # split folders alone: caches of views lie beside them where the sample was used
+        files = sorted(path for path in SAMPLE.glob("[!.]*/*") if path.is_file())
+        with zipfile.ZipFile(shared / "source.zip", "w") as archive:
+            for file in [file for file in files if not file.is_relative_to(SAMPLE / "train")][:900]:
+                archive.write(file, f"data/{file.relative_to(SAMPLE)}")
+        self.server = SlowServer((shared / "source.zip").read_bytes(), seconds=1.5)
+
+    def line(self, folder: Path) -> list[str]:
+        return [PYTHON, "-c", DOWNLOAD, "download", "--data", str(folder / "data"), self.server.url]
+
+    def result(self, folder: Path) -> dict:
+        files = (path for path in (folder / "data").rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files if not path.name.endswith(".part")}
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+COMMANDS = {command.name: command for command in (Generate, Render, Train, Bundle, Download)}
+
+
+def missing(name: str) -> str | None:
+    """Why a command can't be run here, or None."""
+    if name != "render":
+        return None
+    from homework.utils.errors import InputError
+    from supertux.render.engines.pystk2 import assets as art
+
+    try:
+        art.require_engine()
+        art.installed()
+    except InputError as error:
+        return str(error)
+    return None

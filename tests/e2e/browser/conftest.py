@@ -1,0 +1,81 @@
+"""A browser, its pages, and the servers that they open."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TRACKS, write_frame
+
+from .driving import PATIENCE, ROOT, launch, serving
+
+SAMPLE = ROOT / "sample"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")
+    with sync_api.sync_playwright() as playwright:
+        browser = launch(playwright)
+        if browser is None:
+            pytest.skip("no browser: apt install chromium, or python -m playwright install chromium")
+        sync_api.expect.set_options(timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page of 1280x800; at the end, nothing went wrong in it but requests that were refused on purpose."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(PATIENCE)
+    page, wrong = context.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    yield page
+    context.close()
+    assert [line for line in wrong if "the server responded with a status of" not in line] == []
+
+
+@pytest.fixture(scope="session")
+def server():
+    """With the sample's frames and the shipped models."""
+    with serving("--data", SAMPLE) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bare_server(small_data):
+    """With no model at all."""
+    with serving("--data", small_data, "--checkpoint", "nowhere/vlm", "--clip", "nowhere/clip") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> Path:
+    """A few frames to train on, and as many to measure on as CLIP's questions need."""
+    data = tmp_path_factory.mktemp("data")
+    for number in range(24):
+        write_frame(data / "valid", f"{number:05x}", list(TRACKS)[number % 5], shift=number)
+    write_frame(data / "train", "00000", "abyss")
+    return data
+
+
+@pytest.fixture(scope="session")
+def report(small_data, tmp_path_factory) -> Path:
+    """The page that `viewer report` writes."""
+    output = tmp_path_factory.mktemp("report")
+    command = [
+        sys.executable,
+        "-m",
+        "viewer",
+        "report",
+        "homework/weights/vlm",
+        "--data",
+        small_data,
+        "--output",
+        output,
+    ]
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
+    return output / "index.html"

@@ -1,0 +1,103 @@
+"""The README's commands: each exists with its flags, and `make demo` or a test runs it; and it stays short."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_help import NO_NAME, ask, options_in  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+# What runs a command: a target of `make demo`, or a file of tests.
+RUN_BY = {
+    "bundle": "demo",
+    "grader": "demo",
+    "supertux download": "tests/supertux/test_download.py",
+    "supertux use_sample": "demo",
+    "supertux install_art": "tests/supertux/pystk2/test_assets.py",
+    "supertux install_course_engine": "tests/supertux/pystk1/test_assets.py",
+    "supertux render": "tests/supertux/test_render.py",
+    "supertux stats": "tests/supertux/test_stats.py",
+    "homework.generate_qa check": "tests/homework/labels/test_generate.py",
+    "homework.generate_qa generate": "demo",
+    "homework.generate_captions check": "tests/homework/labels/test_generate.py",
+    "homework.finetune demo_train": "tests/homework/training/test_progress.py",
+    "homework.finetune train": "demo",
+    "homework.finetune test": "demo",
+    "homework.clip train": "demo",
+    "homework.clip test": "demo",
+    "homework.labels.eval_sets build": "tests/homework/labels/test_eval_sets.py",
+    "homework.labels.eval_sets verify": "tests/homework/labels/test_eval_sets.py",
+    "viewer report": "tests/viewer/test_report.py",
+    "viewer explore": "tests/viewer/test_explorer.py",
+    "benchmarks.throughput": "tests/benchmarks/test_throughput.py",
+    "viewer.error_analysis report": "tests/viewer/test_error_analysis.py",
+    "benchmarks.full vlm": "tests/homework/training/test_full.py",
+    "benchmarks.vs_baseline run": "tests/benchmarks/test_baseline.py",
+    "pretrain dense": "tests/pretrain/test_training.py",
+    "pretrain fovea": "tests/pretrain/test_training.py",
+    "pretrain text": "tests/pretrain/test_text_stage.py",
+}
+# Run by hand, as each takes a game's art, a download or hours; the tests beside check what it made.
+BY_HAND = {
+    "supertux make_sample": "tests/supertux/test_sample.py",
+    "pretrain processor": "tests/e2e/test_shipped.py",
+    "pretrain export": "tests/e2e/test_shipped.py",
+}
+NOT_OURS = ("pip", "apt", "git", "tensorboard", "source")  # what they are given is looked at below
+
+
+def commands() -> list[str]:
+    """Every command in a code block or between backticks, each once."""
+    blocks = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL).replace("\n", " "))
+    first = ("python", "python3", "make", *NOT_OURS)
+    found = [line.partition("  #")[0].strip() for line in lines]
+    return list(dict.fromkeys(line for line in found if line.split() and line.split()[0] in first and " " in line))
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 250 and len(commands()) > 40
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python")])
+def test_command_exists_and_is_run(ask, command):  # noqa: F811
+    """Its module, command and flags are there, and what `RUN_BY` names runs it."""
+    words = shlex.split(command)
+    if words[1].endswith(".py"):
+        words[1:2] = ["-m", words[1].removesuffix(".py") if words[1] == "bundle.py" else f"homework.{words[1][:-3]}"]
+    module, name = words[2], () if words[2] in NO_NAME else (words[3].replace("-", "_"),)
+    key = " ".join((module, *name))
+    runner = RUN_BY.get(key) or BY_HAND[key]
+    if runner == "demo":
+        recipe = rf"\$\(PY\) (-m )?{re.escape(module)}(\.py)?\b" + "".join(f" {n.replace('_', '[-_]')}" for n in name)
+        assert re.search(recipe, MAKEFILE), command
+    elif key in BY_HAND:
+        assert (ROOT / runner).exists()
+    else:
+        text = (ROOT / runner).read_text()
+        assert module.split(".")[-1] in text and all(re.search(rf"\b{n}\b", text) for n in name), (command, runner)
+    status, page, _ = ask(module, *name, "--help")
+    flags = {"--" + word[2:].replace("-", "_") for word in words[3:] if word.startswith("--")}
+    assert status == 0 and flags <= set(options_in(re.sub(r"\n {10,}", " ", page))), command
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("make ")])
+def test_target_exists(command):
+    """Of `make`, also behind an environment variable."""
+    assert re.search(rf"^{command.split()[1]}:.*## ", MAKEFILE, re.MULTILINE), command
+
+
+def test_what_other_programs_are_given_is_there():
+    """The files that pip and git get, and the packages, in the versions that are known to work."""
+    for command in (c for c in commands() if c.startswith(NOT_OURS)):
+        for word in command.split()[1:]:
+            if "/" in word and not word.startswith((".venv", "-")):
+                assert (ROOT / word).exists(), command
+    assert all(name in (ROOT / "pyproject.toml").read_text() for name in ("ray==", "gguf=="))

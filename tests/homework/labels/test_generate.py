@@ -1,0 +1,180 @@
+"""`check` and `generate`: the same bytes every time, pictures, and nothing half-written."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from homework import generate_captions, generate_qa
+from homework.labels.frame_info import scenes
+from homework.labels.generate import CHUNK, write_split
+from homework.labels.rows import VQADataset, image_file, info_files
+from homework.utils.errors import InputError
+from tests.conftest import assert_one_line_error, rows_of, write_frame
+
+ROOT = Path(__file__).parents[3]
+MODULES = (generate_qa, generate_captions)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_one_worker_two_workers_and_json_dumps_give_the_same_bytes(tmp_path: Path, module):
+    split = tmp_path / "train"
+    for number in range(2 * CHUNK + 1):
+        write_frame(split, f"{number:05x}", "abyss", shift=number)
+    written = [write_split(split, module.FILE_NAME, module.rows, workers).read_bytes() for workers in (1, 2)]
+    rows = rows_of(split, module.rows)
+    lines = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
+    assert written[0] == written[1] == ("[\n" + ",\n".join(lines) + "\n]\n").encode()
+    assert len(rows) > 100 and json.loads(written[0]) == rows
+
+
+def test_names_are_escaped(tmp_path: Path):
+    path = write_frame(tmp_path / "train", "00000", "abyss")
+    info = json.loads(path.read_text())
+    info["track"] = 'a "b"\\ é\n'
+    path.write_text(json.dumps(info))
+    file = write_split(tmp_path / "train", generate_qa.FILE_NAME, generate_qa.rows, 1)
+    assert json.loads(file.read_bytes()) == rows_of(tmp_path / "train", generate_qa.rows)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path):
+    split = tmp_path / os.fsdecode(b"tr\xff")
+    write_frame(split, "00000", "abyss")
+    with pytest.raises(InputError, match="not UTF-8; rename it"):
+        write_split(split, generate_qa.FILE_NAME, generate_qa.rows, 1)
+    assert not (split / generate_qa.FILE_NAME).exists()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_generate_replaces_the_file_and_says_how_many(tiny_data: Path, call, module):
+    path = tiny_data / "train" / module.FILE_NAME
+    rows = json.loads(path.read_text())
+    path.write_text("old")
+    status, out, _ = call((module.check, module.generate), "generate", "--split", "train", "--data", tiny_data)
+    assert status == 0 and json.loads(path.read_text()) == rows
+    assert f"{path}: {len(rows)} pairs of 9 views in 3 frames" in out and "pairs/s" in out
+
+
+def test_what_is_generated_can_be_read_as_a_dataset(tiny_data: Path):
+    write_split(tiny_data / "valid", generate_qa.FILE_NAME, generate_qa.rows, 1)
+    dataset = VQADataset("valid", tiny_data)
+    (_, scene), *_ = scenes(info_files(tiny_data / "valid")[0])
+    assert dataset[0]["image_file"] == image_file(tiny_data / "valid" / "000a0_info.json", 0)
+    assert dataset[0]["answer"] == scene.ego.name
+
+
+def _spoil(split: Path, detection: list) -> str:
+    path = split / "00002_info.json"
+    info = json.loads(path.read_text())
+    info["detections"][1].append(detection)
+    path.write_text(json.dumps(info))
+    return path.name
+
+
+BAD_INPUT = {
+    "broken JSON": lambda split: (split / "00001_info.json").write_text("{") and "00001_info.json",
+    "box of NaN": lambda split: _spoil(split, [1, 0, math.nan, 0, 9, 9]),
+    "box off the image": lambda split: _spoil(split, [1, 0, 0, 0, 999, 9]),
+    "kart not in the list": lambda split: _spoil(split, [1, 99, 0, 0, 9, 9]),
+    "missing image": lambda split: (split / "00001_02_im.jpg").unlink() or "00001_02_im.jpg",
+    "empty split": lambda split: [path.unlink() for path in split.glob("*_info.json")] and "train",
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_one_line_and_the_old_file_stays(tiny_data: Path, call, spoil):
+    split = tiny_data / "train"
+    old = (split / generate_qa.FILE_NAME).read_bytes()
+    name = spoil(split)
+    before = set(os.listdir(split))
+    result = call((generate_qa.check, generate_qa.generate), "generate", "--split", "train", "--data", tiny_data)
+    assert_one_line_error(result, name)
+    assert (split / generate_qa.FILE_NAME).read_bytes() == old
+    assert set(os.listdir(split)) == before
+
+
+def test_a_missing_split_makes_no_folder(tiny_data: Path, call):
+    result = call((generate_qa.check, generate_qa.generate), "generate", "--split", "nowhere", "--data", tiny_data)
+    assert_one_line_error(result, "nowhere")
+    assert not (tiny_data / "nowhere").exists()
+
+
+@pytest.mark.parametrize("split", ["data/train", ".", ".."])
+def test_a_split_is_a_folder_of_the_data(tiny_data: Path, call, split):
+    """Of one below, names of images would lack a folder."""
+    flags = ("--split", split, "--data", tiny_data.parent if "/" in split else tiny_data)
+    before = {file: file.stat().st_mtime_ns for file in tiny_data.rglob("*")}
+    assert_one_line_error(call((generate_qa.check, generate_qa.generate), "generate", *flags), split)
+    assert {file: file.stat().st_mtime_ns for file in tiny_data.rglob("*")} == before
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_check_prints_the_pairs_and_saves_the_picture(tiny_data: Path, tmp_path: Path, call, module):
+    info_file, picture = tiny_data / "valid" / "000a0_info.json", tmp_path / "picture.png"
+    arguments = ("check", "--info_file", info_file, "--view_index", "2", "--output", picture)
+    status, out, _ = call((module.check, module.generate), *arguments)
+    rows = list(module.rows(scenes(info_file)[2][1], ""))
+    assert status == 0 and f"saved to {picture}" in out
+    for row in rows:
+        assert " ".join(value for key, value in row.items() if key != "image_file") in out.splitlines()
+    with Image.open(picture) as image:
+        assert image.format == "PNG" and image.width > 1000
+
+
+def test_check_shows_the_picture_where_there_is_a_screen(tiny_data: Path, call, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    shown = []
+    monkeypatch.setattr(plt, "get_backend", lambda: "TkAgg")
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
+    arguments = ("--info_file", tiny_data / "valid" / "000a0_info.json", "--view_index", 0)
+    status, out, _ = call((generate_qa.check, generate_qa.generate), "check", *arguments)
+    assert status == 0 and len(shown) == 1 and "saved" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("--info_file", "valid/000a0_info.json", "--view_index", "3"), "000a0_info.json"),
+        (("--info_file", "valid/000a0_info.json", "--view_index", "-1"), "000a0_info.json"),
+        (("--info_file", "valid/0dead_info.json", "--view_index", "0"), "0dead_info.json"),
+        (("--info_file", "valid/000a0_info.json", "--view_index", "0", "--output", "picture.xyz"), "picture.xyz"),
+    ],
+)
+def test_check_of_what_is_not_there(tiny_data: Path, call, monkeypatch, arguments: tuple, name: str):
+    monkeypatch.chdir(tiny_data)
+    assert_one_line_error(call((generate_qa.check, generate_qa.generate), "check", *arguments), name)
+    assert not (tiny_data / "picture.xyz").exists()
+
+
+def test_check_of_a_truncated_image(tiny_data: Path, tmp_path: Path, call):
+    path = tiny_data / "valid" / "000a0_00_im.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    info_file = tiny_data / "valid" / "000a0_info.json"
+    arguments = ("--info_file", info_file, "--view_index", 0, "--output", tmp_path / "p.png")
+    assert_one_line_error(call((generate_qa.check, generate_qa.generate), "check", *arguments), path.name)
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_check_as_a_script_from_inside_the_package(tiny_data: Path):
+    """The course's way. Without a screen and a name for it, the picture goes to a file that is named."""
+    info_file = os.path.relpath(tiny_data / "valid" / "000a0_info.json", ROOT / "homework")
+    command = [sys.executable, "generate_qa.py", "check", "--info_file", info_file, "--view_index", "0"]
+    environment = os.environ | {"TMPDIR": str(tiny_data)}
+    done = subprocess.run(command, cwd=ROOT / "homework", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "What track is this? zengarden" in done.stdout.splitlines()
+    assert Path(done.stdout.splitlines()[-1].removeprefix("saved to ")).stat().st_size > 10_000
+
+
+def test_errors_of_a_real_command_line(tiny_data: Path):
+    """Exit status and streams as a shell sees them."""
+    (tiny_data / "train" / "00000_info.json").write_text("{")
+    command = [sys.executable, "-m", "homework.generate_captions", "generate", "--split", "train", "--data", tiny_data]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert_one_line_error((done.returncode, done.stdout, done.stderr), "00000_info.json")

@@ -1,0 +1,130 @@
+"""The datasets read what is there, say what isn't, and the benchmark counts as the course does."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from homework.data import benchmark, interval, is_correct, is_strictly_correct, pick
+from homework.labels.rows import CaptionDataset, MultiChoiceQADataset, VQADataset, guard_training_split, with_image
+from homework.utils.errors import InputError
+from homework.utils.images import open_image
+from homework.utils.io import write_json
+
+ROW = {"question": "What track is this?", "answer": "abyss", "image_file": "train/00000_00_im.jpg"}
+
+
+def test_every_pair_file_of_a_split_is_read(tiny_data: Path):
+    before = len(VQADataset("train", tiny_data))
+    write_json(tiny_data / "train" / "more_qa_pairs.json", [ROW])
+    dataset = VQADataset("train", tiny_data)
+    assert len(dataset) == before + 1
+    assert dataset[len(dataset) - 1] == ROW | {"image_path": str(tiny_data / ROW["image_file"])}
+
+
+def test_the_three_datasets(tiny_data: Path):
+    # the views of a frame hold two karts, one, and three
+    assert len(VQADataset("valid", tiny_data)) == 2 * (10 + 7 + 13)
+    assert len(CaptionDataset("valid", tiny_data)) == 2 * (5 + 3 + 7)
+    assert len(VQADataset("valid_grader", tiny_data)) == len(VQADataset("train_demo", tiny_data)) == 5
+    questions = MultiChoiceQADataset("valid_grader", tiny_data)
+    assert len(questions) == 6
+    for row in questions:
+        assert len(set(row["candidates"])) == 5 and Path(row["image_path"]).exists()
+
+
+def test_a_missing_split_and_a_split_without_pairs_name_the_remedy(tiny_data: Path):
+    with pytest.raises(InputError, match=r"nowhere: no such split; run `python -m supertux download`"):
+        VQADataset("nowhere", tiny_data)
+    (tiny_data / "train" / "generated_captions.json").unlink()
+    with pytest.raises(InputError, match=r"run `python -m homework.generate_captions generate --split train`"):
+        CaptionDataset("train", tiny_data)
+
+
+@pytest.mark.parametrize("text", ["[", "{}", "[1]", '[{"question": "Q", "answer": 1, "image_file": "x"}]'])
+def test_a_broken_pair_file_is_one_line_that_names_it(tiny_data: Path, text: str):
+    path = tiny_data / "train" / "broken_qa_pairs.json"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        VQADataset("train", tiny_data)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_candidates_without_a_true_one(tiny_data: Path, index: int):
+    path = tiny_data / "valid_grader" / "all_mc_qas.json"
+    rows = json.loads(path.read_text())
+    rows[1]["correct_index"] = index
+    write_json(path, rows)
+    with pytest.raises(InputError) as error:
+        MultiChoiceQADataset("valid_grader", tiny_data)
+    assert "valid_grader" in str(error.value) and rows[1]["image_file"] in str(error.value)
+
+
+def test_a_truncated_image_is_one_line_that_names_it(tiny_data: Path):
+    path = tiny_data / "train" / "00000_00_im.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(InputError) as error:
+        open_image(path)
+    assert str(error.value).startswith(f"{path}: not a readable image") and "\n" not in str(error.value)
+
+
+def test_an_answer_is_right_if_it_begins_with_the_truth():
+    assert is_correct(" Tux is it", "tux") and is_correct("10", "1")
+    assert not is_correct("the tux", "tux") and not is_correct("", "tux")
+    assert is_strictly_correct(" Tux\n", "tux") and not is_strictly_correct("10", "1")
+
+
+class AlwaysOne:
+    """A model that answers every question with 1, then more."""
+
+    def answer(self, image_paths: list[str], questions: list[str]) -> list[str]:
+        assert len(image_paths) == len(questions) and all(Path(path).exists() for path in image_paths)
+        return ["1 kart"] * len(questions)
+
+
+def test_benchmark_counts_in_total_by_kind_and_strictly(tiny_data: Path):
+    result = benchmark(AlwaysOne(), VQADataset("valid", tiny_data))
+    assert result.counts == {"ego": 6, "total": 6, "track": 6, "relation": 18, "count": 24}
+    assert result.by_kind == {"ego": 0, "total": 1 / 3, "track": 0, "relation": 0, "count": 12 / 24}
+    assert result.accuracy == (2 + 12) / 60 == sum(sample.is_correct for sample in result.samples) / 60
+    assert result.mean_of_kinds == pytest.approx((1 / 3 + 12 / 24) / 5)
+    assert result.strict_accuracy == 0
+    assert json.loads(json.dumps(result.to_json()))["counts"] == result.counts
+
+
+def test_fewer_samples_are_spread_over_the_dataset(tiny_data: Path):
+    assert pick(range(10), 5) == [0, 2, 4, 6, 8]
+    assert pick(range(3), 128) == pick(range(3), None) == [0, 1, 2]
+    assert len(benchmark(AlwaysOne(), VQADataset("valid", tiny_data), 7).samples) == 7
+
+
+def test_what_is_measured_on_is_not_trained_on():
+    for split in ("valid", "valid_grader", "valid_mine"):
+        with pytest.raises(InputError, match=f"^{split}: "):
+            guard_training_split(split)
+    for split in ("train", "train_demo", "my_valid"):
+        guard_training_split(split)
+
+
+def test_a_part_of_the_data_can_be_trained_on(tiny_data, capsys):
+    """Pairs whose image is not there are left out, and counted; without any image it is an error."""
+    rows = VQADataset("train", tiny_data)
+    gone = rows[0]["image_path"]
+    kept = [row for row in rows if row["image_path"] != gone]
+    Path(gone).unlink()
+    assert with_image(rows) == kept and kept
+    assert f"{len(rows) - len(kept)} of {len(rows)} pairs left out" in capsys.readouterr().out
+    for row in kept:
+        Path(row["image_path"]).unlink(missing_ok=True)
+    with pytest.raises(InputError, match="no such image"):
+        with_image(rows)
+
+
+@pytest.mark.parametrize(
+    "right, number, low, high",
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0)],
+)
+def test_interval_is_wilsons(right: int, number: int, low: float, high: float):
+    """Newcombe's worked examples of the score method (Statistics in Medicine 17, 1998, table I)."""
+    assert interval(right / number, number) == pytest.approx((low, high), abs=1e-4)

@@ -1,0 +1,126 @@
+"""Functions become commands, and errors become one line."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from homework.utils.errors import InputError
+from homework.utils.io import read_json, replacing, write_json
+from tests.conftest import assert_one_line_error, heed_ctrl_c
+
+ROOT = Path(__file__).parents[3]
+
+
+def greet(name: str, *, times: int, from_: str = "me", loud_voice: bool = False) -> None:
+    """Say hello.
+
+    Args:
+        name: whom to greet
+        times: how often
+        from_: who greets
+    """
+    print(f"hello {name} from {from_}{'!' * loud_voice} " * times)
+
+
+def broken() -> None:
+    """Raise an InputError."""
+    raise InputError("some/file", "is broken", "mend it")
+
+
+def full() -> None:
+    """Raise as a full disk does."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+
+def interrupted() -> None:
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+COMMANDS = (greet, broken, full, interrupted)
+
+
+def test_arguments_and_flags(call):
+    assert call(COMMANDS, "greet", "tux", "--times", 2)[1] == "hello tux from me hello tux from me \n"
+    assert call(COMMANDS, "greet", "tux", "--times", 1, "--from", "gnu")[1] == "hello tux from gnu \n"
+    for flag in ("--loud_voice", "--loud-voice"):
+        assert call(COMMANDS, "greet", "tux", "--times", 1, flag)[1] == "hello tux from me! \n"
+
+
+def test_a_keyword_only_parameter_without_a_default_is_a_required_flag(call):
+    status, _, err = call(COMMANDS, "greet", "tux")
+    assert status == 2 and "--times" in err
+
+
+def test_help_comes_from_the_docstring(call):
+    status, out, _ = call(COMMANDS, "greet", "--help")
+    assert status == 0
+    for text in ("Say hello.", "whom to greet", "how often", "--from", "who greets"):
+        assert text in out
+    assert "Args:" not in out
+
+
+def test_errors_are_one_line(call):
+    assert_one_line_error(call(COMMANDS, "broken"), "some/file: is broken; mend it")
+    assert_one_line_error(call(COMMANDS, "full"), "some/file: No space left on device")
+
+
+def test_ctrl_c_says_how_to_go_on(call):
+    status, _, err = call(COMMANDS, "interrupted")
+    assert status == 130 and err.startswith("interrupted: ") and "Traceback" not in err
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "new" / "file.json"
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+    write_json(path, [1])
+    with pytest.raises(TypeError):
+        write_json(path, [object()])
+    assert read_json(path) == [1] and list(path.parent.iterdir()) == [path]
+
+
+def test_a_json_file_that_is_none_names_itself(tmp_path: Path):
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name in ("bytes.json", "deep.json", "missing.json"):
+        with pytest.raises(InputError) as error:
+            read_json(tmp_path / name)
+        assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    """`... | head -1`: the rest is not printed, and nothing is said of it."""
+    script = "from homework.utils.cli import run\ndef count():\n    for i in range(100000): print(i)\nrun(count)"
+    command = f"{sys.executable} -c '{script}' count | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "0\n" and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "command", ["homework.finetune test homework/weights/vlm", "supertux stats sample", "grader ID.zip"]
+)
+def test_ctrl_c_while_a_command_starts_is_no_traceback(command):
+    """Its imports take seconds; `-X importtime` tells when they begin."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", *command.split()],
+        **{"cwd": ROOT, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c},
+    )
+    assert any(line.split("|")[-1].strip() == "homework" for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130) and "Traceback" not in err
+
+
+def test_a_folder_in_a_file_s_place_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path))}: is a folder"), replacing(tmp_path):
+        raise AssertionError("nothing is to be written")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,57 @@
+"""`--quiet`: neither bars nor notes, but results and errors; and a log gets no bar."""
+
+import sys
+import tempfile
+
+import bundle
+from homework import generate_captions, generate_qa
+from homework.utils import progress
+from homework.utils.errors import InputError
+
+
+def work(fail: bool = False) -> None:
+    """Work."""
+    progress.note("a note")
+    for _ in progress.bar(range(3), desc="a bar", file=sys.stderr):
+        pass
+    print("the result")
+    if fail:
+        raise InputError("some/file", "is broken", "mend it")
+
+
+def test_notes_go_and_results_and_errors_stay(call):
+    assert call((work,), "work")[:2] == (0, "a note\nthe result\n")
+    assert call((work,), "work", "--quiet") == (0, "the result\n", "")
+    status, out, err = call((work,), "work", "--quiet", "--fail")
+    assert (status, out, err) == (1, "the result\n", "error: some/file: is broken; mend it\n")
+    assert call((work,), "work")[1].startswith("a note")  # it ends with its command
+
+
+def test_bars_are_for_terminals(monkeypatch, capsys):
+    """A bar on a terminal says what, how far, how fast; in a log, and quietly, it says nothing."""
+    list(progress.bar(range(3), desc="reading"))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    list(progress.bar(range(3), desc="reading", unit="view"))
+    shown = capsys.readouterr().err
+    assert "reading: 100%" in shown and "3/3" in shown and "view/s" in shown
+    with progress.quietly():
+        list(progress.bar(range(3), desc="reading"))
+    assert capsys.readouterr().err == ""
+
+
+def test_generate_has_no_result_but_its_file(tiny_data, call):
+    for module in (generate_qa, generate_captions):
+        arguments = ("generate", "--split", "train", "--data", tiny_data)
+        assert "pairs" in call((module.check, module.generate), *arguments)[1]
+        assert call((module.check, module.generate), *arguments, "--quiet") == (0, "", "")
+
+
+def test_bundle(monkeypatch, capsys):
+    """Its file alone; its bar is as the others."""
+    with tempfile.TemporaryDirectory() as folder:
+        for flags in (["--quiet"], []):
+            monkeypatch.setattr(sys, "argv", ["bundle.py", "homework", "a", "--output", folder, *flags])
+            bundle.main()
+            out, err = capsys.readouterr()
+            assert err == "" and bool(out) == (not flags)

@@ -1,0 +1,118 @@
+"""nano/: the text stage's vocabulary and words."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoProcessor
+
+from homework.labels.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
+from homework.models.loading import EMBEDDED_BASE
+from homework.models.prompts import PromptTokens
+from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
+from homework.utils.errors import InputError
+from pretrain.assemble import VOCABULARY
+from pretrain.checkpoints import TAUGHT, begin_text_with
+from pretrain.checkpoints import VISION as SHIPPED
+from pretrain.compact_vocab import SmallVocabulary, answer_texts, caption_texts
+from pretrain.paraphrases import REWORDED
+from pretrain.text_stage import TextStage, sample_pairs
+from tests.tiny_models import SCENE, VISION
+
+
+@pytest.fixture(scope="module")
+def tokens() -> PromptTokens:
+    """The shipped processor's prompt parts."""
+    return PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tokens) -> SmallVocabulary:
+    """The small vocabulary."""
+    return SmallVocabulary(tokens)
+
+
+def test_small_vocabulary_is_the_full_softmax(vocabulary):
+    """Training with the small table minimises the loss of the whole vocabulary."""
+    generator = torch.Generator().manual_seed(0)
+    embedding = nn.Embedding(len(vocabulary), 16, dtype=torch.float64)
+    with torch.no_grad():
+        embedding.weight.normal_(generator=generator)
+    hidden = torch.randn(20, 16, generator=generator, dtype=torch.float64)
+    ids = vocabulary.used[torch.randint(len(vocabulary.used), (20,), generator=generator)]
+    small = vocabulary.cross_entropy(hidden, embedding.weight, vocabulary.row[ids])
+    table = vocabulary.expand(embedding)
+    assert table.shape == (VOCABULARY, 16)
+    full = F.cross_entropy(hidden @ table.T, ids, reduction="none")
+    assert torch.allclose(small, full, rtol=1e-10)
+
+
+def test_small_vocabulary_knows_every_text(vocabulary, tokens):
+    """No token of a prompt, question, answer or caption falls among the unused ones."""
+    texts = [tokens.prefix, *map(tokens.answer, answer_texts()), *map(tokens.question, (q for q, _ in qa_pairs(SCENE)))]
+    texts += [tokens.tokenizer(text + tokens.tokenizer.eos_token)["input_ids"] for text in caption_texts()]
+    assert {i for ids in texts for i in ids} <= set(vocabulary.used.tolist())
+    assert set(captions(SCENE)) <= set(caption_texts())
+    assert {answer for _, answer in qa_pairs(SCENE)} <= set(answer_texts())
+    assert len(vocabulary.used) < 500
+
+
+def test_base_learns_other_words_for_the_same_answers():
+    """The base is asked what the course asks, for the same answers, but never in the course's words."""
+    rng = np.random.default_rng(0)
+    official, asked = dict(qa_pairs(SCENE)), [pair for _ in range(50) for pair in sample_pairs(SCENE, rng)]
+    assert not official.keys() & {question for question, *_ in asked}
+    by_template = {row.template: row for row in REWORDED}
+    assert len(by_template) == len(REWORDED) == 3 * len(QUESTIONS)
+    kinds = Counter(row.kind for row, question, _ in ask(SCENE, REWORDED) if question in {q for q, *_ in asked})
+    assert set(kinds) == set(KINDS)
+    answers = {question: answer for _, question, answer in ask(SCENE, REWORDED)}
+    assert all(answers[question] == answer for question, answer, _ in asked)
+    assert answers["Does gnu drive to the left or right of the ego car?"] == "left"
+    assert answers["Tell the place of xue relative to the ego car."] == "back and right"
+    assert answers["Count the karts in front of the ego car."] == "1"
+
+
+def is_taught(name: str) -> bool:
+    """Whether weights of a text stage come from a dense stage."""
+    return name.startswith(TAUGHT)
+
+
+def test_a_text_stage_begins_with_another_s_text_model(tokens, tmp_path):
+    """All but what a dense stage taught is taken over; that stage's checkpoint is refused in one line."""
+    torch.manual_seed(0)
+    first, second = (TextStage(TuxNanoVisionConfig(**VISION), tokens) for _ in range(2))
+    file = tmp_path / "text.pt"
+    torch.save({"step": 1, "model": first.state_dict(), "optimizer": {}}, file)
+    taught = {name: weight.clone() for name, weight in second.state_dict().items() if is_taught(name)}
+    assert taught
+    begin_text_with(second, file)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(taught.get(name, weight), second.state_dict()[name]), name
+    learning = {name for name, weight in second.named_parameters() if weight.requires_grad}
+    assert learning and not any(map(is_taught, learning))
+    losses = second.losses(torch.zeros(1, 3, 100, 150), [SCENE], np.random.default_rng(0), whole=True)
+    assert losses.keys() == {"captions", "questions", "imagined"} and all(loss > 0 for loss in losses.values())
+    torch.save({"step": 1, "model": {"tower.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
+    with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
+        begin_text_with(second, file)
+
+
+def test_a_text_stage_begins_with_an_exported_base(tokens, tmp_path):
+    """The base's text model and connector, with the small table of which its own is made; no base is told in a line."""
+    stage, saved = TextStage(SHIPPED, tokens), load_file(Path(EMBEDDED_BASE) / "model.safetensors")
+    begin_text_with(stage, Path(EMBEDDED_BASE))
+    table = stage.vocabulary.expand(stage.model.get_input_embeddings())
+    assert torch.equal(table, saved.pop("model.text_model.embed_tokens.weight").float())
+    state = stage.state_dict()
+    for name, weight in saved.items():
+        if not is_taught(f"model.{name}"):
+            assert torch.equal(state[f"model.{name}"], weight.float()), name
+    (tmp_path / "model.safetensors").write_bytes(b"{")
+    with pytest.raises(InputError, match="not an exported base .* name homework/weights/tux_nano"):
+        begin_text_with(stage, tmp_path)

@@ -1,0 +1,100 @@
+"""The races of a run: the same for the same seed, and fair to tracks and karts."""
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+import pytest
+
+from homework.utils.errors import InputError
+from supertux.render.planner import FRAMES_PER_RACE, KARTS, MAX_FRAMES, TRACKS, RacePlan, race_plans
+
+MANY = 200 * FRAMES_PER_RACE
+
+
+def plans(seed: int = 1, frames: int = MANY, tracks=TRACKS, karts=KARTS, preset: str = "sd", **options):
+    return list(race_plans(seed, frames, list(tracks), list(karts), preset, **options))
+
+
+def test_the_seed_says_it_all():
+    assert plans(seed=3) == plans(seed=3)
+    different = sum(a.seed != b.seed for a, b in zip(plans(seed=3), plans(seed=4), strict=True))
+    assert different > 190
+    assert len({plan.seed for plan in plans()}) > 190  # nor do the races of a run repeat one another
+
+
+@pytest.mark.parametrize("frames", [1, 31, 32, 33, 1000])
+def test_more_frames_begin_with_the_same_races(frames: int):
+    few, many = plans(frames=frames), plans(frames=frames + 500)
+    assert sum(plan.frames for plan in few) == frames
+    assert few[:-1] == many[: len(few) - 1]
+    assert replace(few[-1], frames=many[len(few) - 1].frames) == many[len(few) - 1]
+
+
+@pytest.mark.parametrize("karts", [KARTS, KARTS[:11], KARTS[:3], KARTS[:1]], ids=len)
+def test_each_track_sees_each_kart_as_often_give_or_take_one_driven_and_placed(karts: list[str]):
+    seen = defaultdict(Counter)
+    for plan in plans(tracks=TRACKS[:3], karts=karts):
+        assert len(set(plan.karts)) == len(plan.karts) and set(plan.karts) <= set(karts)
+        seen[plan.track, plan.placed].update(plan.karts)
+        times = [seen[plan.track, plan.placed][kart] for kart in karts]
+        assert max(times) - min(times) <= 1  # not in the end alone: a run may stop anywhere
+    assert all(min(seen["abyss", placed].values()) > 5 for placed in (False, True))
+
+
+def test_tracks_take_turns_in_changing_order():
+    order = [plan.track for plan in plans()]
+    rounds = [order[i : i + len(TRACKS)] for i in range(0, len(order), len(TRACKS))]
+    assert all(sorted(one) == sorted(TRACKS) for one in rounds[:-1])
+    assert rounds[0] != rounds[1]
+
+
+def test_on_each_track_driven_and_placed_races_take_turns():
+    kinds = defaultdict(list)
+    for plan in plans():
+        kinds[plan.track].append(plan.placed)
+    assert all(a != b for kind in kinds.values() for a, b in zip(kind, kind[1:], strict=False))
+    assert len({kind[0] for kind in kinds.values()}) == 2  # and not all tracks begin with the same
+
+
+def test_races_of_few_and_of_many_karts_are_there():
+    sizes = Counter(len(plan.karts) for plan in plans())
+    assert set(sizes) == set(range(1, 11)) and max(sizes, key=sizes.get) == 10
+
+
+def test_no_two_races_write_the_same_frame():
+    frames = [frame for plan in plans(frames=1000) for frame in range(plan.first_frame, plan.first_frame + plan.frames)]
+    assert frames == list(range(1000))
+    last = plans(frames=MAX_FRAMES, tracks=TRACKS[:1], karts=KARTS[:1])[-1]
+    assert f"{last.first_frame + last.frames - 1:05x}" == "fffff"
+
+
+def test_races_of_given_length_and_number_of_karts():
+    dealt = plans(frames=4 * 13, tracks=["abyss"], num_karts=8, frames_per_race=13, quality=70)
+    assert [(len(plan.karts), plan.frames, plan.quality) for plan in dealt] == [(8, 13, 70)] * 4
+    # driven and placed races take turns, each with a deck of their own
+    assert sorted(dealt[0].karts + dealt[2].karts) == sorted(dealt[1].karts + dealt[3].karts) == sorted(KARTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"tracks": ["abyss", "mars"]}, "--tracks: unknown name mars"),
+        ({"karts": ["beastie"]}, "--karts: unknown name beastie"),
+        ({"preset": "uhd"}, "--preset: unknown name uhd"),
+        ({"tracks": ["abyss", "abyss"]}, "--tracks"),
+        ({"karts": ["tux", "gnu", "tux"]}, "--karts"),
+        ({"karts": []}, "--karts"),
+        ({"frames": 0}, "--frames: 0 frames"),
+        ({"frames": -5}, "--frames"),
+        ({"frames": 2_000_000}, "--frames: 2000000 frames"),
+    ],
+)
+def test_what_cannot_be_drawn_names_the_flag(options: dict, flag: str):
+    with pytest.raises(InputError, match=f"^{flag}") as error:
+        plans(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_plan_survives_the_way_to_its_process():
+    for plan in [*plans(frames=100, mix=(60, 26.5, 8)), RacePlan.for_check()]:
+        assert RacePlan.from_json(plan.to_json()) == plan

@@ -1,0 +1,194 @@
+"""Two tiny bases with random weights, as folders: our own architecture, and SmolVLM's."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than one only slow down models as small as these
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoProcessor
+
+from benchmarks.random_smolvlm import save_smolvlm, smolvlm_config
+from homework import clip
+from homework.base_vlm import BaseVLM
+from homework.labels.scene import Kart
+from homework.models.clip import CLIP
+from homework.models.images import clip_pixels
+from homework.models.loading import EMBEDDED_BASE, load_base
+from homework.models.prompts import PromptTokens
+from homework.models.tux_nano.modeling_hf import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
+from homework.training.lora import add_lora
+from homework.utils.images import open_image
+from pretrain.annotated_scene import Seen
+from pretrain.assemble import make_config
+from pretrain.compact_vocab import SmallVocabulary
+from pretrain.dataset import Frames
+
+torch.set_num_threads(1)
+
+TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+}
+VISION = {
+    "channels": (8, 16, 16, 24),
+    "blocks": (0, 1, 1, 1),
+    "fovea_channels": (8, 16, 24),
+    "fovea_blocks": (1, 1, 0),
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+}
+
+TEXTS = ["tux is the ego car.", "The track is gran_paradiso_island.", "There are 10 karts in the scene."]
+
+SCENE = Seen(
+    "abyss",
+    (Kart(0, "tux", (60, 40, 90, 71)), Kart(1, "gnu", (10, 20, 40, 48)), Kart(2, "xue", (100, 60, 137, 91))),
+)
+
+
+@torch.no_grad()
+def stir(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights so large that image and question decide the answer.
+
+    At the usual small ones the residual stream is little more than the last token's embedding, and a model
+    answers everything alike.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2 or ".stages." in name or ".fovea." in name:
+            continue
+        gain = 0.1 if "embed_tokens" in name else 2.5 * weight[0].numel() ** -0.5
+        weight.normal_(0, gain, generator=generator)
+    return model
+
+
+def save_tiny_nano(folder: Path) -> None:
+    """The embedded base's architecture, narrow, with the shipped processor; tokens of no text share an embedding."""
+    config = make_config(TuxNanoVisionConfig(**VISION))
+    for name, value in TEXT.items():
+        setattr(config.text_config, name, value)
+    torch.manual_seed(0)
+    model, processor = stir(TuxNanoForConditionalGeneration(config)), AutoProcessor.from_pretrained(EMBEDDED_BASE)
+    small, embedding = SmallVocabulary(PromptTokens(processor)), model.get_input_embeddings().weight.data
+    embedding[:] = small.shrink(embedding)[small.row]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def nano_folder(tmp_path_factory) -> Path:
+    """A tiny base of our own architecture."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny_nano"
+    save_tiny_nano(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smol_folder(tmp_path_factory) -> Path:
+    """A tiny base of SmolVLM's architecture, its text model as wide as `nano_folder`'s."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny_smolvlm"
+    vision = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    save_smolvlm(folder, smolvlm_config(TEXT, {"image_size": 64, "patch_size": 16, **vision}, scale_factor=2), stir)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["nano", "smolvlm"])
+def base_folder(request) -> Path:
+    """Each of the two tiny bases."""
+    return request.getfixturevalue({"nano": "nano_folder", "smolvlm": "smol_folder"}[request.param])
+
+
+@pytest.fixture(scope="session")
+def loaded(base_folder):
+    """(model, processor) of a tiny base; not to be changed."""
+    return load_base(str(base_folder))
+
+
+@pytest.fixture(scope="session")
+def loaded_nano(nano_folder):
+    """(model, processor) of the tiny base of our own architecture; not to be changed."""
+    return load_base(str(nano_folder))
+
+
+@pytest.fixture
+def vlm(loaded) -> BaseVLM:
+    """A BaseVLM of a tiny base; its model is not to be changed."""
+    return BaseVLM.from_parts(*loaded)
+
+
+@torch.no_grad()
+def randomly_adapted(model: nn.Module, base: Path) -> nn.Module:
+    """A PeftModel with LoRA whose weights are all random, where new ones are half zero."""
+    peft_model = add_lora(model, 4, str(base))
+    generator = torch.Generator().manual_seed(0)
+    for weight in peft_model.parameters():
+        if weight.requires_grad:
+            weight.normal_(0, 0.05, generator=generator)
+    return peft_model
+
+
+@pytest.fixture
+def adapted(base_folder) -> BaseVLM:
+    """A tiny base with random LoRA."""
+    model, processor = load_base(str(base_folder))
+    return BaseVLM.from_parts(randomly_adapted(model, base_folder), processor)
+
+
+@pytest.fixture(scope="session")
+def views(tmp_path_factory) -> list[Path]:
+    """Four images, each of another pattern."""
+    folder, rng = tmp_path_factory.mktemp("views"), np.random.default_rng(0)
+    for number in range(4):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8))
+        coarse.resize((150, 100), Image.Resampling.NEAREST).save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def no_progress(tiny_data) -> Path:
+    """`tiny_data` whose valid split has images but no frames: nothing is asked of it while training."""
+    for info in (tiny_data / "valid").glob("*_info.json"):
+        info.unlink()
+    shutil.rmtree(tiny_data / ".cache", ignore_errors=True)
+    return tiny_data
+
+
+@pytest.fixture
+def frames(tiny_data) -> Frames:
+    """The tiny train split in memory."""
+    return Frames(tiny_data, ["train"])
+
+
+def stand_still(folder, times: int) -> None:
+    """Give each frame of a split its own distances, and the first of them `times` copies."""
+    for number, path in enumerate(sorted(folder.glob("*_info.json"))):
+        info = json.loads(path.read_text())
+        path.write_text(json.dumps(info | {"distance_down_track": [10.2 + number] * 5}))
+    for copy in range(1, times):
+        for path in list(folder.glob("00000_*")):
+            shutil.copy(path, folder / path.name.replace("00000", f"000b{copy}"))
+
+
+def build_clip(loaded, seed: int = 0) -> CLIP:
+    """A new CLIP on the encoders of a tiny base, which are not to be changed."""
+    torch.manual_seed(seed)
+    return clip.of_vlm(loaded[0]).eval()
+
+
+@torch.no_grad()
+def features(model: nn.Module, tokenizer, images) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of images and of TEXTS."""
+    model.eval()
+    return model(clip_pixels([open_image(path) for path in images]), **clip.tokenize(TEXTS, tokenizer))[:2]
