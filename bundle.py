@@ -1,7 +1,7 @@
 """Pack the submission: `python3 bundle.py homework ID` writes ID.zip.
 
 Needs nothing but this file and Python's standard library, so it packs any package, outside of the virtual
-environment too: `replacing` stands here again because the `homework` that it packs may import torch, or fail to.
+environment too: `atomic_write` stands here again because the `homework` that it packs may import torch, or fail to.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def largest(folder: Path, files: list[Path], count: int = SHOWN) -> list[tuple[i
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` only if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -94,7 +94,7 @@ def write_zip(folder: Path, files: list[Path], target: Path, told: Callable[[int
     Raises:
         BundleError: the zip would be larger than `MAX_BYTES`; nothing is written then.
     """
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
             for file in files:
                 _add(archive, folder / file, f"{PACKAGE}/{file.as_posix()}")

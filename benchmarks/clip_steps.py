@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from homework import clip, generate_captions
 from homework.labels.eval_sets import split_scenes
-from homework.labels.rows import DATA_DIR, with_path
-from homework.models.loading import EMBEDDED_BASE, load_processor
+from homework.labels.rows import DATA_DIR, add_image_paths
+from homework.models.loading import DEFAULT_BASE, load_processor
 from homework.training.trainer import use_all_cores
 from homework.utils.cli import run as run_commands
 
@@ -56,7 +56,7 @@ class Watch(TrainerCallback):
 def run(
     *,
     data: Path = DATA_DIR,
-    base: str = EMBEDDED_BASE,
+    base: str = DEFAULT_BASE,
     steps: int = 300,
     questions: int = 500,
     asked: Path = Path("sample"),
@@ -73,14 +73,14 @@ def run(
     use_all_cores()
     print("\n".join(f"{name.replace('_', ' '):14}{value}" for name, value in machine().items()))
     scenes = sorted(split_scenes(data, "train").items())
-    rows = with_path([row for image, scene in scenes for row in generate_captions.rows(scene, image)], data)
-    choices, tokenizer = clip.made_rows("valid", questions, asked), load_processor(base).tokenizer
+    rows = add_image_paths([row for image, scene in scenes for row in generate_captions.rows(scene, image)], data)
+    choices, tokenizer = clip.generate_eval_rows("valid", questions, asked), load_processor(base).tokenizer
     enough, found = 101.0, []
     for name, make in (("public", public_clip), ("ours", lambda *parts: our_clip(*parts, data))):
         torch.manual_seed(0)
         module, dataset, collate = make(base, rows)
         watch = Watch(name, module.clip if name == "public" else module.base, tokenizer, choices, enough)
-        batch_size = CLIP_BATCH if name == "public" else clip.usual_batch(dataset)
+        batch_size = CLIP_BATCH if name == "public" else clip.default_batch_size(dataset)
         train(module, dataset, collate, batch_size, steps, watch, clip.LEARNING_RATE)
         enough = max(accuracy for *_, accuracy in watch.found)
         found.append(next(row for row in watch.found if row[2] >= enough))

@@ -13,13 +13,13 @@ from safetensors.torch import load_model, save_model
 from homework import clip
 from homework.base_vlm import BaseVLM
 from homework.data import benchmark
-from homework.finetune import PackedViews, collate_views, print_result, usual_steps, whole_split_rows
+from homework.finetune import PackedVQADataset, all_questions, collate_views, default_steps, print_result
 from homework.labels.rows import DATA_DIR
-from homework.models.loading import EMBEDDED_BASE, load_base, load_processor, portable_base
-from homework.training.packing import PackedLM
-from homework.training.trainer import Recipe, fit
+from homework.models.loading import DEFAULT_BASE, base_id, load_base, load_processor
+from homework.training.packing import PackedTrainingModule
+from homework.training.trainer import TrainingConfig, fit
 from homework.utils.cli import run
-from homework.utils.errors import at_least
+from homework.utils.errors import check_min
 
 NO_LORA = 0  # a recipe's rank
 WEIGHTS = "model.safetensors"
@@ -36,16 +36,16 @@ class _AllWeights:
         load_model(self, str(Path(folder) / WEIGHTS))
 
 
-class FullLM(_AllWeights, PackedLM):
+class FullLM(_AllWeights, PackedTrainingModule):
     """A generative model of which every weight is trained."""
 
 
-class FullCLIP(_AllWeights, clip.ContrastiveCLIP):
+class FullCLIP(_AllWeights, clip.CLIPTrainingModule):
     """A CLIP of which every weight is trained that isn't frozen."""
 
 
 def vlm(
-    base: str = EMBEDDED_BASE,
+    base: str = DEFAULT_BASE,
     data: str = str(DATA_DIR),
     output: str = "runs/full_vlm",
     steps: int | None = None,
@@ -64,24 +64,24 @@ def vlm(
         learning_rate: its highest value; lower than LoRA's, whose new weights begin at zero.
         seed: of the order of views.
     """
-    at_least(1, steps=steps, batch_size=batch_size)
+    check_min(1, steps=steps, batch_size=batch_size)
     data_dir = Path(data)
-    dataset = PackedViews.of_split("train", data_dir)
+    dataset = PackedVQADataset.of_split("train", data_dir)
     torch.manual_seed(seed)
     model, processor = load_base(base)
     asked = BaseVLM.from_parts(model.float().requires_grad_(True), processor)
-    steps = usual_steps(model) if steps is None else steps
-    recipe = Recipe(
-        portable_base(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset), dataset.digest()
+    steps = default_steps(model) if steps is None else steps
+    recipe = TrainingConfig(
+        base_id(base), steps, batch_size, learning_rate, NO_LORA, seed, len(dataset), dataset.digest()
     )
     collate = partial(collate_views, processor=processor, tokens=asked.tokens)
     fit(FullLM(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
     model.eval()
-    print_result(benchmark(asked, whole_split_rows("valid", data_dir)), "all weights on all of valid")
+    print_result(benchmark(asked, all_questions("valid", data_dir)), "all weights on all of valid")
 
 
 def clip_encoders(
-    base: str = EMBEDDED_BASE,
+    base: str = DEFAULT_BASE,
     data: str = str(DATA_DIR),
     output: str = "runs/full_clip",
     steps: int = 300,
@@ -104,19 +104,19 @@ def clip_encoders(
         seed: of the new weights and the order of views.
         questions: how many are made of valid.
     """
-    at_least(1, steps=steps, batch_size=batch_size, questions=questions)
+    check_min(1, steps=steps, batch_size=batch_size, questions=questions)
     data_dir = Path(data)
-    captioned = clip.CaptionedViews.of_split("train", data_dir)
+    captioned = clip.CaptionMatchingDataset.of_split("train", data_dir)
     torch.manual_seed(seed)
     model, tokenizer = clip.build(base).float(), load_processor(base).tokenizer
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not (frozen and name.startswith(clip.FROM_BASE)))
+        parameter.requires_grad_(not (frozen and name.startswith(clip.BASE_MODEL_PREFIXES)))
     dataset, collate = clip.training_set(captioned, model, tokenizer, seed)
-    size = clip.usual_batch(dataset) if batch_size is None else batch_size
+    size = clip.default_batch_size(dataset) if batch_size is None else batch_size
     of_data = len(captioned), captioned.digest()
-    recipe = Recipe(portable_base(base), steps, size, learning_rate, NO_LORA, seed, *of_data)
+    recipe = TrainingConfig(base_id(base), steps, size, learning_rate, NO_LORA, seed, *of_data)
     fit(FullCLIP(model), dataset, collate, recipe, Path(f"{output}_work"), Path(output), dict, evaluations=1)
-    rows = clip.made_rows("valid", questions, data_dir)
+    rows = clip.generate_eval_rows("valid", questions, data_dir)
     clip.print_score(
         rows, clip.predict(model, tokenizer, rows), f"{'no' if frozen else 'every'} encoder weight trained"
     )

@@ -6,18 +6,18 @@ from pathlib import Path
 
 from homework.labels.generate import Rows
 from homework.labels.rows import image_file, info_files
-from homework.labels.scene import scene
+from homework.labels.scene import build_scene
 
 
 def write_pairs(split_dir: Path, file: str, rows: Rows) -> None:
     """The question-answer pairs of a split by a plain loop that reads a frame's file again for each view.
 
     Args:
-        rows: as `homework.labels.generate.write_split`'s.
+        rows: as `homework.labels.generate.generate_annotations`'s.
     """
     gc.set_threshold(700)  # Python's own: `homework` raises it, and no public pipeline does
     pairs = []
     for path in info_files(split_dir):
         for view in range(len(json.loads(path.read_text())["detections"])):
-            pairs += rows(scene(json.loads(path.read_text()), view), image_file(path, view))
+            pairs += rows(build_scene(json.loads(path.read_text()), view), image_file(path, view))
     Path(file).write_text(json.dumps(pairs, indent=2))

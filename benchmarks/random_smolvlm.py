@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoProcessor, Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from homework.models.loading import EMBEDDED_BASE
+from homework.models.loading import DEFAULT_BASE
 from homework.models.tux_nano import modeling_hf as nano_model  # noqa: F401 - transformers knows our base then
 from homework.utils.cli import run
 
@@ -51,7 +51,7 @@ def save_smolvlm(folder: Path, config: Idefics3Config, prepare: Callable[[nn.Mod
     """A base of SmolVLM's architecture with random weights, and its processor as SmolVLM's files set it up."""
     torch.manual_seed(0)
     prepare(Idefics3ForConditionalGeneration(config)).save_pretrained(folder)
-    ours, size = AutoProcessor.from_pretrained(EMBEDDED_BASE), config.vision_config.image_size
+    ours, size = AutoProcessor.from_pretrained(DEFAULT_BASE), config.vision_config.image_size
     images = Idefics3ImageProcessorPil(
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,

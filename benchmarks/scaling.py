@@ -20,14 +20,14 @@ from homework.labels.questions import qa_pairs
 from homework.labels.rows import DATA_DIR
 from homework.labels.scene import VIEW_SIZE
 from homework.models.images import load_views, normalise
-from homework.models.loading import EMBEDDED_BASE, load_base
+from homework.models.loading import DEFAULT_BASE, load_base
 from homework.models.prompts import PromptTokens
 from homework.models.tux_nano.vision import ROWS, STRIDE
 from homework.training.lora import add_lora
-from homework.training.packing import PackedLM, collate, pack
+from homework.training.packing import PackedTrainingModule, collate, pack
 from homework.training.trainer import use_all_cores
 from homework.utils.cli import run as run_commands
-from homework.utils.io import replacing
+from homework.utils.io import atomic_write
 from homework.utils.parallel import available_cores
 
 from .throughput import machine
@@ -66,8 +66,8 @@ def prepare(data: Path) -> Work:
     views = torch.from_numpy(load_views([data / image for image in images]).copy())
     pairs = [[(question, answer, 1.0) for question, answer in qa_pairs(scenes[image])] for image in images]
     torch.manual_seed(0)
-    model, processor = load_base(EMBEDDED_BASE)
-    module = PackedLM(add_lora(model, RANK, EMBEDDED_BASE)).train()
+    model, processor = load_base(DEFAULT_BASE)
+    module = PackedTrainingModule(add_lora(model, RANK, DEFAULT_BASE)).train()
     return Work(views, pairs, module, PromptTokens(processor))
 
 
@@ -136,7 +136,7 @@ def plot(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
         axes.plot(x, y, marker="o")
         axes.set(xlabel=name, ylabel="seconds a step", ylim=(0, None), xlim=(0, None))
         axes.grid(alpha=0.3)
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 

@@ -27,18 +27,18 @@ from torch.utils.data import Dataset
 
 from homework import clip, generate_captions, generate_qa
 from homework.base_vlm import BaseVLM
-from homework.finetune import SHIPPED, PackedViews, collate_views
-from homework.labels.frame_info import scenes
-from homework.labels.generate import write_split
+from homework.finetune import DEFAULT_CHECKPOINT, PackedVQADataset, collate_views
+from homework.labels.frame_info import read_scenes
+from homework.labels.generate import generate_annotations
 from homework.labels.rows import DATA_DIR, image_file, info_files
 from homework.labels.scene import Scene
-from homework.models.loading import EMBEDDED_BASE, load_base, load_processor, pick_dtype
-from homework.training.clip_dataset import LOOKED_AT, ShownViews
+from homework.models.loading import DEFAULT_BASE, load_base, load_processor, pick_dtype
+from homework.training.clip_dataset import MAX_CACHED_IMAGES, CachedFeatureDataset
 from homework.training.lora import add_lora
-from homework.training.packing import PackedLM
+from homework.training.packing import PackedTrainingModule
 from homework.training.trainer import LengthGroupedBatches, use_all_cores
 from homework.utils.cli import run
-from homework.utils.errors import at_least
+from homework.utils.errors import check_min
 from homework.utils.io import write_json
 from homework.utils.parallel import available_cores
 
@@ -100,7 +100,7 @@ def some_views(split_dir: Path, count: int) -> list[View]:
     """(image file, scene) of `count` views, evenly spread over the split and shuffled; all where there are fewer."""
     files = info_files(split_dir)
     step = max(1, len(files) * VIEWS_A_FRAME // count)
-    views = ((image_file(file, view), scene) for file in files for view, scene in scenes(file))
+    views = ((image_file(file, view), scene) for file in files for view, scene in read_scenes(file))
     chosen = list(itertools.islice(views, 0, None, step))
     random.Random(0).shuffle(chosen)
     return chosen[:count]
@@ -129,7 +129,7 @@ def pair_rates(split_dir: Path, folder: Path, repetitions: int) -> list[float]:
 
     def work() -> int:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            file = write_split(split_dir, str(folder / "qa_pairs.json"), generate_qa.rows)
+            file = generate_annotations(split_dir, str(folder / "qa_pairs.json"), generate_qa.rows)
         with open(file) as stream:
             return sum(1 for _ in stream) - 2  # a pair a line, between brackets
 
@@ -176,37 +176,39 @@ def _batches(dataset, size: int) -> Iterator[list]:
 def vlm_training(views: list[View], data: Path, batch_size: int, rank: int, repetitions: int) -> list[float]:
     """Questions of the VLM's training a second."""
     rows = [{**row, "image_path": str(data / row["image_file"])} for row in rows_of(views, generate_qa.rows)]
-    model, processor = load_base(EMBEDDED_BASE)
-    vlm = BaseVLM.from_parts(add_lora(model, rank, EMBEDDED_BASE), processor)
+    model, processor = load_base(DEFAULT_BASE)
+    vlm = BaseVLM.from_parts(add_lora(model, rank, DEFAULT_BASE), processor)
     collate = partial(collate_views, processor=processor, tokens=vlm.tokens)
     # every answer ends with the end token, and nothing else is labelled with it
     asked = lambda batch: int((batch["labels"] == vlm.tokens.end).sum())
-    return training_rates(PackedLM(vlm.model), PackedViews(rows), collate, batch_size, asked, repetitions)
+    return training_rates(
+        PackedTrainingModule(vlm.model), PackedVQADataset(rows), collate, batch_size, asked, repetitions
+    )
 
 
 def looking(dataset: Dataset) -> float:
     """Seconds of a CLIP's look at all views of a training, by that at a dataset's; 0 where it looks at each step."""
-    if not isinstance(dataset, ShownViews):
+    if not isinstance(dataset, CachedFeatureDataset):
         return 0.0
-    begin, size = time.perf_counter(), clip.usual_batch(dataset)
+    begin, size = time.perf_counter(), clip.default_batch_size(dataset)
     for start in range(0, len(dataset), size):
         dataset.__getitems__(range(start, min(start + size, len(dataset))))
-    return LOOKED_AT / len(dataset) * (time.perf_counter() - begin)
+    return MAX_CACHED_IMAGES / len(dataset) * (time.perf_counter() - begin)
 
 
 def whole_training_rate(dataset: Dataset, looking: float, rate: float) -> float:
     """Images a second of a whole training of CLIP: `looking` seconds, then steps of `rate` images a second."""
-    images = clip.STEPS * clip.usual_batch(dataset)
+    images = clip.STEPS * clip.default_batch_size(dataset)
     return images / (looking + images / rate)
 
 
 def clip_training(views: list[View], data: Path, rank: int, repetitions: int) -> list[float]:
     """Images of CLIP's training a second, each against all captions of the views."""
-    captioned = clip.CaptionedViews(rows_of(views, generate_captions.rows), data)
+    captioned = clip.CaptionMatchingDataset(rows_of(views, generate_captions.rows), data)
     torch.manual_seed(0)
-    module, tokenizer = clip.build_trainable(EMBEDDED_BASE, rank), load_processor(EMBEDDED_BASE).tokenizer
+    module, tokenizer = clip.build_trainable(DEFAULT_BASE, rank), load_processor(DEFAULT_BASE).tokenizer
     dataset, collate = clip.training_set(captioned, module.base, tokenizer, seed=0)
-    seconds, size = looking(dataset), clip.usual_batch(dataset)
+    seconds, size = looking(dataset), clip.default_batch_size(dataset)
     measured = training_rates(module, dataset, collate, size, lambda batch: len(batch["truth"]), repetitions)
     return [whole_training_rate(dataset, seconds, rate) for rate in measured]
 
@@ -248,10 +250,10 @@ def speed(
         rank: of LoRA.
         json_: write everything into this file too.
     """
-    at_least(1, repetitions=repetitions, batch_size=batch_size, rank=rank)
+    check_min(1, repetitions=repetitions, batch_size=batch_size, rank=rank)
     use_all_cores()
     state = machine()
-    checkpoint = SHIPPED if (SHIPPED / "adapter_config.json").exists() else Path(EMBEDDED_BASE)
+    checkpoint = DEFAULT_CHECKPOINT if (DEFAULT_CHECKPOINT / "adapter_config.json").exists() else Path(DEFAULT_BASE)
     with tempfile.TemporaryDirectory() as folder:
         real = any((data / "train").glob("*_info.json"))
         if not real:

@@ -22,11 +22,11 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from homework import clip, generate_captions, generate_qa
 from homework.base_vlm import BaseVLM
-from homework.finetune import SHIPPED, PackedViews, collate_views
+from homework.finetune import DEFAULT_CHECKPOINT, PackedVQADataset, collate_views
 from homework.labels.eval_sets import split_scenes
-from homework.labels.rows import DATA_DIR, with_path
+from homework.labels.rows import DATA_DIR, add_image_paths
 from homework.models.loading import (
-    EMBEDDED_BASE,
+    DEFAULT_BASE,
     adapter_base,
     load_base,
     load_processor,
@@ -35,10 +35,10 @@ from homework.models.loading import (
     resolve_base,
 )
 from homework.training.lora import add_lora
-from homework.training.packing import PackedLM
+from homework.training.packing import PackedTrainingModule
 from homework.training.trainer import AdapterTrainer, use_all_cores
 from homework.utils.cli import run as run_commands
-from homework.utils.errors import at_least
+from homework.utils.errors import check_min
 from homework.utils.io import write_json
 
 from . import baseline
@@ -61,7 +61,7 @@ import time
 from pathlib import Path
 from benchmarks.plain import write_pairs
 from homework.generate_qa import rows
-from homework.labels.generate import write_split
+from homework.labels.generate import generate_annotations
 begin = time.perf_counter()
 {call}(Path({split!r}), {file!r}, rows)
 print(time.perf_counter() - begin)
@@ -158,8 +158,8 @@ def vlm_training(base: str, rows: list[dict], pixel_cache: Path, batch: int, ste
         collate = partial(collate_views, processor=processor, tokens=vlm.tokens)
         # every answer ends with the end token, and nothing else is labelled with it
         asked = lambda batch: int((batch["labels"] == vlm.tokens.end).sum())
-        dataset = PackedViews(rows, pixel_cache)
-        return training_rate(PackedLM(vlm.model), dataset, collate, batch, steps, asked)
+        dataset = PackedVQADataset(rows, pixel_cache)
+        return training_rate(PackedTrainingModule(vlm.model), dataset, collate, batch, steps, asked)
 
     return Measure(f"questions trained, {Path(base).name}", public, ours)
 
@@ -195,7 +195,7 @@ def public_clip(base: str, rows: list[dict]) -> tuple[nn.Module, Dataset, Callab
 def our_clip(base: str, rows: list[dict], data: Path) -> tuple[nn.Module, Dataset, Callable]:
     """(module, dataset, collate) of our CLIP."""
     module, tokenizer = clip.build_trainable(base, RANK), load_processor(base).tokenizer
-    captioned = clip.CaptionedViews(rows, data, data / ".cache")
+    captioned = clip.CaptionMatchingDataset(rows, data, data / ".cache")
     return module, *clip.training_set(captioned, module.base, tokenizer, seed=0)
 
 
@@ -207,7 +207,7 @@ def clip_training(base: str, rows: list[dict], data: Path, steps: int) -> Measur
 
     def ours() -> float:
         module, dataset, collate = our_clip(base, rows, data)
-        seconds, size = looking(dataset), clip.usual_batch(dataset)
+        seconds, size = looking(dataset), clip.default_batch_size(dataset)
         rate = training_rate(module, dataset, collate, size, steps, lambda batch: len(batch["truth"]))
         return whole_training_rate(dataset, seconds, rate)
 
@@ -223,7 +223,7 @@ def pairs_written(split_dir: Path, folder: Path) -> Measure:
         done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
         return len(json.loads(file.read_bytes())) / float(done.stdout.splitlines()[-1])
 
-    public, ours = partial(timed, "write_pairs", "plain.json"), partial(timed, "write_split", "ours.json")
+    public, ours = partial(timed, "write_pairs", "plain.json"), partial(timed, "generate_annotations", "ours.json")
     return Measure("pairs generated and written", public, ours)
 
 
@@ -256,8 +256,8 @@ def compare(measure: Measure, pairs: int) -> dict:
 def run(
     *,
     data: Path = DATA_DIR,
-    base: str = EMBEDDED_BASE,
-    adapter: Path = SHIPPED,
+    base: str = DEFAULT_BASE,
+    adapter: Path = DEFAULT_CHECKPOINT,
     pairs: int = 5,
     batch: int = 32,
     steps: int = 4,
@@ -279,17 +279,17 @@ def run(
         views: of valid, about which everything is asked
         output: write all numbers into this JSON file
     """
-    at_least(1, pairs=pairs, batch=batch, steps=steps, views=views)
+    check_min(1, pairs=pairs, batch=batch, steps=steps, views=views)
     use_all_cores()
     state = machine()
     print("\n".join(f"{name.replace('_', ' '):14}{value}" for name, value in state.items()))
     print(f"{'a second':64}{'public':>10}{'ours':>10}{'ratio':>8}")
     train, valid = (sorted(split_scenes(data, split).items()) for split in ("train", "valid"))
     train = train[:: max(1, len(train) // TRAIN_VIEWS)]
-    asked = with_path([row for image, scene in train for row in generate_qa.rows(scene, image)], data)
-    told = with_path([row for image, scene in train for row in generate_captions.rows(scene, image)], data)
+    asked = add_image_paths([row for image, scene in train for row in generate_qa.rows(scene, image)], data)
+    told = add_image_paths([row for image, scene in train for row in generate_captions.rows(scene, image)], data)
     some = valid[:: max(1, len(valid) // views)][:views]
-    questions = with_path([row for image, scene in some for row in generate_qa.rows(scene, image)], data)
+    questions = add_image_paths([row for image, scene in some for row in generate_qa.rows(scene, image)], data)
     with tempfile.TemporaryDirectory() as folder:
         measures = [partial(vlm_training, base, asked, data / ".cache", batch, steps)]
         if resolve_base(adapter_base(adapter)) == resolve_base(base):

@@ -1,5 +1,6 @@
 """The command line: `python3 -m grader ID.zip`, or a folder of such zips."""
 
+import logging
 import math
 import signal
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 
 from homework.utils.cli import run
 from homework.utils.errors import InputError, UsageError
-from homework.utils.io import require_writable, write_json
-from homework.utils.progress import bar, is_quiet, note
+from homework.utils.io import check_writable, write_json
+from homework.utils.progress import is_quiet, progress_bar
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT = 60.0
 
@@ -65,7 +68,7 @@ def grade(
     if workers < 1:
         raise UsageError("--workers", f"{workers} bundles at the same time", "give 1 or more")
     for path in filter(None, (json, csv)):
-        require_writable(path)
+        check_writable(path)
     # as Ctrl-C: the bundles' processes and temporary folders go first
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # here, since the import takes a while: help and a wrong flag answer at once
@@ -93,11 +96,11 @@ def grade(
         graded = grader.grade_all(bundles, min(workers, len(bundles)), told)
         grades = []
         try:
-            grades.extend(bar(graded, total=len(bundles), desc="grading", unit="bundle"))
+            grades.extend(progress_bar(graded, total=len(bundles), desc="grading", unit="bundle"))
         finally:  # on Ctrl-C of those that are done
             if grades:
                 print(report.table(grades))
-                note(f"{len(grades)} bundles in {time.monotonic() - start:.0f} s")
+                logger.info(f"{len(grades)} bundles in {time.monotonic() - start:.0f} s")
                 write([report.as_json(one) for one in grades], grades)
     sys.exit(not all(one.is_scored for one in grades))
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homework.utils.errors import InputError
-from homework.utils.parallel import as_they_end, ending
-from homework.utils.progress import bar
+from homework.utils.parallel import cancel_on_error, interruptible_as_completed
+from homework.utils.progress import progress_bar
 
 from .redact import Truth, write_asked
 from .runner import TOKENIZER, PartError, is_stopped, run_part, stop_all
@@ -90,9 +90,9 @@ class Grader:
             return result
 
         # on Ctrl-C no bundle's time limit is waited for
-        with ThreadPoolExecutor(workers) as pool, ending(pool, stop_all):
+        with ThreadPoolExecutor(workers) as pool, cancel_on_error(pool, stop_all):
             for future in [pool.submit(grade, bundle) for bundle in bundles]:
-                yield from (ended.result() for ended in as_they_end([future]))
+                yield from (ended.result() for ended in interruptible_as_completed([future]))
 
     def _part(self, name: str, rows: list[dict], root: Path) -> Part:
         start = time.monotonic()
@@ -114,7 +114,7 @@ def _clock(part: str, limit: float, shown: bool) -> Iterator[None]:
     """A bar of the time limit: the child that answers says nothing before it is done."""
     form = "{desc}: {n:.0f} s of at most {total:.0f} s |{bar}|"
     start, done = time.monotonic(), threading.Event()
-    with bar(total=limit, desc=f"{part} answers", bar_format=form, shown=shown) as progress:
+    with progress_bar(total=limit, desc=f"{part} answers", bar_format=form, shown=shown) as progress:
 
         def tick() -> None:
             while not done.wait(0.5):

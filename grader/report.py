@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from homework.data import BenchmarkResult
-from homework.utils.io import replacing
+from homework.utils.io import atomic_write
 
 from .grader import Grade
 from .runner import COURSE_SAMPLES, printable
@@ -34,7 +34,7 @@ def _part_lines(part: Part) -> list[str]:
         return [f"{head}: {part.reason}", f"      {part.seconds:.1f} s"]
     lines = [
         f"{head}, extra credit {part.extra:.1f} of {EXTRA_POINTS:.0f}",
-        f"      accuracy     {_accuracy(part.result)}, strict {part.result.strict_accuracy:.1%}",
+        f"      accuracy     {_accuracy(part.result)}, strict {part.result.exact_accuracy:.1%}",
         f"      the course's {_accuracy(part.course)}: its grader asks the first {COURSE_SAMPLES}",
         *_kind_lines(part.result),
         f"      time         {part.seconds:.1f} s: loading {part.load_seconds:.1f}, answers {part.answer_seconds:.1f}",
@@ -51,9 +51,9 @@ def _accuracy(result: BenchmarkResult) -> str:
 
 
 def _kind_lines(result: BenchmarkResult) -> list[str]:
-    by_kind, strict, counts = result.by_kind, result.strict_by_kind, result.counts
+    accuracy_by_type, strict, counts = result.accuracy_by_type, result.exact_accuracy_by_type, result.counts
     return [
-        f"        {kind:<10} {by_kind[kind]:6.1%} of {counts[kind]:<4} strict {strict[kind]:6.1%}"
+        f"        {kind:<10} {accuracy_by_type[kind]:6.1%} of {counts[kind]:<4} strict {strict[kind]:6.1%}"
         for kind in sorted(counts)
     ]
 
@@ -114,7 +114,7 @@ def print_progress(grade: Grade) -> None:
 
 def write_csv(path: Path, grades: Sequence[Grade]) -> None:
     """The table as a file, with a line of column names. Whole or not at all."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         for row in map(_row, grades):

@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homework.data import BenchmarkResult, Sample, is_correct, is_strictly_correct
-from homework.labels.questions import caption_kind, question_kind
+from homework.data import BenchmarkResult, Sample, is_correct, is_exact_match
+from homework.labels.questions import classify_caption, classify_question
 
 from .runner import COURSE_SAMPLES
 from .worker import image_key
@@ -97,11 +97,11 @@ def score(part: str, rows: Sequence[dict], records: Sequence[dict]) -> tuple[Ben
 
 def _score_question(row: dict, answer: str | None) -> Sample:
     question, truth = row["question"], row["answer"]
-    prefix, strict = (answer is not None and rule(answer, truth) for rule in (is_correct, is_strictly_correct))
-    return Sample(row["image_path"], question, answer or "", truth, question_kind(question), prefix, strict)
+    prefix, strict = (answer is not None and rule(answer, truth) for rule in (is_correct, is_exact_match))
+    return Sample(row["image_path"], question, answer or "", truth, classify_question(question), prefix, strict)
 
 
 def _score_choice(row: dict, choice: str | None) -> Sample:
     truth = row["candidates"][row["correct_index"]]
     question, right = " | ".join(row["candidates"]), choice == truth
-    return Sample(row["image_path"], question, choice or "", truth, caption_kind(truth), right, right)
+    return Sample(row["image_path"], question, choice or "", truth, classify_caption(truth), right, right)

@@ -12,7 +12,7 @@ from importlib import import_module
 gc.set_threshold(20_000)
 atexit.register(gc.freeze)
 
-# Until `hear_ctrl_c`, Ctrl-C just ends a command (`python -m homework...`): its imports take seconds, and what they
+# Until `enable_keyboard_interrupt`, Ctrl-C just ends a command (`python -m homework...`): its imports take seconds, and what they
 # make of a KeyboardInterrupt is a traceback, or nothing.
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .models.loading import EMBEDDED_BASE, load_by_transformers, load_for_answers, unwrap
+from .models.loading import DEFAULT_BASE, load_for_inference, load_hf, unwrap
 from .models.prompts import PromptTokens
-from .models.shared_vocab import Vocabulary
+from .models.shared_vocab import SharedRowHead
 from .utils.images import open_image
-from .utils.progress import bar
+from .utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 MAX_NEW_TOKENS = 24  # the longest answer, `gran_paradiso_island`, takes 9
-IMAGES_AT_ONCE = 64
+IMAGE_BATCH_SIZE = 64
 
 
 class BaseVLM:
@@ -30,9 +30,9 @@ class BaseVLM:
         checkpoint: a base (folder or hub name) or a PEFT folder, whose base is loaded first.
     """
 
-    def __init__(self, checkpoint: str | Path = EMBEDDED_BASE):
+    def __init__(self, checkpoint: str | Path = DEFAULT_BASE):
         self._checkpoint = os.path.abspath(checkpoint) if os.path.isdir(checkpoint) else checkpoint
-        self.model, self.processor = load_for_answers(checkpoint)
+        self.model, self.processor = load_for_inference(checkpoint)
         self.tokens = PromptTokens(self.processor)
         self.show_progress = False
 
@@ -47,7 +47,7 @@ class BaseVLM:
     @cached_property
     def stock(self) -> tuple[nn.Module, "ProcessorMixin"]:
         """(model, processor) of transformers; `model` and `processor` may be others, which answer the same."""
-        return load_by_transformers(self._checkpoint)
+        return load_hf(self._checkpoint)
 
     @property
     def device(self) -> torch.device:
@@ -110,16 +110,16 @@ class BaseVLM:
         for row, path in enumerate(image_paths):
             rows_of.setdefault(str(path), []).append(row)
         paths, answers = list(rows_of), [""] * len(questions)
-        vocabulary = Vocabulary(self.model.get_output_embeddings().weight)
-        progress = bar(total=len(questions), desc="answering", unit="question", shown=self.show_progress)
-        for start in range(0, len(paths), IMAGES_AT_ONCE):
-            chunk = paths[start : start + IMAGES_AT_ONCE]
+        vocabulary = SharedRowHead(self.model.get_output_embeddings().weight)
+        progress = progress_bar(total=len(questions), desc="answering", unit="question", shown=self.show_progress)
+        for start in range(0, len(paths), IMAGE_BATCH_SIZE):
+            chunk = paths[start : start + IMAGE_BATCH_SIZE]
             cache = self._image_cache(self.pixel_values(chunk))
             rows = [(image, row) for image, path in enumerate(chunk) for row in rows_of[path]]
             # questions of about the same length together, so that little is padded
             rows.sort(key=lambda pair: len(self.tokens.question(questions[pair[1]])))
-            for at in range(0, len(rows), 4 * IMAGES_AT_ONCE):
-                part = rows[at : at + 4 * IMAGES_AT_ONCE]
+            for at in range(0, len(rows), 4 * IMAGE_BATCH_SIZE):
+                part = rows[at : at + 4 * IMAGE_BATCH_SIZE]
                 images, asked = [image for image, _ in part], [questions[row] for _, row in part]
                 texts = self._decode_greedily(vocabulary, cache, images, asked)
                 for (_, row), text in zip(part, texts, strict=True):
@@ -140,7 +140,7 @@ class BaseVLM:
         return unwrap(self.model).model
 
     def _decode_greedily(
-        self, vocabulary: Vocabulary, cache, image_rows: Sequence[int], questions: Sequence[str]
+        self, vocabulary: SharedRowHead, cache, image_rows: Sequence[int], questions: Sequence[str]
     ) -> list[str]:
         """Answer `questions[i]` on the cached image `image_rows[i]`, all at once."""
         cache = copy.deepcopy(cache)
@@ -157,7 +157,7 @@ class BaseVLM:
             hidden = self._inner()(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state
-            token = vocabulary.likeliest(hidden[:, -1])  # [open rows]
+            token = vocabulary.argmax_token(hidden[:, -1])  # [open rows]
             for row, id_ in zip(open_rows, token.tolist(), strict=True):
                 answers[row].append(id_)
             going = (token != self.tokens.end).nonzero()[:, 0]

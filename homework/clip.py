@@ -9,36 +9,42 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .data import interval
-from .labels.questions import caption_kind
-from .labels.rows import DATA_DIR, MultiChoiceQADataset, guard_training_split, with_path
-from .models.clip import CLIP, FROM_BASE
+from .data import wilson_interval
+from .labels.questions import classify_caption
+from .labels.rows import DATA_DIR, MultiChoiceQADataset, add_image_paths, check_not_eval_split
+from .models.clip import BASE_MODEL_PREFIXES, CLIP
 from .models.images import clip_pixels
 from .models.loading import (
-    EMBEDDED_BASE,
+    DEFAULT_BASE,
     adapter_base,
+    base_id,
     checkpoint_folder,
     load_adapter,
     load_model,
     load_processor,
     load_quickly,
-    portable_base,
     unwrap,
 )
-from .training.clip_dataset import CaptionedViews, ShownViews, collate_captioned, collate_shown, tokenize
-from .training.lora import Adapted, add_lora
-from .utils.errors import at_least
+from .training.clip_dataset import (
+    CachedFeatureDataset,
+    CaptionMatchingDataset,
+    collate_features,
+    collate_images,
+    tokenize,
+)
+from .training.lora import PeftTrainingModule, add_lora
+from .utils.errors import check_min
 from .utils.images import open_image
-from .utils.io import require_writable, write_json
-from .utils.progress import bar
+from .utils.io import check_writable, write_json
+from .utils.progress import progress_bar
 
-SHIPPED = Path(__file__).parent / "weights" / "clip"
+DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "clip"
 STEPS = 300
 LEARNING_RATE = 2e-3  # its highest value
-IMAGES_AT_ONCE = 64
+IMAGE_BATCH_SIZE = 64
 
 
-class ContrastiveCLIP(Adapted):
+class CLIPTrainingModule(PeftTrainingModule):
     """A CLIP with LoRA that maps images and all captions of the split to its loss."""
 
     def forward(
@@ -46,7 +52,7 @@ class ContrastiveCLIP(Adapted):
         input_ids: Tensor,
         attention_mask: Tensor,
         truth: Tensor,
-        log_odds: Tensor,
+        prior_logits: Tensor,
         pixel_values: Tensor | None = None,
         shown: Tensor | None = None,
     ) -> dict:
@@ -55,13 +61,13 @@ class ContrastiveCLIP(Adapted):
         Args:
             input_ids, attention_mask: of all texts, [n, s].
             truth: which are true of which image, [b, n].
-            log_odds: see `log_odds_of`, [n].
+            log_odds: see `class_prior_logits`, [n].
             pixel_values: the images, [b, 3, 192, 192];
             shown: or what `CLIP.look` saw in them, [b, width].
         """
         shown = self.base.look(pixel_values) if shown is None else shown
         vision, text = self.base.project_image(shown), self.base.encode_text(input_ids, attention_mask)
-        return {"loss": self.base.loss(vision, text, truth, log_odds)}
+        return {"loss": self.base.loss(vision, text, truth, prior_logits)}
 
     def save_adapter(self, folder: str | Path) -> None:
         super().save_adapter(folder)
@@ -72,7 +78,7 @@ class ContrastiveCLIP(Adapted):
         self.base.load_pretrained(folder)
 
 
-def of_vlm(vlm: nn.Module) -> CLIP:
+def clip_from_vlm(vlm: nn.Module) -> CLIP:
     """A new CLIP of a VLM's encoders, and of its connector's recogniser where it has one; on the VLM's device."""
     recogniser = getattr(vlm.model.connector, "recogniser", None)
     return CLIP(vlm.model.vision_model, vlm.model.text_model, recogniser).to(vlm.device)
@@ -80,7 +86,7 @@ def of_vlm(vlm: nn.Module) -> CLIP:
 
 def build(base: str) -> CLIP:
     """CLIP with new projections on a base's encoders; they stay in float32 where the encoders are in bfloat16."""
-    return of_vlm(load_model(base))
+    return clip_from_vlm(load_model(base))
 
 
 def with_lora(clip: CLIP, rank: int, base: str) -> nn.Module:
@@ -88,32 +94,34 @@ def with_lora(clip: CLIP, rank: int, base: str) -> nn.Module:
 
     A vision encoder that is read by what it recognises stays as it is: it was taught that, with the grader's crop too.
     """
-    peft_clip = add_lora(clip, rank, base, except_for="vision_encoder" if clip.recogniser else None)
+    peft_clip = add_lora(clip, rank, base, exclude="vision_encoder" if clip.recogniser else None)
     for name, parameter in clip.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad or not name.startswith(FROM_BASE))
+        parameter.requires_grad_(parameter.requires_grad or not name.startswith(BASE_MODEL_PREFIXES))
     return peft_clip
 
 
-def build_trainable(base: str, rank: int) -> ContrastiveCLIP:
+def build_trainable(base: str, rank: int) -> CLIPTrainingModule:
     """A new CLIP with LoRA."""
-    return ContrastiveCLIP(with_lora(build(base), rank, base))
+    return CLIPTrainingModule(with_lora(build(base), rank, base))
 
 
-def training_set(captioned: CaptionedViews, clip: CLIP, tokenizer, seed: int) -> tuple[Dataset, Callable[[list], dict]]:
-    """What CLIP learns from, and what makes a batch of it for `ContrastiveCLIP`.
+def training_set(
+    captioned: CaptionMatchingDataset, clip: CLIP, tokenizer, seed: int
+) -> tuple[Dataset, Callable[[list], dict]]:
+    """What CLIP learns from, and what makes a batch of it for `CLIPTrainingModule`.
 
     Args:
         seed: of which views it looks at.
     """
     texts = captioned.texts(tokenizer)
-    if clip.learns_to_see:
-        return captioned, partial(collate_captioned, texts=texts)
-    return ShownViews(captioned, clip, seed), partial(collate_shown, texts=texts)
+    if clip.vision_is_trainable:
+        return captioned, partial(collate_images, texts=texts)
+    return CachedFeatureDataset(captioned, clip, seed), partial(collate_features, texts=texts)
 
 
-def usual_batch(dataset: Dataset) -> int:
+def default_batch_size(dataset: Dataset) -> int:
     """Views a batch by default: where each is looked at once, a step of twice as many costs little more."""
-    return 128 if isinstance(dataset, ShownViews) else 64
+    return 128 if isinstance(dataset, CachedFeatureDataset) else 64
 
 
 def _progress(clip: nn.Module, tokenizer, rows: list[dict]) -> dict[str, float]:
@@ -125,10 +133,10 @@ def _progress(clip: nn.Module, tokenizer, rows: list[dict]) -> dict[str, float]:
 
 
 def train(
-    base: str = EMBEDDED_BASE,
+    base: str = DEFAULT_BASE,
     split: str = "train",
     data: str = str(DATA_DIR),
-    output: str = str(SHIPPED),
+    output: str = str(DEFAULT_CHECKPOINT),
     work: str = "runs/clip",
     steps: int = STEPS,
     batch_size: int | None = None,
@@ -155,20 +163,20 @@ def train(
         progress_questions: how many questions of valid are asked now and then, to watch the training.
     """
     from .labels.eval_sets import multiple_choice
-    from .training.trainer import Recipe, fit, questions_on_valid
+    from .training.trainer import TrainingConfig, fit, validation_rows
 
-    guard_training_split(split)
-    at_least(1, steps=steps, batch_size=batch_size, rank=rank)
-    at_least(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
+    check_not_eval_split(split)
+    check_min(1, steps=steps, batch_size=batch_size, rank=rank)
+    check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     data_dir = Path(data)
-    captioned = CaptionedViews.of_split(split, data_dir)
+    captioned = CaptionMatchingDataset.of_split(split, data_dir)
     torch.manual_seed(seed)
     module, tokenizer = build_trainable(base, rank), load_processor(base).tokenizer
-    rows = questions_on_valid(multiple_choice, progress_questions, data_dir)
+    rows = validation_rows(multiple_choice, progress_questions, data_dir)
     dataset, collate = training_set(captioned, module.base, tokenizer, seed)
-    size = usual_batch(dataset) if batch_size is None else batch_size
+    size = default_batch_size(dataset) if batch_size is None else batch_size
     of_data = len(captioned), captioned.digest()
-    recipe = Recipe(portable_base(base), steps, size, learning_rate, rank, seed, *of_data)
+    recipe = TrainingConfig(base_id(base), steps, size, learning_rate, rank, seed, *of_data)
     fit(
         module,
         dataset,
@@ -180,7 +188,7 @@ def train(
     )
 
 
-def load(name: str | Path = SHIPPED) -> nn.Module:
+def load(name: str | Path = DEFAULT_CHECKPOINT) -> nn.Module:
     """The submitted CLIP: its `.model` is a `CLIP`.
 
     Args:
@@ -200,7 +208,7 @@ def load_with_tokenizer(name: str | Path) -> tuple[nn.Module, Callable]:
     """
     folder = checkpoint_folder(name)
     base = adapter_base(folder)
-    quick = load_quickly(base, folder, of_vlm)
+    quick = load_quickly(base, folder, clip_from_vlm)
     loaded, processor = quick or (load_adapter(build(base), folder), load_processor(base))
     loaded.model.load_pretrained(folder)
     return loaded.eval(), processor.tokenizer
@@ -219,9 +227,9 @@ def predict(clip: nn.Module, tokenizer, rows: Sequence[dict], progress: bool = F
     ]
     features = torch.cat(features)  # [texts, dim]
     predictions = []
-    compared = bar(total=len(rows), desc="comparing", unit="image", shown=progress)
-    for start in range(0, len(rows), IMAGES_AT_ONCE):
-        chunk = rows[start : start + IMAGES_AT_ONCE]
+    compared = progress_bar(total=len(rows), desc="comparing", unit="image", shown=progress)
+    for start in range(0, len(rows), IMAGE_BATCH_SIZE):
+        chunk = rows[start : start + IMAGE_BATCH_SIZE]
         vision = base.encode_image(clip_pixels([open_image(row["image_path"]) for row in chunk]).to(device))
         for scores, row in zip(vision @ features.T, chunk, strict=True):
             candidates = scores[[index[candidate] for candidate in row["candidates"]]]
@@ -235,13 +243,13 @@ def score(rows: Sequence[dict], predictions: Sequence[int]) -> tuple[Counter, Co
     """(right, asked), by the kind of the true caption."""
     right, asked = Counter(), Counter()
     for row, predicted in zip(rows, predictions, strict=True):
-        kind = caption_kind(row["candidates"][row["correct_index"]])
+        kind = classify_caption(row["candidates"][row["correct_index"]])
         asked[kind] += 1
         right[kind] += predicted == row["correct_index"]
     return right, asked
 
 
-def made_rows(split: str, number: int, data_dir: Path) -> list[dict]:
+def generate_eval_rows(split: str, number: int, data_dir: Path) -> list[dict]:
     """`number` multiple-choice questions, each with one true candidate, made of a split's frames; always the same.
 
     Raises:
@@ -249,7 +257,7 @@ def made_rows(split: str, number: int, data_dir: Path) -> list[dict]:
     """
     from .labels.eval_sets import multiple_choice, split_scenes
 
-    return with_path(multiple_choice(split_scenes(data_dir, split), number, seed=0), data_dir)
+    return add_image_paths(multiple_choice(split_scenes(data_dir, split), number, seed=0), data_dir)
 
 
 def print_score(rows: Sequence[dict], predictions: Sequence[int], title: str) -> None:
@@ -259,7 +267,7 @@ def print_score(rows: Sequence[dict], predictions: Sequence[int], title: str) ->
     print(f"{'':16}{'right':>8}{'n':>8}{'95 %':>16}")
     counts = [(kind, right[kind], asked[kind]) for kind in sorted(asked)]
     for name, hits, n in [*counts, ("all questions", right.total(), len(rows))]:
-        low, high = (100 * value for value in interval(hits / n, n))
+        low, high = (100 * value for value in wilson_interval(hits / n, n))
         print(f"  {name:14}{100 * hits / n:8.1f}{n:8}{low:10.1f}-{high:<5.1f}".rstrip())
 
 
@@ -282,10 +290,10 @@ def test(
         output: write every prediction into this JSON file.
     """
     data_dir = Path(data)
-    at_least(0, whole=whole)
+    check_min(0, whole=whole)
     if output:
-        require_writable(output)
-    rows = made_rows(split, whole, data_dir) if whole else MultiChoiceQADataset(split, data_dir).rows
+        check_writable(output)
+    rows = generate_eval_rows(split, whole, data_dir) if whole else MultiChoiceQADataset(split, data_dir).rows
     clip, tokenizer = load_with_tokenizer(Path(checkpoint).resolve())
     predictions = predict(clip, tokenizer, rows, progress=True)
     print_score(rows, predictions, f"{checkpoint} on {f'{whole} questions from ' if whole else ''}{split}")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from .labels.questions import question_kind
+from .labels.questions import classify_question
 from .labels.rows import CaptionDataset, MultiChoiceQADataset, VQADataset
 
 __all__ = ["BenchmarkResult", "CaptionDataset", "MultiChoiceQADataset", "VQADataset", "benchmark"]
@@ -16,12 +16,12 @@ def is_correct(answer: str, truth: str) -> bool:
     return answer.strip().lower().startswith(truth.strip().lower())
 
 
-def is_strictly_correct(answer: str, truth: str) -> bool:
+def is_exact_match(answer: str, truth: str) -> bool:
     """The same, but the whole answer has to match."""
     return answer.strip().lower() == truth.strip().lower()
 
 
-def interval(share: float, number: int) -> tuple[float, float]:
+def wilson_interval(share: float, number: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `number` questions, as if each were drawn for itself (Wilson 1927).
 
     Questions on one view or one race hang together, so the true one is wider.
@@ -41,7 +41,7 @@ class Sample:
     correct_answer: str
     kind: str
     is_correct: bool
-    is_strict: bool
+    is_exact: bool
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class BenchmarkResult:
         return self._share("is_correct")
 
     @property
-    def strict_accuracy(self) -> float:
+    def exact_accuracy(self) -> float:
         """Whole-answer rule, every question weighs the same."""
-        return self._share("is_strict")
+        return self._share("is_exact")
 
     @property
     def counts(self) -> dict[str, int]:
@@ -70,34 +70,34 @@ class BenchmarkResult:
         return dict(Counter(sample.kind for sample in self.samples))
 
     @property
-    def by_kind(self) -> dict[str, float]:
+    def accuracy_by_type(self) -> dict[str, float]:
         """Prefix rule, a kind at a time."""
         return {kind: self._share("is_correct", kind) for kind in self.counts}
 
     @property
-    def strict_by_kind(self) -> dict[str, float]:
+    def exact_accuracy_by_type(self) -> dict[str, float]:
         """Whole-answer rule, a kind at a time."""
-        return {kind: self._share("is_strict", kind) for kind in self.counts}
+        return {kind: self._share("is_exact", kind) for kind in self.counts}
 
     @property
-    def mean_of_kinds(self) -> float:
+    def macro_accuracy(self) -> float:
         """Every kind weighs the same, as in the official set."""
-        return sum(self.by_kind.values()) / max(1, len(self.by_kind))
+        return sum(self.accuracy_by_type.values()) / max(1, len(self.accuracy_by_type))
 
     @property
-    def mean_interval(self) -> tuple[float, float]:
-        """The 95 % interval of `mean_of_kinds`, by the kinds' variances."""
-        variance = sum(p * (1 - p) / self.counts[kind] for kind, p in self.by_kind.items())
+    def macro_interval(self) -> tuple[float, float]:
+        """The 95 % interval of `macro_accuracy`, by the kinds' variances."""
+        variance = sum(p * (1 - p) / self.counts[kind] for kind, p in self.accuracy_by_type.items())
         spread = 1.96 * math.sqrt(variance) / max(1, len(self.counts))
-        return max(0.0, self.mean_of_kinds - spread), min(1.0, self.mean_of_kinds + spread)
+        return max(0.0, self.macro_accuracy - spread), min(1.0, self.macro_accuracy + spread)
 
     def to_json(self) -> dict:
         """All of the above for a file."""
-        names = ("accuracy", "strict_accuracy", "mean_of_kinds", "by_kind", "strict_by_kind", "counts")
+        names = ("accuracy", "exact_accuracy", "macro_accuracy", "accuracy_by_type", "exact_accuracy_by_type", "counts")
         return {name: getattr(self, name) for name in names} | {"samples": [asdict(s) for s in self.samples]}
 
 
-def pick(dataset: Sequence, max_samples: int | None) -> list:
+def subsample_evenly(dataset: Sequence, max_samples: int | None) -> list:
     """At most `max_samples` rows, evenly spread over the dataset."""
     n = len(dataset)
     k = n if max_samples is None else min(n, max_samples)
@@ -112,9 +112,9 @@ def score_answers(rows: Sequence[dict], answers: Sequence[str]) -> BenchmarkResu
             row["question"],
             answer,
             row["answer"],
-            question_kind(row["question"]),
+            classify_question(row["question"]),
             is_correct(answer, row["answer"]),
-            is_strictly_correct(answer, row["answer"]),
+            is_exact_match(answer, row["answer"]),
         )
         for row, answer in zip(rows, answers, strict=True)
     ]
@@ -128,6 +128,6 @@ def benchmark(vlm, dataset: VQADataset, max_samples: int | None = None) -> Bench
         vlm: has `answer(image_paths, questions) -> list[str]`.
         max_samples: ask only so many, evenly spread.
     """
-    rows = pick(dataset, max_samples)
+    rows = subsample_evenly(dataset, max_samples)
     answers = vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
     return score_answers(rows, answers)

@@ -1,7 +1,7 @@
 """LoRA fine-tuning of the VLM on question-answer pairs: `demo_train`, `train`, `test`."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .base_vlm import BaseVLM
-from .data import BenchmarkResult, benchmark, interval
-from .labels.questions import is_asked_officially, qa_pairs, question_kind, training_weight
-from .labels.rows import DATA_DIR, VQADataset, guard_training_split, with_image, with_path
+from .data import BenchmarkResult, benchmark, wilson_interval
+from .labels.questions import classify_question, in_official_eval, qa_pairs, sample_weight
+from .labels.rows import DATA_DIR, VQADataset, add_image_paths, check_not_eval_split, drop_rows_without_image
 from .models.images import load_views
-from .models.loading import EMBEDDED_BASE, checkpoint_folder, load_base, portable_base
+from .models.loading import DEFAULT_BASE, base_id, checkpoint_folder, load_base
 from .models.prompts import PromptTokens
 from .training.lora import add_lora
-from .training.packing import PackedLM, collate, pack
-from .utils.errors import InputError, at_least
-from .utils.io import digest_of, require_writable, write_json
+from .training.packing import PackedTrainingModule, collate, pack
+from .utils.errors import check_min
+from .utils.io import check_writable, fingerprint, write_json
 
-SHIPPED = Path(__file__).parent / "weights" / "vlm"
+DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "vlm"
 
 
-class PackedViews(Dataset):
+class PackedVQADataset(Dataset):
     """The views that a split asks about, each with all its pairs.
 
     Over the split the kinds weigh the same, and an average view's weights sum to 1. `lengths` is how many
@@ -38,21 +38,21 @@ class PackedViews(Dataset):
         self.pairs = list(by_image.values())
         totals = Counter()
         for row in rows:
-            kind = question_kind(row["question"])
-            totals[kind] += training_weight(kind, row["answer"])
+            kind = classify_question(row["question"])
+            totals[kind] += sample_weight(kind, row["answer"])
         self.kind_scale = {kind: len(self.pairs) / (len(totals) * total) for kind, total in totals.items()}
         self.lengths = [len(pairs) for pairs in self.pairs]
         self.views = load_views(list(by_image), cache_dir)
 
     @classmethod
-    def of_split(cls, split: str, data_dir: Path) -> "PackedViews":
+    def of_split(cls, split: str, data_dir: Path) -> "PackedVQADataset":
         """Every pair of a split's *_qa_pairs.json whose image is there."""
-        return cls(with_image(VQADataset(split, data_dir)), data_dir / ".cache")
+        return cls(drop_rows_without_image(VQADataset(split, data_dir)), data_dir / ".cache")
 
     def digest(self) -> str:
         """Of what is learned: images by name, questions, answers."""
         rows = (row for pairs in self.pairs for row in pairs)
-        return digest_of(row[name] for row in rows for name in ("image_file", "question", "answer"))
+        return fingerprint(row[name] for row in rows for name in ("image_file", "question", "answer"))
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -63,12 +63,12 @@ class PackedViews(Dataset):
         return self.views[index], pairs
 
     def _weight(self, row: dict) -> float:
-        kind = question_kind(row["question"])
-        return self.kind_scale[kind] * training_weight(kind, row["answer"])
+        kind = classify_question(row["question"])
+        return self.kind_scale[kind] * sample_weight(kind, row["answer"])
 
 
 def collate_views(items: list, processor, tokens: PromptTokens) -> dict[str, Tensor]:
-    """Items of `PackedViews` -> a batch for `PackedLM`."""
+    """Items of `PackedVQADataset` -> a batch for `PackedTrainingModule`."""
     images = [[view] for view, _ in items]
     pixels = processor.image_processor(images, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
     packed = [pack(tokens, pairs) for _, pairs in items]
@@ -80,10 +80,10 @@ def _progress(vlm: BaseVLM, rows: list[dict]) -> dict[str, float]:
     if not rows:
         return {}
     result = benchmark(vlm, rows)
-    return {"accuracy": 100 * result.accuracy} | {f"accuracy_{k}": 100 * v for k, v in result.by_kind.items()}
+    return {"accuracy": 100 * result.accuracy} | {f"accuracy_{k}": 100 * v for k, v in result.accuracy_by_type.items()}
 
 
-def usual_steps(model: nn.Module) -> int:
+def default_steps(model: nn.Module) -> int:
     """How many batches by default: a base that recognises has only the course's words to learn.
 
     With 240 it learns of `train`, of which it knows every view by heart, to be too sure of itself: of races that it has
@@ -93,10 +93,10 @@ def usual_steps(model: nn.Module) -> int:
 
 
 def train(
-    base: str = EMBEDDED_BASE,
+    base: str = DEFAULT_BASE,
     split: str = "train",
     data: str = str(DATA_DIR),
-    output: str = str(SHIPPED),
+    output: str = str(DEFAULT_CHECKPOINT),
     work: str = "runs/vlm",
     steps: int | None = None,
     batch_size: int = 32,
@@ -123,30 +123,30 @@ def train(
         progress_questions: how many questions of valid are asked now and then, to watch the training.
     """
     from .labels.eval_sets import balanced_pairs
-    from .training.trainer import Recipe, fit, questions_on_valid
+    from .training.trainer import TrainingConfig, fit, validation_rows
 
-    guard_training_split(split)
-    at_least(1, steps=steps, batch_size=batch_size, rank=rank)
-    at_least(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
+    check_not_eval_split(split)
+    check_min(1, steps=steps, batch_size=batch_size, rank=rank)
+    check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     data_dir = Path(data)
-    dataset = PackedViews.of_split(split, data_dir)
+    dataset = PackedVQADataset.of_split(split, data_dir)
     torch.manual_seed(seed)
     model, processor = load_base(base)
     vlm = BaseVLM.from_parts(add_lora(model, rank, base), processor)
-    steps = usual_steps(model) if steps is None else steps
-    recipe = Recipe(portable_base(base), steps, batch_size, learning_rate, rank, seed, len(dataset), dataset.digest())
+    steps = default_steps(model) if steps is None else steps
+    recipe = TrainingConfig(base_id(base), steps, batch_size, learning_rate, rank, seed, len(dataset), dataset.digest())
     fit(
-        PackedLM(vlm.model),
+        PackedTrainingModule(vlm.model),
         dataset,
         partial(collate_views, processor=processor, tokens=vlm.tokens),
         recipe,
         Path(work),
         Path(output),
-        partial(_progress, vlm, questions_on_valid(balanced_pairs, progress_questions, data_dir)),
+        partial(_progress, vlm, validation_rows(balanced_pairs, progress_questions, data_dir)),
     )
 
 
-def demo_train(base: str = EMBEDDED_BASE, data: str = str(DATA_DIR)) -> None:
+def demo_train(base: str = DEFAULT_BASE, data: str = str(DATA_DIR)) -> None:
     """Train on the 5 pairs of data/train_demo: shows in seconds that all is set up.
 
     Args:
@@ -156,7 +156,7 @@ def demo_train(base: str = EMBEDDED_BASE, data: str = str(DATA_DIR)) -> None:
     train(base, "train_demo", data, "runs/demo/vlm", "runs/demo/work", steps=10, batch_size=5, progress_questions=25)
 
 
-def load(name: str | Path = SHIPPED) -> BaseVLM:
+def load(name: str | Path = DEFAULT_CHECKPOINT) -> BaseVLM:
     """The submitted VLM.
 
     Args:
@@ -165,7 +165,7 @@ def load(name: str | Path = SHIPPED) -> BaseVLM:
     return BaseVLM(checkpoint_folder(name))
 
 
-def whole_split_rows(split: str, data_dir: Path) -> list[dict]:
+def all_questions(split: str, data_dir: Path) -> list[dict]:
     """Every pair of a split but the counts of 0, which the official set doesn't ask either."""
     from .labels.eval_sets import split_scenes
 
@@ -173,9 +173,9 @@ def whole_split_rows(split: str, data_dir: Path) -> list[dict]:
         {"image_file": image, "question": question, "answer": answer}
         for image, scene in split_scenes(data_dir, split).items()
         for question, answer in qa_pairs(scene)
-        if is_asked_officially(question_kind(question), answer)
+        if in_official_eval(classify_question(question), answer)
     ]
-    return with_path(rows, data_dir)
+    return add_image_paths(rows, data_dir)
 
 
 def print_result(result: BenchmarkResult, title: str) -> None:
@@ -183,11 +183,17 @@ def print_result(result: BenchmarkResult, title: str) -> None:
     print(f"{title}: {len(result.samples)} questions")
     print(f"{'':16}{'prefix':>8}{'strict':>8}{'n':>8}{'95 %':>16}")
     for kind, n in sorted(result.counts.items()):
-        _print_row(kind, result.by_kind[kind], result.strict_by_kind[kind], n, interval(result.by_kind[kind], n))
-    strict_mean = sum(result.strict_by_kind.values()) / len(result.strict_by_kind)
-    _print_row("mean of kinds", result.mean_of_kinds, strict_mean, "", result.mean_interval)
+        _print_row(
+            kind,
+            result.accuracy_by_type[kind],
+            result.exact_accuracy_by_type[kind],
+            n,
+            wilson_interval(result.accuracy_by_type[kind], n),
+        )
+    strict_mean = sum(result.exact_accuracy_by_type.values()) / len(result.exact_accuracy_by_type)
+    _print_row("mean of kinds", result.macro_accuracy, strict_mean, "", result.macro_interval)
     n = len(result.samples)
-    _print_row("all questions", result.accuracy, result.strict_accuracy, n, interval(result.accuracy, n))
+    _print_row("all questions", result.accuracy, result.exact_accuracy, n, wilson_interval(result.accuracy, n))
 
 
 def _print_row(name: str, prefix: float, strict: float, n: int | str, range_: tuple[float, float]) -> None:
@@ -200,7 +206,6 @@ def test(
     split: str = "valid_grader",
     data: str = str(DATA_DIR),
     whole: bool = False,
-    report: bool = False,
     output: str | None = None,
 ) -> None:
     """Benchmark a checkpoint: accuracy in total and by kind, by the prefix rule and strictly.
@@ -212,40 +217,21 @@ def test(
         split: folder of the data to ask about.
         data: the data folder.
         whole: ask everything about the split's frames, not its pair files.
-        report: write the page of `python -m viewer report` too, about the same split or about valid.
-        output: a JSON file for every answer; with --report the page's folder, by default report.
+        output: a JSON file for every answer.
 
     Raises:
-        InputError: no such checkpoint or split, or `report` where the package `viewer` is not.
+        InputError: no such checkpoint or split.
     """
-    write_page = _page_writer() if report else None
     if output:
-        require_writable(output, folder=report)
+        check_writable(output)
     data_dir = Path(data)
-    rows = whole_split_rows(split, data_dir) if whole else VQADataset(split, data_dir)
+    rows = all_questions(split, data_dir) if whole else VQADataset(split, data_dir)
     vlm = BaseVLM(checkpoint)
     vlm.show_progress = True
     result = benchmark(vlm, rows)
     print_result(result, f"{checkpoint} on {'all of ' if whole else ''}{split}")
-    if write_page:  # the page asks about whole frames, and valid_grader has none
-        has_frames = any((data_dir / split).glob("*_info.json"))
-        write_page(checkpoint, split if has_frames else "valid", data, output=output or "report")
-    elif output:
+    if output:
         write_json(output, result.to_json())
-
-
-def _page_writer() -> Callable:
-    """`python -m viewer report`.
-
-    Raises:
-        InputError: the package is not there, as beside an unpacked bundle.
-    """
-    try:
-        from viewer.report.cli import report
-    except ImportError as error:
-        remedy = "run it from the repository's root, or leave --report out"
-        raise InputError("--report", f"the package viewer does not load ({error})", remedy) from None
-    return report
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ if not __package__:  # run as a script from inside homework/ (PEP 366)
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     __package__ = "homework"
 
-from .labels.generate import write_split
+from .labels.generate import generate_annotations
 from .labels.questions import captions
 from .labels.rows import DATA_DIR, split_folder
 from .labels.scene import Scene
@@ -31,9 +31,9 @@ def check(*, info_file: Path, view_index: int, output: Path | None = None) -> No
         view_index: which view of it, from 0
         output: save the picture here instead of showing it
     """
-    from .labels.visualize import check_view
+    from .labels.visualize import show_view
 
-    check_view(info_file, view_index, lambda scene: ((caption, "") for caption in captions(scene)), "captions", output)
+    show_view(info_file, view_index, lambda scene: ((caption, "") for caption in captions(scene)), "captions", output)
 
 
 def generate(*, split: str, data: Path = DATA_DIR) -> None:
@@ -43,7 +43,7 @@ def generate(*, split: str, data: Path = DATA_DIR) -> None:
         split: folder of the data, e.g. train
         data: where the splits are
     """
-    write_split(split_folder(data, split), FILE_NAME, rows)
+    generate_annotations(split_folder(data, split), FILE_NAME, rows)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ if not __package__:  # run as a script from inside homework/ (PEP 366)
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     __package__ = "homework"
 
-from .labels.generate import write_split
-from .labels.questions import ask, qa_pairs
+from .labels.generate import generate_annotations
+from .labels.questions import generate_questions, qa_pairs
 from .labels.rows import DATA_DIR, split_folder
 from .labels.scene import Scene
 from .utils.cli import run
@@ -18,7 +18,10 @@ FILE_NAME = "generated_qa_pairs.json"
 
 def rows(scene: Scene, image_file: str) -> list[dict]:
     """The rows of a `*_qa_pairs.json` for one view."""
-    return [{"question": question, "answer": answer, "image_file": image_file} for _, question, answer in ask(scene)]
+    return [
+        {"question": question, "answer": answer, "image_file": image_file}
+        for _, question, answer in generate_questions(scene)
+    ]
 
 
 def check(*, info_file: Path, view_index: int, output: Path | None = None) -> None:
@@ -29,9 +32,9 @@ def check(*, info_file: Path, view_index: int, output: Path | None = None) -> No
         view_index: which view of it, from 0
         output: save the picture here instead of showing it
     """
-    from .labels.visualize import check_view
+    from .labels.visualize import show_view
 
-    check_view(info_file, view_index, qa_pairs, "question-answer pairs", output)
+    show_view(info_file, view_index, qa_pairs, "question-answer pairs", output)
 
 
 def generate(*, split: str, data: Path = DATA_DIR) -> None:
@@ -41,7 +44,7 @@ def generate(*, split: str, data: Path = DATA_DIR) -> None:
         split: folder of the data, e.g. train
         data: where the splits are
     """
-    write_split(split_folder(data, split), FILE_NAME, rows)
+    generate_annotations(split_folder(data, split), FILE_NAME, rows)
 
 
 if __name__ == "__main__":

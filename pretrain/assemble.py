@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homework.models.images import MEAN, STD
-from homework.models.tux_nano.connector import num_told
+from homework.models.tux_nano.connector import num_image_tokens
 from homework.models.tux_nano.modeling_hf import (
     TuxNanoConfig,
     TuxNanoImageProcessor,
@@ -97,7 +97,7 @@ def make_config(vision: TuxNanoVisionConfig, vocabulary: int = VOCABULARY) -> Tu
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> TuxNanoProcessor:
     """Tokenizer and image processor under SmolVLM's chat template."""
     images = TuxNanoImageProcessor(image_mean=[MEAN] * 3, image_std=[STD] * 3)
-    return TuxNanoProcessor(images, tokenizer, image_seq_len=num_told(len(KARTS)), chat_template=CHAT_TEMPLATE)
+    return TuxNanoProcessor(images, tokenizer, image_seq_len=num_image_tokens(len(KARTS)), chat_template=CHAT_TEMPLATE)
 
 
 @torch.no_grad()

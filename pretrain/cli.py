@@ -21,15 +21,15 @@ from transformers import AutoProcessor
 
 from homework.base_vlm import BaseVLM
 from homework.labels.eval_sets import split_scenes
-from homework.labels.questions import caption_kind
-from homework.models.clip import log_odds_of
-from homework.models.loading import EMBEDDED_BASE
+from homework.labels.questions import classify_caption
+from homework.models.clip import class_prior_logits
+from homework.models.loading import DEFAULT_BASE
 from homework.models.prompts import PromptTokens
 from homework.models.tux_nano.modeling_hf import TuxNanoForConditionalGeneration
 from homework.training.trainer import use_all_cores
 from homework.utils.cli import run
 from homework.utils.errors import InputError
-from homework.utils.io import replacing
+from homework.utils.io import atomic_write
 
 from .assemble import fold_batch_norm, make_config, make_processor, make_tokenizer
 from .checkpoints import SAVED, VISION, VisionStage, begin_text_with, begin_with, saved_vision
@@ -53,7 +53,7 @@ from .trainer import load_checkpoint, save_checkpoint, train_stage
 from .weight_averaging import mean_of, measure_norms
 
 
-def _text_stage(start: str | None = None, base: str = EMBEDDED_BASE) -> TextStage:
+def _text_stage(start: str | None = None, base: str = DEFAULT_BASE) -> TextStage:
     """A new one with a base's processor, or with another's text model and connector."""
     stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(base)))
     if start:
@@ -61,7 +61,7 @@ def _text_stage(start: str | None = None, base: str = EMBEDDED_BASE) -> TextStag
     return stage
 
 
-def processor(*, gguf: str, out: str = EMBEDDED_BASE) -> None:
+def processor(*, gguf: str, out: str = DEFAULT_BASE) -> None:
     """Write the tokenizer, chat template and image processor.
 
     Args:
@@ -213,7 +213,7 @@ def measure(split: str = "valid", data: str = "data", start: str = str(SAVED), q
         print(f"{kart:16}{100 * right / views:6.1f} of {views:,} views")
 
 
-def answers(split: str = "valid", data: str = "data", base: str = EMBEDDED_BASE) -> None:
+def answers(split: str = "valid", data: str = "data", base: str = DEFAULT_BASE) -> None:
     """Ask a base about a split in the words that it was taught; print percent right by number of karts and kind.
 
     Args:
@@ -273,7 +273,9 @@ def text(
     frames = training_frames(data, splits)
     stage = _text_stage(start)
     stage.take_over(vision.tower, vision.heads)
-    stage.log_odds = log_odds_of(stage.truth(frames.scenes), [caption_kind(text) for text in stage.captions])
+    stage.prior_logits = class_prior_logits(
+        stage.truth(frames.scenes), [classify_caption(text) for text in stage.captions]
+    )
 
     def loss_of(rng: np.random.Generator) -> dict[str, torch.Tensor]:
         pixels, _, scenes = frames.augmented(rng, batch, crowded=CROWDED)
@@ -282,7 +284,7 @@ def text(
     train_stage(stage, loss_of, Path(out), "text", steps, 1e-3, seed=seed, warmup=50)
 
 
-def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
+def export(out: str = "runs/nano", base: str = DEFAULT_BASE) -> None:
     """Fold the batch norms, expand the vocabulary, and write the base in float16; save tower and heads too.
 
     Args:
@@ -302,7 +304,7 @@ def export(out: str = "runs/nano", base: str = EMBEDDED_BASE) -> None:
     # norms and biases stay in float32: they are small, and a variance may be below float16's range
     parts = {"tower": stage.tower.state_dict(), "heads": stage.heads.state_dict()}
     saved = {f"{part}.{k}": v.half() if v.ndim > 1 else v for part, state in parts.items() for k, v in state.items()}
-    with replacing(SAVED) as temporary:
+    with atomic_write(SAVED) as temporary:
         save_file({k: v.contiguous() for k, v in saved.items()}, temporary)
 
 

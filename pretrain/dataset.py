@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homework.labels.duplicates import moment_of
-from homework.labels.frame_info import read_info
-from homework.labels.rows import guard_training_split, image_file, info_files
-from homework.labels.scene import MIN_SIDE, VIEW_SIZE, Kart, Scene
+from homework.labels.duplicates import state_key
+from homework.labels.frame_info import read_frame_info
+from homework.labels.rows import check_not_eval_split, image_file, info_files
+from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE, Kart, Scene
 from homework.models.images import load_views, normalise
 from homework.models.tux_nano.vision import FOVEA_SIZE
 
@@ -71,8 +71,8 @@ class Frames:
         """Append a split's views; gives how many times each view's moment was taken."""
         moments, known = [], {}
         for path in info_files(folder):
-            info = read_info(path)
-            moment = moment_of(info, path) if "distance_down_track" in info else path
+            info = read_frame_info(path)
+            moment = state_key(info, path) if "distance_down_track" in info else path
             if not keep(known.setdefault(moment, len(known))):
                 continue
             for view in range(len(info["detections"])):
@@ -231,7 +231,7 @@ class Frames:
         """A box shaped like a far kart's, up to twice as large, with its middle in the window from there."""
         x1, y1, x2, y2 = self.places[rng.integers(len(self.places))]
         scale = rng.uniform(0.7, 2)
-        sides = np.maximum(MIN_SIDE, np.round(np.array([x2 - x1, y2 - y1]) * scale).astype(int))
+        sides = np.maximum(MIN_KART_SIZE_PX, np.round(np.array([x2 - x1, y2 - y1]) * scale).astype(int))
         corner = rng.integers((left, top), np.add((left, top), FOVEA_SIZE)) - sides // 2
         corner = np.clip(corner, 0, np.array(VIEW_SIZE) - 1 - sides)
         return *corner.tolist(), *(corner + sides).tolist()
@@ -248,7 +248,7 @@ def training_frames(data: str, splits: str, held_out: bool = False) -> Frames:
         InputError: one of them is for measuring alone.
     """
     for name in splits.replace("+", ",").split(","):
-        guard_training_split(name)
+        check_not_eval_split(name)
     return Frames(Path(data), splits.split(","), lambda moment: (moment % HELD_OUT == 0) == held_out)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from homework.models.tux_nano.connector import Recogniser, combine
+from homework.models.tux_nano.connector import PredictionHeads, fuse_global_and_cell_logits
 from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
 from homework.models.tux_nano.vision import split_tokens
 
@@ -55,7 +55,7 @@ class DenseHeads(nn.Module):
         return self.fovea_fine(fovea_map).permute(0, 2, 3, 1)
 
 
-def recognise_as(recogniser: Recogniser, heads: DenseHeads) -> None:
+def recognise_as(recogniser: PredictionHeads, heads: DenseHeads) -> None:
     """Let a recogniser tell what the heads do."""
     recogniser.summary_head.load_state_dict(heads.image[-1].state_dict())
     recogniser.cell_head.load_state_dict(heads.token.state_dict())
@@ -69,7 +69,7 @@ def recognised(logits: dict[str, Tensor]) -> dict[str, Tensor]:
         name: torch.cat([logits[head], logits[f"fovea_{head}"]], dim=1)
         for name, head in (("kart", "token"), ("side", "side"))
     }
-    return combine(**of_summary, **cells)
+    return fuse_global_and_cell_logits(**of_summary, **cells)
 
 
 def forward(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:

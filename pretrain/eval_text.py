@@ -4,10 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 from homework.base_vlm import BaseVLM
-from homework.data import is_strictly_correct
+from homework.data import is_exact_match
 from homework.labels.eval_sets import Scenes
-from homework.labels.questions import KINDS, ask, is_asked_officially
-from homework.labels.rows import with_path
+from homework.labels.questions import QUESTION_TYPES, generate_questions, in_official_eval
+from homework.labels.rows import add_image_paths
 
 from .paraphrases import REWORDED
 
@@ -22,25 +22,25 @@ def asked_as_taught(vlm: BaseVLM, scenes: Scenes, data_dir: Path) -> tuple[Count
     """
     rows, keys = [], []
     for image, scene in scenes.items():
-        for row, question, answer in ask(scene, REWORDED):
-            if is_asked_officially(row.kind, answer):
+        for row, question, answer in generate_questions(scene, REWORDED):
+            if in_official_eval(row.kind, answer):
                 rows.append({"image_file": image, "question": question, "answer": answer})
                 keys.append((min(MOST_KARTS, len(scene.karts)), row.kind))
-    rows = with_path(rows, data_dir)
+    rows = add_image_paths(rows, data_dir)
     answers = vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
     right = Counter()
     for key, row, answer in zip(keys, rows, answers, strict=True):
-        right[key] += is_strictly_correct(answer, row["answer"])
+        right[key] += is_exact_match(answer, row["answer"])
     return right, Counter(keys)
 
 
 def table(right: Counter, asked: Counter) -> list[str]:
     """Lines: percent right by number of karts and kind, and of all views."""
-    lines = ["karts     " + "".join(f"{kind:>10}" for kind in KINDS)]
+    lines = ["karts     " + "".join(f"{kind:>10}" for kind in QUESTION_TYPES)]
     classes = [(f"{karts}{' or more' * (karts == MOST_KARTS)}", [karts]) for karts in sorted({k for k, _ in asked})]
     for name, these in [*classes, ("all", range(MOST_KARTS + 1))]:
         shares = []
-        for kind in KINDS:
+        for kind in QUESTION_TYPES:
             number = sum(asked[karts, kind] for karts in these)
             shares.append(f"{100 * sum(right[karts, kind] for karts in these) / number:.1f}" if number else "-")
         lines.append(f"{name:10}" + "".join(f"{share:>10}" for share in shares))

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from homework.labels.scene import MIN_SIDE, VIEW_SIZE, Scene
-from homework.models.tux_nano.connector import of_looks
+from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE, Scene
+from homework.models.tux_nano.connector import average_tta
 
 from .annotated_scene import Seen
 from .dataset import Frames
@@ -20,7 +20,11 @@ from .targets import FOVEA_CELLS, IGNORE, KART_ID, KARTS, Grid
 SIDES = (5, 8, 12, 18)  # pixels: where the classes of a kart's shorter side begin
 EGO_SIDES = (18, 10)  # and where those of an ego kart's begin
 # Shorter sides of karts that nearly count, or only just; the first that fits is a view's
-NEARNESS = {"4 or 5 px": {MIN_SIDE - 1, MIN_SIDE}, "3 or 6 px": {MIN_SIDE - 2, MIN_SIDE + 1}, "none of these": set()}
+NEARNESS = {
+    "4 or 5 px": {MIN_KART_SIZE_PX - 1, MIN_KART_SIZE_PX},
+    "3 or 6 px": {MIN_KART_SIZE_PX - 2, MIN_KART_SIZE_PX + 1},
+    "none of these": set(),
+}
 CELLS = {"fovea_kart": FOVEA_CELLS, "kart": Grid(0, 0, *VIEW_SIZE, 8)}  # from the finest
 
 
@@ -35,7 +39,7 @@ def image_logits(stage: nn.Module, frames: Frames, batch: int = 100) -> Iterator
     for start in range(0, len(frames), batch):
         pixels, targets = frames.batch(np.arange(start, min(start + batch, len(frames))))
         logits, mirror = (forward(stage.tower, stage.heads, look)[0] for look in (pixels, pixels.flip(-1)))
-        logits |= of_looks([recognised(look) for look in (logits, mirror)])
+        logits |= average_tta([recognised(look) for look in (logits, mirror)])
         named = {name: logits[name].argmax(-1).to(torch.int8) for name in CELLS}
         yield {name: logits[name] for name in names} | named, {name: targets[name] for name in names}
 

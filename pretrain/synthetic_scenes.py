@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from homework.labels.questions import depth_of, side_of
+from homework.labels.questions import front_or_back, left_or_right
 from homework.labels.scene import VIEW_SIZE, Kart, Scene
 
 from .targets import KART_ID, KARTS, MAX_COUNT, TRACKS, image_targets
@@ -42,12 +42,12 @@ def listing(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, floa
     if not scene.others:
         return []
     others = [scene.others[i] for i in rng.permutation(len(scene.others))]
-    words = [f"{kart.name} {depth_of(scene, kart)} {side_of(scene, kart)}" for kart in others]
+    words = [f"{kart.name} {front_or_back(scene, kart)} {left_or_right(scene, kart)}" for kart in others]
     return [("Tell the place of the karts.", " ".join(words), LISTED)]
 
 
 def recognised_of(scenes: list[Scene], rng: np.random.Generator) -> dict[str, Tensor]:
-    """What a tower that is sure of a scene gives: see `Recogniser.forward`. Of karts that aren't there, anything."""
+    """What a tower that is sure of a scene gives: see `PredictionHeads.forward`. Of karts that aren't there, anything."""
     targets = {name: torch.from_numpy(values) for name, values in image_targets(scenes).items()}
     sizes = {"ego": len(KARTS), "total": MAX_COUNT + 1, "track": len(TRACKS), "count": MAX_COUNT + 1}
     logits = {name: SURE * F.one_hot(targets[name], size).float() for name, size in sizes.items()}

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from homework.clip import tokenize
-from homework.labels.questions import KINDS, ask, captions, training_weight
+from homework.labels.questions import QUESTION_TYPES, captions, generate_questions, sample_weight
 from homework.labels.scene import Scene
 from homework.models.clip import CLIP
 from homework.models.prompts import PromptTokens
@@ -45,7 +45,7 @@ class TextStage(nn.Module):
         self.caption_index = {text: index for index, text in enumerate(self.captions)}
         encoded = tokenize(self.captions, tokens.tokenizer)
         self.caption_ids, self.caption_mask = self.vocabulary.row[encoded["input_ids"]], encoded["attention_mask"]
-        self.log_odds = torch.zeros(len(self.captions))
+        self.prior_logits = torch.zeros(len(self.captions))
         self.doubts = True  # while it learns from views
 
     @property
@@ -84,9 +84,9 @@ class TextStage(nn.Module):
         with torch.no_grad():
             tokens = self.tower(pixels).last_hidden_state
         losses = {}
-        vision = self.clip.project_image(self.clip.shown_by(tokens))
+        vision = self.clip.project_image(self.clip.pool_vision_tokens(tokens))
         text = self.clip.encode_text(self.caption_ids, self.caption_mask)
-        losses["captions"] = 0.5 * self.clip.loss(vision, text, self.truth(scenes), self.log_odds)
+        losses["captions"] = 0.5 * self.clip.loss(vision, text, self.truth(scenes), self.prior_logits)
         if whole:
             pairs = [sample_pairs(scene, rng) for scene in scenes]
             losses["questions"] = self._question_loss(self.connector(tokens), pairs)
@@ -128,11 +128,11 @@ class TextStage(nn.Module):
 
 def sample_pairs(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
     """A few of a scene's questions in other words: (question, answer, weight)."""
-    by_kind = {kind: [] for kind in KINDS}
-    for row, question, answer in ask(scene, REWORDED):
-        by_kind[row.kind].append((question, answer, training_weight(row.kind, answer)))
+    accuracy_by_type = {kind: [] for kind in QUESTION_TYPES}
+    for row, question, answer in generate_questions(scene, REWORDED):
+        accuracy_by_type[row.kind].append((question, answer, sample_weight(row.kind, answer)))
     chosen = []
-    for kind, pairs in by_kind.items():
+    for kind, pairs in accuracy_by_type.items():
         order = rng.permutation(len(pairs))[: PAIRS_A_KIND.get(kind, 1)]
         chosen += [pairs[i] for i in order]
     return chosen

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from homework.utils.errors import InputError, first_line
-from homework.utils.io import replacing
-from homework.utils.progress import bar
+from homework.utils.io import atomic_write
+from homework.utils.progress import progress_bar
 
 WARMUP = 200  # steps
 COOLDOWN = 0.3  # share of the steps
@@ -67,7 +67,7 @@ def train_stage(
         step = load_checkpoint(path, module, optimizer)
         _drop_rows_after(step, folder / f"{stage}.jsonl")
     started, seen = time.monotonic(), {}
-    progress = bar(total=steps, initial=step, desc=stage, unit="step")
+    progress = progress_bar(total=steps, initial=step, desc=stage, unit="step")
     while step < steps:
         module.train()
         for group in optimizer.param_groups:
@@ -105,7 +105,7 @@ def save_checkpoint(path: Path, step: int, module: nn.Module, optimizer: dict) -
     Args:
         optimizer: its state; empty where nothing is to go on from there but another stage.
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save({"step": step, "model": module.state_dict(), "optimizer": optimizer}, temporary)
 
 
@@ -116,7 +116,7 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
         InputError: no such checkpoint, a broken one, or one of another geometry.
     """
     state = read_checkpoint(path)
-    with _blaming(path):
+    with _errors_as_input_error(path):
         module.load_state_dict(state["model"])
         if optimizer:
             optimizer.load_state_dict(state["optimizer"])
@@ -129,13 +129,13 @@ def read_checkpoint(path: Path) -> dict:
     Raises:
         InputError: no such checkpoint, or a broken one.
     """
-    with _blaming(path):
+    with _errors_as_input_error(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: state[name] for name in ("step", "model", "optimizer")}
 
 
 @contextlib.contextmanager
-def _blaming(path: Path) -> Iterator[None]:
+def _errors_as_input_error(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -149,5 +149,5 @@ def _drop_rows_after(step: int, curve: Path) -> None:
     """Forget what the curve says of steps that are done again."""
     if curve.exists():
         rows = [row for row in curve.read_text().splitlines(keepends=True) if json.loads(row)["step"] <= step]
-        with replacing(curve) as temporary:
+        with atomic_write(curve) as temporary:
             temporary.write_text("".join(rows))

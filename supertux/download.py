@@ -1,5 +1,6 @@
 """The course's data set: its zip from the net, resumable, or from a file; unpacked into `data/` and nowhere else."""
 
+import logging
 import os
 import shutil
 import stat
@@ -11,11 +12,13 @@ import requests
 
 from homework.labels.rows import DATA_DIR
 from homework.utils.errors import InputError, first_line
-from homework.utils.io import naming, replacing
-from homework.utils.progress import bar, note
+from homework.utils.io import atomic_write, with_filename
+from homework.utils.progress import progress_bar
 
 from . import BROKEN_ZIP
 from .sample import remove_sample
+
+logger = logging.getLogger(__name__)
 
 URL = "https://utexas.box.com/shared/static/qubjm5isldqvyimfj9rsmbnvnbezwcv4.zip"
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
@@ -34,10 +37,12 @@ def download(*, from_: Path | None = None, data: Path = DATA_DIR) -> None:
     remove_sample(data)
     counts = unpack(file, data)
     left_out = f", {counts['left out']:,} left out (not a file of data/)" if counts["left out"] else ""
-    note(f"{data}: {counts['new']:,} files unpacked, {counts['present']:,} were there already{left_out}")
-    note("\n".join(summary(data)))
+    logger.info(f"{data}: {counts['new']:,} files unpacked, {counts['present']:,} were there already{left_out}")
+    logger.info("\n".join(summary(data)))
     if from_ is None:
-        note(f"{file} can mend missing files when you run this again; delete it to save {file.stat().st_size:,} bytes")
+        logger.info(
+            f"{file} can mend missing files when you run this again; delete it to save {file.stat().st_size:,} bytes"
+        )
 
 
 def fetch(url: str, target: Path) -> Path:
@@ -92,9 +97,9 @@ def _receive(url: str, part: Path) -> int | None:
             total = int(length) if length.isdigit() else None
         _require_space(part.parent, (total or have) - have)
         with (
-            naming(part),
+            with_filename(part),
             open(part, "ab" if resumed else "wb") as stream,
-            bar(desc="download", total=total, initial=have, unit="B", unit_scale=True) as progress,
+            progress_bar(desc="download", total=total, initial=have, unit="B", unit_scale=True) as progress,
         ):
             for piece in response.iter_content(PIECE):
                 stream.write(piece)
@@ -143,8 +148,8 @@ def unpack(file: Path, data: Path) -> Counter:
             _require_space(data, sum(-(-member.file_size // BLOCK) * BLOCK for member in missing.values()))
             for folder in {path.parent for path in missing}:
                 _require_inside(folder, data)
-            for path, member in bar(missing.items(), desc="unpack", unit="file", delay=1):
-                with archive.open(member) as source, replacing(path) as temporary, open(temporary, "wb") as stream:
+            for path, member in progress_bar(missing.items(), desc="unpack", unit="file", delay=1):
+                with archive.open(member) as source, atomic_write(path) as temporary, open(temporary, "wb") as stream:
                     shutil.copyfileobj(source, stream)
     except FileNotFoundError as error:
         if error.filename != os.fspath(file):

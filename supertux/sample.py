@@ -1,5 +1,6 @@
 """The small data set of our own frames that is in git: how it is made, and how it comes into `data/`."""
 
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,11 +10,13 @@ from homework.labels.rows import DATA_DIR
 from homework.utils.errors import InputError
 from homework.utils.io import write_json
 from homework.utils.parallel import available_cores
-from homework.utils.progress import bar, note
+from homework.utils.progress import progress_bar
 
 from .render.engines.pystk2 import assets as art
 from .render.planner import KARTS, TRACKS, race_plans
 from .render.renderer import is_done, views_of, watch, with_processes
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = Path(__file__).parents[1] / "sample"
 SPLITS = ("train", "valid", "valid_grader", "train_demo")
@@ -58,7 +61,7 @@ def use_sample(*, data: Path = DATA_DIR) -> None:
     """
     marked = (data / MARKER).exists()
     if not marked and any(next((data / split).glob("*"), None) for split in SPLITS):
-        note(f"{data} has frames: nothing to copy")
+        logger.info(f"{data} has frames: nothing to copy")
         return
     data.mkdir(parents=True, exist_ok=True)
     (data / MARKER).touch()
@@ -68,12 +71,12 @@ def use_sample(*, data: Path = DATA_DIR) -> None:
         if not (data / split).exists():  # a copy that was cut short goes on here
             with tempfile.TemporaryDirectory(dir=data) as folder:
                 _copy(SAMPLE / split, Path(folder) / split).rename(data / split)
-    note(f"{data}: the sample's frames; the course's take their place with `python -m supertux download`")
+    logger.info(f"{data}: the sample's frames; the course's take their place with `python -m supertux download`")
 
 
 def _copy(source: Path, target: Path) -> Path:
     files = sum(path.is_file() for path in source.rglob("*"))
-    with bar(total=files, desc=f"copying {source.name}", unit="file", delay=1) as progress:
+    with progress_bar(total=files, desc=f"copying {source.name}", unit="file", delay=1) as progress:
 
         def copy(*paths: str) -> None:
             shutil.copy2(*paths)
@@ -89,4 +92,4 @@ def remove_sample(data: Path) -> None:
     for split in SPLITS:
         shutil.rmtree(data / split, ignore_errors=True)
     (data / MARKER).unlink()
-    note(f"{data}: the sample's frames are removed, to make room for others")
+    logger.info(f"{data}: the sample's frames are removed, to make room for others")

@@ -12,8 +12,8 @@ from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from homework import generate_captions, generate_qa
-from homework.labels.frame_info import scenes
-from homework.labels.questions import KINDS, captions, qa_pairs, question_kind
+from homework.labels.frame_info import read_scenes
+from homework.labels.questions import QUESTION_TYPES, captions, classify_question, qa_pairs
 from homework.labels.rows import image_file, info_files
 from homework.utils import cli
 from homework.utils.io import write_json
@@ -61,7 +61,7 @@ def write_frame(split_dir: Path, frame: str, track: str, shift: int = 0, views=V
 
 def rows_of(split_dir: Path, rows: Callable) -> list[dict]:
     """The rows of a whole split, in order."""
-    views = ((path, view, scene) for path in info_files(split_dir) for view, scene in scenes(path))
+    views = ((path, view, scene) for path in info_files(split_dir) for view, scene in read_scenes(path))
     return [row for path, view, scene in views for row in rows(scene, image_file(path, view))]
 
 
@@ -72,7 +72,9 @@ def _write_pairs(split_dir: Path) -> None:
 
 def _question_of_each_kind(scene, image: str) -> list[dict]:
     pairs = list(qa_pairs(scene))
-    chosen = [next(pair for pair in pairs if question_kind(pair[0]) == kind and pair[1] != "0") for kind in KINDS]
+    chosen = [
+        next(pair for pair in pairs if classify_question(pair[0]) == kind and pair[1] != "0") for kind in QUESTION_TYPES
+    ]
     return [{"question": question, "answer": answer, "image_file": image} for question, answer in chosen]
 
 
@@ -102,7 +104,7 @@ def tiny_data(tmp_path: Path) -> Path:
         ("train_demo", "train", ("balanced_qa_pairs.json", "example_captions.json")),
     ):
         path = info_files(data / source)[0]
-        _, scene = scenes(path)[2]
+        _, scene = read_scenes(path)[2]
         image = image_file(path, 2)
         write_json(data / split / names[0], _question_of_each_kind(scene, image))
         if names[1]:

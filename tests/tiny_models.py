@@ -20,7 +20,7 @@ from homework.base_vlm import BaseVLM
 from homework.labels.scene import Kart
 from homework.models.clip import CLIP
 from homework.models.images import clip_pixels
-from homework.models.loading import EMBEDDED_BASE, load_base
+from homework.models.loading import DEFAULT_BASE, load_base
 from homework.models.prompts import PromptTokens
 from homework.models.tux_nano.modeling_hf import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
 from homework.training.lora import add_lora
@@ -80,7 +80,7 @@ def save_tiny_nano(folder: Path) -> None:
     for name, value in TEXT.items():
         setattr(config.text_config, name, value)
     torch.manual_seed(0)
-    model, processor = stir(TuxNanoForConditionalGeneration(config)), AutoProcessor.from_pretrained(EMBEDDED_BASE)
+    model, processor = stir(TuxNanoForConditionalGeneration(config)), AutoProcessor.from_pretrained(DEFAULT_BASE)
     small, embedding = SmallVocabulary(PromptTokens(processor)), model.get_input_embeddings().weight.data
     embedding[:] = small.shrink(embedding)[small.row]
     model.save_pretrained(folder)
@@ -184,7 +184,7 @@ def stand_still(folder, times: int) -> None:
 def build_clip(loaded, seed: int = 0) -> CLIP:
     """A new CLIP on the encoders of a tiny base, which are not to be changed."""
     torch.manual_seed(seed)
-    return clip.of_vlm(loaded[0]).eval()
+    return clip.clip_from_vlm(loaded[0]).eval()
 
 
 @torch.no_grad()

@@ -4,21 +4,23 @@ Every question is asked of every view of a split. Tables give percent right by t
 the official set would ask (no count of 0) and how many those are; the agreement is over all questions.
 """
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from homework.base_vlm import BaseVLM
-from homework.data import is_strictly_correct
+from homework.data import is_exact_match
 from homework.labels.eval_sets import split_scenes
-from homework.labels.questions import KINDS, is_asked_officially, qa_pairs, question_kind
-from homework.labels.rows import DATA_DIR, with_path
+from homework.labels.questions import QUESTION_TYPES, classify_question, in_official_eval, qa_pairs
+from homework.labels.rows import DATA_DIR, add_image_paths
 from homework.labels.scene import Kart, Scene
 from homework.utils.cli import run
 from homework.utils.errors import InputError
 from homework.utils.io import write_json
-from homework.utils.progress import note
+
+logger = logging.getLogger(__name__)
 
 SIDES = (5, 7, 10, 15, 25)  # pixels of 150x100: where the classes of box sizes begin
 MOST_KARTS = 5  # views with as many or more are one class
@@ -39,12 +41,12 @@ class Asked:
     @property
     def kind(self) -> str:
         """One of KINDS."""
-        return question_kind(self.question)
+        return classify_question(self.question)
 
     @property
     def is_right(self) -> bool:
         """By the strict rule."""
-        return is_strictly_correct(self.answer, self.truth)
+        return is_exact_match(self.answer, self.truth)
 
     @property
     def kart(self) -> Kart | None:
@@ -73,7 +75,7 @@ def ask_everything(vlm: BaseVLM, scenes: dict[str, Scene], data: Path) -> dict[s
         for image, scene in scenes.items()
         for question, truth in qa_pairs(scene)
     ]
-    rows = with_path(rows, data)
+    rows = add_image_paths(rows, data)
     answers = vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
     asked = defaultdict(list)
     for row, answer in zip(rows, answers, strict=True):
@@ -97,7 +99,7 @@ def table(title: str, asked: Iterable[Asked], group: Callable[[Asked], str | Non
     """Lines: percent right and number of questions by group (those that give None left out) and kind."""
     right, number = tally(asked, group)
     names = sorted({name for name, _ in number})
-    kinds = [kind for kind in KINDS if any((name, kind) in number for name in names)]
+    kinds = [kind for kind in QUESTION_TYPES if any((name, kind) in number for name in names)]
     lines = [f"{title:24}" + "".join(f"{kind:>16}" for kind in kinds)]
     for name in names:
         cells = [_percent(right[name, kind], number[name, kind]) for kind in kinds]
@@ -203,7 +205,7 @@ def trained_pairs(data: Path) -> Counter:
     try:
         trained = split_scenes(data, "train")
     except InputError as error:
-        note(f"no table by pairs: {error}")
+        logger.info(f"no table by pairs: {error}")
         return Counter()
     return Counter((scene.ego.name, scene.track) for scene in trained.values() if scene.ego)
 
@@ -225,7 +227,7 @@ def report(checkpoint: str, split: str = "valid", data: str = str(DATA_DIR), out
     vlm = BaseVLM(checkpoint)
     vlm.show_progress = True
     views = ask_everything(vlm, scenes, data_dir)
-    official = [one for view in views.values() for one in view if is_asked_officially(one.kind, one.truth)]
+    official = [one for view in views.values() for one in view if in_official_eval(one.kind, one.truth)]
     print(f"{checkpoint} on all of {split}: {len(official):,} questions, percent right by the strict rule\n")
     lines = table("all", official, lambda one: "")
     lines += table("karts in the view", official, by_number)

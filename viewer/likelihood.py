@@ -6,11 +6,11 @@ import torch
 
 from homework.base_vlm import BaseVLM
 from homework.models.loading import unwrap
-from homework.models.shared_vocab import Vocabulary
+from homework.models.shared_vocab import SharedRowHead
 from homework.training.packing import IGNORE, collate, pack
-from homework.utils.progress import bar
+from homework.utils.progress import progress_bar
 
-IMAGES_AT_ONCE = 16  # a view's pairs are one sequence of some 400 tokens, and attention grows with its square
+IMAGE_BATCH_SIZE = 16  # a view's pairs are one sequence of some 400 tokens, and attention grows with its square
 
 
 @torch.inference_mode()
@@ -27,10 +27,10 @@ def probabilities(
         InputError: an image is missing or broken.
     """
     paths, found = list(pairs), {}
-    inner, vocabulary = unwrap(vlm.model).model, Vocabulary(vlm.model.get_output_embeddings().weight)
-    shown = bar(total=len(paths), desc="how sure it is", unit="view", shown=progress)
-    for start in range(0, len(paths), IMAGES_AT_ONCE):
-        chunk = paths[start : start + IMAGES_AT_ONCE]
+    inner, vocabulary = unwrap(vlm.model).model, SharedRowHead(vlm.model.get_output_embeddings().weight)
+    shown = progress_bar(total=len(paths), desc="how sure it is", unit="view", shown=progress)
+    for start in range(0, len(paths), IMAGE_BATCH_SIZE):
+        chunk = paths[start : start + IMAGE_BATCH_SIZE]
         packed = [pack(vlm.tokens, [(question, answer, 1.0) for question, answer in pairs[path]]) for path in chunk]
         batch = collate(packed, vlm.pixel_values(chunk), vlm.processor.tokenizer.pad_token_id)
         batch = {name: values.to(vlm.device) for name, values in batch.items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..utils.errors import InputError
 
 
-def moment_of(info: dict, path: Path) -> tuple:
+def state_key(info: dict, path: Path) -> tuple:
     """The track and where each kart is on it, in whole metres: the same in frames of karts that stand still.
 
     Raises:

@@ -1,18 +1,29 @@
 """Evaluation sets in the official shape and mix, from any split; and the label rule against the official ones."""
 
+import logging
 import random
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
 from ..utils.cli import run
-from ..utils.errors import InputError, at_least
+from ..utils.errors import InputError, check_min
 from ..utils.io import write_json
-from ..utils.progress import bar, note
-from .frame_info import read_info, scenes
-from .questions import CAPTIONS, KINDS, caption_kind, captions, is_asked_officially, qa_pairs, question_kind
+from ..utils.progress import progress_bar
+from .frame_info import read_frame_info, read_scenes
+from .questions import (
+    CAPTIONS,
+    QUESTION_TYPES,
+    captions,
+    classify_caption,
+    classify_question,
+    in_official_eval,
+    qa_pairs,
+)
 from .rows import DATA_DIR, MultiChoiceQADataset, VQADataset, frame_of, image_file, info_files, split_folder
-from .scene import Scene, scene
+from .scene import Scene, build_scene
+
+logger = logging.getLogger(__name__)
 
 QA_FILE, MC_FILE = "balanced_qa_pairs.json", "all_mc_qas.json"
 NUM_DISTRACTORS = 4
@@ -38,8 +49,8 @@ def split_scenes(data_dir: str | Path, split: str) -> Scenes:
     folder = split_folder(data_dir, split)
     found = {
         image_file(path, view): view_scene
-        for path in bar(info_files(folder), desc="reading frames", unit="frame", delay=1)
-        for view, view_scene in scenes(path)
+        for path in progress_bar(info_files(folder), desc="reading frames", unit="frame", delay=1)
+        for view, view_scene in read_scenes(path)
     }
     if not found:
         raise InputError(folder, "its frames have no views", "take another split")
@@ -84,10 +95,10 @@ def _draw(
     return drawn
 
 
-def _askable(view: Scene, kind: str) -> list[tuple[str, str]]:
+def _official_pairs(view: Scene, kind: str) -> list[tuple[str, str]]:
     """The pairs of a kind that the official set would ask."""
-    pairs = [(question, answer) for question, answer in qa_pairs(view) if question_kind(question) == kind]
-    return [(question, answer) for question, answer in pairs if is_asked_officially(kind, answer)]
+    pairs = [(question, answer) for question, answer in qa_pairs(view) if classify_question(question) == kind]
+    return [(question, answer) for question, answer in pairs if in_official_eval(kind, answer)]
 
 
 def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
@@ -98,12 +109,12 @@ def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
     """
     # the course's other kinds can do with any view, relation and count need one with two karts
     order = ("count", "relation", "total", "ego", "track")
-    order = (*(kind for kind in KINDS if kind not in order), *order)  # of a new kind nothing is known
-    shares = _shares(n, dict.fromkeys(KINDS, 1))
-    drawn = _draw(scenes_by_image, {kind: shares[kind] for kind in order}, _askable, random.Random(seed))
+    order = (*(kind for kind in QUESTION_TYPES if kind not in order), *order)  # of a new kind nothing is known
+    shares = _shares(n, dict.fromkeys(QUESTION_TYPES, 1))
+    drawn = _draw(scenes_by_image, {kind: shares[kind] for kind in order}, _official_pairs, random.Random(seed))
     return [
         {"question": question, "answer": answer, "image_file": image}
-        for kind in KINDS
+        for kind in QUESTION_TYPES
         for image, (question, answer) in drawn[kind]
     ]
 
@@ -144,7 +155,7 @@ def multiple_choice(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
     order = ("relation", "total", "ego", "track")  # the kinds that fewest views can serve come first
 
     def true_captions(view: Scene, kind: str) -> list[str]:
-        return [caption for caption in captions(view) if caption_kind(caption) == kind]
+        return [caption for caption in captions(view) if classify_caption(caption) == kind]
 
     drawn = _draw(scenes_by_image, {kind: shares[kind] for kind in order}, true_captions, rng)
     karts = sorted({kart.name for view in scenes_by_image.values() for kart in view.karts})
@@ -177,24 +188,24 @@ def build(
         num_mc: multiple-choice questions
         data: where the splits are
     """
-    at_least(1, num_qa=num_qa, num_mc=num_mc)
+    check_min(1, num_qa=num_qa, num_mc=num_mc)
     scenes_by_image = split_scenes(data, split)
     pairs = balanced_pairs(scenes_by_image, num_qa, seed)
     questions = multiple_choice(scenes_by_image, num_mc, seed)
     write_json(output / QA_FILE, pairs)
     write_json(output / MC_FILE, questions)
-    note(f"{output / QA_FILE}: {len(pairs)} pairs")
-    note(f"{output / MC_FILE}: {len(questions)} questions")
+    logger.info(f"{output / QA_FILE}: {len(pairs)} pairs")
+    logger.info(f"{output / MC_FILE}: {len(questions)} questions")
 
 
 def _scene_of(image: str, data: Path) -> Scene:
     """The scene of an image file, by its frame."""
     frame, view = frame_of(image)
     info_file = data / f"{frame}_info.json"
-    info = read_info(info_file)
+    info = read_frame_info(info_file)
     if view >= len(info["detections"]):
         raise InputError(info_file, f"no view {view}", f"take {image} out of the questions")
-    return scene(info, view)
+    return build_scene(info, view)
 
 
 def verify(*, data: Path = DATA_DIR) -> None:
@@ -205,14 +216,14 @@ def verify(*, data: Path = DATA_DIR) -> None:
     """
     pairs, questions = VQADataset("valid_grader", data), MultiChoiceQADataset("valid_grader", data)
     right = 0
-    for row in bar(pairs, desc="answers", unit="question", delay=1):
+    for row in progress_bar(pairs, desc="answers", unit="question", delay=1):
         answer = dict(qa_pairs(_scene_of(row["image_file"], data))).get(row["question"])
         right += answer == row["answer"]
         if answer != row["answer"]:
             print(f"{row['image_file']}: {row['question']} official {row['answer']}, rule {answer}")
     print(f"{right} of {len(pairs)} answers")
     right = several = 0
-    for row in bar(questions, desc="captions", unit="question", delay=1):
+    for row in progress_bar(questions, desc="captions", unit="question", delay=1):
         true = set(captions(_scene_of(row["image_file"], data)))
         caption = row["candidates"][row["correct_index"]]
         right += caption in true

@@ -10,15 +10,15 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import msgspec
 
 from ..utils.errors import InputError, first_line
-from ..utils.io import reading
-from .scene import DETECTION_SIZE, KART_CLASS, Scene, scene
+from ..utils.io import open_json
+from .scene import DETECTION_SIZE, KART_CLASS, Scene, build_scene
 
 REMEDY = "fix the frame or delete its files"
 
 _X, _Y = (Annotated[float, msgspec.Meta(ge=0, le=size)] for size in DETECTION_SIZE)
 
 
-class Info(TypedDict):
+class FrameInfo(TypedDict):
     """What is read of an `*_info.json`; other keys are left out."""
 
     track: str
@@ -27,16 +27,16 @@ class Info(TypedDict):
     distance_down_track: NotRequired[Any]  # checked where it is needed, in `homework.labels.duplicates`
 
 
-_DECODER = msgspec.json.Decoder(Info)
+_DECODER = msgspec.json.Decoder(FrameInfo)
 
 
-def read_info(path: str | Path) -> Info:
+def read_frame_info(path: str | Path) -> FrameInfo:
     """An `*_info.json`, strict JSON in UTF-8, checked: track, karts and detections are there and fit together.
 
     Raises:
         InputError: a missing or broken file, key, kart or box, named in one line.
     """
-    with reading(path) as content:
+    with open_json(path) as content:
         try:
             info = _DECODER.decode(content)
         except (msgspec.ValidationError, RecursionError) as error:  # it is JSON, but no frame
@@ -54,11 +54,11 @@ def read_info(path: str | Path) -> Info:
     return info
 
 
-def scenes(info_path: str | Path) -> list[tuple[int, Scene]]:
+def read_scenes(info_path: str | Path) -> list[tuple[int, Scene]]:
     """All (view index, scene) of one frame; the file is read once.
 
     Raises:
-        InputError: see `read_info`.
+        InputError: see `read_frame_info`.
     """
-    info = read_info(info_path)
-    return [(view, scene(info, view)) for view in range(len(info["detections"]))]
+    info = read_frame_info(info_path)
+    return [(view, build_scene(info, view)) for view in range(len(info["detections"]))]

@@ -1,5 +1,6 @@
 """Frames -> a pair file: a whole split on all cores, the same bytes every time."""
 
+import logging
 import os
 import signal
 import time
@@ -11,11 +12,13 @@ from pathlib import Path
 import msgspec
 
 from ..utils.errors import InputError
-from ..utils.io import replacing
-from ..utils.progress import bar, note
-from .frame_info import scenes
+from ..utils.io import atomic_write
+from ..utils.progress import progress_bar
+from .frame_info import read_scenes
 from .rows import image_file, info_files
 from .scene import Scene
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 32  # frames a task: few enough to share out evenly, enough to hide the transfer
 
@@ -28,7 +31,7 @@ def _chunk(rows: Rows, info_paths: list[Path]) -> tuple[bytes, int, list[str]]:
     blocks, number, images = [], 0, []
     for path in info_paths:
         found = []
-        for view, scene in scenes(path):
+        for view, scene in read_scenes(path):
             images.append(image_file(path, view))
             found.extend(rows(scene, images[-1]))
         if found:
@@ -51,14 +54,14 @@ def _chunks(rows: Rows, frames: list[Path], workers: int | None) -> Iterator[tup
     tasks = [frames[start : start + CHUNK] for start in range(0, len(frames), CHUNK)]
     with (
         ProcessPoolExecutor(workers, initializer=_begin_worker) as pool,
-        bar(total=len(frames), desc="asking", unit="frame") as progress,
+        progress_bar(total=len(frames), desc="asking", unit="frame") as progress,
     ):
         for task, result in zip(tasks, pool.map(partial(_chunk, rows), tasks), strict=True):
             yield result
             progress.update(len(task))
 
 
-def write_split(split_dir: Path, name: str, rows: Rows, workers: int | None = None) -> Path:
+def generate_annotations(split_dir: Path, name: str, rows: Rows, workers: int | None = None) -> Path:
     """Write the rows of all views of a split to `split_dir/name`, one a line, and print how many.
 
     Args:
@@ -73,7 +76,7 @@ def write_split(split_dir: Path, name: str, rows: Rows, workers: int | None = No
     # one listing instead of a look at each file
     present = {f"{split_dir.name}/{file}" for file in os.listdir(split_dir)}
     num_pairs = num_views = 0
-    with replacing(split_dir / name) as temporary, open(temporary, "wb") as stream:
+    with atomic_write(split_dir / name) as temporary, open(temporary, "wb") as stream:
         for lines, number, images in _chunks(rows, frames, workers):
             if not present.issuperset(images):
                 missing = next(image for image in images if image not in present)
@@ -84,6 +87,6 @@ def write_split(split_dir: Path, name: str, rows: Rows, workers: int | None = No
             num_views += len(images)
         stream.write(b"\n]\n" if num_pairs else b"[]\n")
     seconds = time.perf_counter() - start
-    note(f"{split_dir / name}: {num_pairs:,} pairs of {num_views:,} views in {len(frames):,} frames")
-    note(f"{seconds:.1f} s, {num_pairs / seconds:,.0f} pairs/s")
+    logger.info(f"{split_dir / name}: {num_pairs:,} pairs of {num_views:,} views in {len(frames):,} frames")
+    logger.info(f"{seconds:.1f} s, {num_pairs / seconds:,.0f} pairs/s")
     return split_dir / name

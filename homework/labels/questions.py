@@ -26,17 +26,17 @@ class Question:
     needs_ego: bool = True
 
     @cached_property
-    def names_kart(self) -> bool:
+    def is_per_kart(self) -> bool:
         """Whether it is asked once for each kart but the ego's."""
         return "{kart}" in self.template
 
 
-def side_of(scene: Scene, kart: Kart) -> str:
+def left_or_right(scene: Scene, kart: Kart) -> str:
     """`left` or `right` of the ego kart."""
     return "left" if scene.is_left(kart) else "right"
 
 
-def depth_of(scene: Scene, kart: Kart) -> str:
+def front_or_back(scene: Scene, kart: Kart) -> str:
     """`front` or `back` of the ego kart."""
     return "front" if scene.is_front(kart) else "back"
 
@@ -49,10 +49,12 @@ QUESTIONS = (
     Question("ego", "What kart is the ego car?", lambda s, _: s.ego.name),
     Question("total", "How many karts are there in the scenario?", lambda s, _: str(len(s.karts))),
     Question("track", "What track is this?", lambda s, _: s.track, needs_ego=False),
-    Question("relation", "Is {kart} to the left or right of the ego car?", side_of),
-    Question("relation", "Is {kart} in front of or behind the ego car?", depth_of),
+    Question("relation", "Is {kart} to the left or right of the ego car?", left_or_right),
+    Question("relation", "Is {kart} in front of or behind the ego car?", front_or_back),
     Question(
-        "relation", "Where is {kart} relative to the ego car?", lambda s, k: f"{depth_of(s, k)} and {side_of(s, k)}"
+        "relation",
+        "Where is {kart} relative to the ego car?",
+        lambda s, k: f"{front_or_back(s, k)} and {left_or_right(s, k)}",
     ),
     Question("count", "How many karts are to the left of the ego car?", _count(lambda s, k: s.is_left(k))),
     Question("count", "How many karts are to the right of the ego car?", _count(lambda s, k: not s.is_left(k))),
@@ -60,7 +62,7 @@ QUESTIONS = (
     Question("count", "How many karts are behind the ego car?", _count(lambda s, k: not s.is_front(k))),
 )
 
-KINDS = tuple(dict.fromkeys(row.kind for row in QUESTIONS))
+QUESTION_TYPES = tuple(dict.fromkeys(row.kind for row in QUESTIONS))
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,13 @@ CAPTIONS = (
 )
 
 
-def ask(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> list[tuple[Question, str, str]]:
+def generate_questions(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> list[tuple[Question, str, str]]:
     """All (row, question, answer) of a scene. Without a kart: only the track."""
     asked = []
     if scene.ego is None:
         questions = [row for row in questions if not row.needs_ego]
     for row in questions:
-        for kart in scene.others if row.names_kart else (None,):
+        for kart in scene.others if row.is_per_kart else (None,):
             answer = row.program(scene, kart)
             if answer is not None:
                 asked.append((row, row.template.format(kart=kart.name) if kart else row.template, answer))
@@ -102,7 +104,7 @@ def ask(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> list[tuple[Q
 
 def qa_pairs(scene: Scene) -> Iterator[tuple[str, str]]:
     """All (question, answer) of a scene."""
-    for _, question, answer in ask(scene):
+    for _, question, answer in generate_questions(scene):
         yield question, answer
 
 
@@ -121,25 +123,25 @@ _QUESTION_KINDS = [(re.compile(_pattern(q.template)), q.kind) for q in QUESTIONS
 _CAPTION_KINDS = [(re.compile(_pattern(c.template)), c) for c in CAPTIONS]
 
 
-def question_kind(question: str) -> str:
-    """The kind of a question, one of `KINDS`; `other` for wording that is not ours."""
+def classify_question(question: str) -> str:
+    """The kind of a question, one of `QUESTION_TYPES`; `other` for wording that is not ours."""
     return next((kind for pattern, kind in _QUESTION_KINDS if pattern.fullmatch(question)), "other")
 
 
-def caption_kind(caption: str) -> str:
+def classify_caption(caption: str) -> str:
     """The kind of a caption: ego, total, track or relation; `other` for wording that is not ours."""
     return next((row.kind for pattern, row in _CAPTION_KINDS if pattern.fullmatch(caption)), "other")
 
 
-def is_asked_officially(kind: str, answer: str) -> bool:
+def in_official_eval(kind: str, answer: str) -> bool:
     """The official sets hold no count of 0."""
     return kind != "count" or answer != "0"
 
 
-def training_weight(kind: str, answer: str) -> float:
+def sample_weight(kind: str, answer: str) -> float:
     """How much a pair of a kind counts beside the others of its kind in training.
 
     Three of four counts are 0, and the official sets ask none of those: at full weight a model learns to say
     0 wherever it isn't sure.
     """
-    return 1.0 if is_asked_officially(kind, answer) else 0.2
+    return 1.0 if in_official_eval(kind, answer) else 0.2

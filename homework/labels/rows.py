@@ -1,5 +1,6 @@
 """The files of a split: its frames, its images, and the rows of its annotation files."""
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,7 +9,8 @@ from typing import ClassVar
 
 from ..utils.errors import InputError, no_split
 from ..utils.io import read_json
-from ..utils.progress import note
+
+logger = logging.getLogger(__name__)
 
 DATA_DIR = Path(__file__).parents[2] / "data"
 
@@ -16,7 +18,7 @@ DATA_DIR = Path(__file__).parents[2] / "data"
 _MAKERS = {"qa_pairs": "generate_qa", "captions": "generate_captions"}
 
 
-def guard_training_split(split: str) -> None:
+def check_not_eval_split(split: str) -> None:
     """Keep what a model is measured on out of its training.
 
     Raises:
@@ -26,7 +28,7 @@ def guard_training_split(split: str) -> None:
         raise InputError(split, "a split to measure on, not to train on", "train on a split not named valid...")
 
 
-def with_path(rows: Sequence[dict], data_dir: Path) -> list[dict]:
+def add_image_paths(rows: Sequence[dict], data_dir: Path) -> list[dict]:
     """The rows with `image_path` added: where their `image_file` lies."""
     return [{**row, "image_path": str(data_dir / row["image_file"])} for row in rows]
 
@@ -61,7 +63,7 @@ class _Rows(Sequence):
                 problem = self._problem(row)
                 if problem:
                     raise InputError(file, f"row {number} {problem}", "make the file again")
-            self.rows += with_path(content, data_dir)
+            self.rows += add_image_paths(content, data_dir)
 
     def _problem(self, row) -> str | None:
         if not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in self.fields.items()):
@@ -104,7 +106,7 @@ class MultiChoiceQADataset(_Rows):
         return problem
 
 
-def with_image(rows: Sequence[dict]) -> list[dict]:
+def drop_rows_without_image(rows: Sequence[dict]) -> list[dict]:
     """The rows whose image is there, and a line about the others: a part of a data set has pair files of the whole.
 
     Raises:
@@ -116,7 +118,7 @@ def with_image(rows: Sequence[dict]) -> list[dict]:
         raise InputError(rows[0]["image_path"], "no such image, nor that of any other pair", "restore the images")
     if len(kept) < len(rows):
         missing = next(row["image_path"] for row in rows if row["image_path"] not in there)
-        note(f"{len(rows) - len(kept)} of {len(rows)} pairs left out: no such image, e.g. {missing}")
+        logger.info(f"{len(rows) - len(kept)} of {len(rows)} pairs left out: no such image, e.g. {missing}")
     return kept
 
 

@@ -13,7 +13,7 @@ DETECTION_SIZE = (600, 400)
 VIEW_SIZE = (150, 100)
 MIDDLE = (VIEW_SIZE[0] / 2, VIEW_SIZE[1] / 2)
 SCALE = 0.25
-MIN_SIDE = 5  # pixels of the 150x100 image, on the truncated box
+MIN_KART_SIZE_PX = 5  # pixels of the 150x100 image, on the truncated box
 KART_CLASS = 1
 CLASS_NAMES = {1: "kart", 2: "track boundary", 3: "track element", 4: "special 1", 5: "special 2", 6: "special 3"}
 
@@ -40,7 +40,7 @@ class Kart(NamedTuple):
     @property
     def counts(self) -> bool:
         """Whether it is large enough for the label rule."""
-        return self.side >= MIN_SIDE
+        return self.side >= MIN_KART_SIZE_PX
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ def detected_karts(info: dict, view_index: int, min_side: int = 0) -> Iterator[K
                 yield Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2))
 
 
-def scene(info: dict, view_index: int) -> Scene:
+def build_scene(info: dict, view_index: int) -> Scene:
     """The label rule: scale and truncate each box, keep karts of at least 5x5 pixels.
 
     Args:
         info: as `info.read_info` returns it.
         view_index: which view; 0 to `len(info["detections"]) - 1`.
     """
-    return Scene(info["track"], tuple(detected_karts(info, view_index, MIN_SIDE)))
+    return Scene(info["track"], tuple(detected_karts(info, view_index, MIN_KART_SIZE_PX)))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.errors import InputError
-from ..utils.io import replacing
-from .frame_info import read_info
+from ..utils.io import atomic_write
+from .frame_info import read_frame_info
 from .rows import image_file
-from .scene import KART_CLASS, SCALE, VIEW_SIZE, Scene, scene
+from .scene import KART_CLASS, SCALE, VIEW_SIZE, Scene, build_scene
 
 COLOURS = {"ego": "#ff3b30", "kart": "#ffd60a", "small": "#64d2ff", "other": "#ffffff"}
 LINES = {
@@ -38,11 +38,11 @@ class Box:
     box: tuple[float, float, float, float]
 
 
-def view_boxes(info: dict, view_index: int, view: Scene) -> list[Box]:
+def boxes_for_drawing(info: dict, view_index: int, view: Scene) -> list[Box]:
     """The boxes of a view in the order to draw them: the ego kart's last, so that it is on top.
 
     Args:
-        info: as `read_info` returns it.
+        info: as `read_frame_info` returns it.
         view: the scene of this view.
     """
     found = []
@@ -57,7 +57,7 @@ def view_boxes(info: dict, view_index: int, view: Scene) -> list[Box]:
     return found + ([Box("ego", view.ego.name, view.ego.box)] if view.ego else [])
 
 
-def check_view(info_file: Path, view_index: int, pairs: Pairs, what: str, output: Path | None) -> None:
+def show_view(info_file: Path, view_index: int, pairs: Pairs, what: str, output: Path | None) -> None:
     """Print the pairs of a view, and show them beside its picture.
 
     Args:
@@ -68,16 +68,16 @@ def check_view(info_file: Path, view_index: int, pairs: Pairs, what: str, output
     Raises:
         InputError: a broken frame, no such view, no readable image, a picture format that isn't known.
     """
-    info = read_info(info_file)
+    info = read_frame_info(info_file)
     num_views = len(info["detections"])
     if not 0 <= view_index < num_views:
         remedy = f"take one of 0 to {num_views - 1}" if num_views else "it has none; take another frame"
         raise InputError(info_file, f"no view {view_index}", remedy)
-    view = scene(info, view_index)
+    view = build_scene(info, view_index)
     rows = list(pairs(view))
     # the name as generated, but in the frame's own folder, wherever that is
     image_path = Path(info_file).parent / Path(image_file(info_file, view_index)).name
-    figure = _draw(image_path, view_boxes(info, view_index, view), view.track, rows, what)
+    figure = _draw(image_path, boxes_for_drawing(info, view_index, view), view.track, rows, what)
     for text, answer in rows:
         print(f"{text} {answer}".rstrip())
     _show_or_save(figure, output, f"{image_path.stem.removesuffix('_im')}_{what.replace(' ', '_')}.png")
@@ -168,6 +168,6 @@ def _show_or_save(figure, output: Path | None, name: str) -> None:
     known = figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise InputError(output, f"can't save a picture as .{kind}", f"take one of {', '.join(sorted(known))}")
-    with replacing(output) as temporary:
+    with atomic_write(output) as temporary:
         figure.savefig(temporary, format=kind, dpi=110)
     print(f"saved to {output.resolve()}")

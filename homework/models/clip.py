@@ -9,29 +9,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..utils.errors import InputError, first_line
-from ..utils.io import replacing
-from .tux_nano.connector import Recogniser
+from ..utils.io import atomic_write
+from .tux_nano.connector import PredictionHeads
 
 ADDITIONAL_WEIGHTS = "additional_weights.pt"
 DIM = 128
 POOL_HEAD_DIM = 32
 SMOOTHING = 0.1  # of what is true (label smoothing, arXiv:1512.00567)
-FROM_BASE = ("vision_encoder.", "text_encoder.", "recogniser.")
+BASE_MODEL_PREFIXES = ("vision_encoder.", "text_encoder.", "recogniser.")
 
 
-def smoothed(truth: Tensor) -> Tensor:
+def smooth_labels(truth: Tensor) -> Tensor:
     """Labels from `SMOOTHING` / 2 to 1 - `SMOOTHING` / 2 instead of 0 to 1."""
     return (1 - SMOOTHING) * truth + SMOOTHING / 2
 
 
-def log_odds_of(truth: Tensor, kinds: Sequence[str]) -> Tensor:
+def class_prior_logits(truth: Tensor, kinds: Sequence[str]) -> Tensor:
     """The log odds of a text of each kind before the image is seen, as labels are smoothed, for each text: [texts].
 
     Args:
         truth: [views, texts], 1 where a text is true of a view.
         kinds: of each text.
     """
-    shares = smoothed(truth).mean(0)
+    shares = smooth_labels(truth).mean(0)
     of_kind = {kind: shares[[other == kind for other in kinds]].mean() for kind in set(kinds)}
     return torch.stack([of_kind[kind] for kind in kinds]).logit()
 
@@ -68,7 +68,7 @@ class CLIP(nn.Module):
         self,
         vision_encoder: nn.Module,
         text_encoder: nn.Module,
-        recogniser: Recogniser | None = None,
+        recogniser: PredictionHeads | None = None,
         dim: int = DIM,
     ):
         super().__init__()
@@ -95,15 +95,15 @@ class CLIP(nn.Module):
     def look(self, pixel_values: Tensor) -> Tensor:
         """[b, 3, h, w] of any float type -> what the images show, [b, width]."""
         pixel_values = pixel_values.to(next(self.vision_encoder.parameters()).dtype)
-        return self.shown_by(self.vision_encoder(pixel_values).last_hidden_state)
+        return self.pool_vision_tokens(self.vision_encoder(pixel_values).last_hidden_state)
 
     @property
-    def learns_to_see(self) -> bool:
+    def vision_is_trainable(self) -> bool:
         """Whether what `look` gives changes in training."""
         parts = (self.vision_encoder, self.recogniser or self.vision_pool)
         return any(weight.requires_grad for part in parts for weight in part.parameters())
 
-    def shown_by(self, tokens: Tensor) -> Tensor:
+    def pool_vision_tokens(self, tokens: Tensor) -> Tensor:
         """The vision encoder's tokens, [b, s, d] or [b, looks, s, d] -> what the images show, [b, width]."""
         dtype = self.vision_projection.weight.dtype
         if self.recogniser:
@@ -131,7 +131,7 @@ class CLIP(nn.Module):
         vision, text = self.encode_image(pixel_values), self.encode_text(input_ids, attention_mask)
         return vision, text, self.logit_scale.exp()
 
-    def loss(self, vision: Tensor, text: Tensor, truth: Tensor, log_odds: Tensor) -> Tensor:
+    def loss(self, vision: Tensor, text: Tensor, truth: Tensor, prior_logits: Tensor) -> Tensor:
         """Sigmoid loss of each image against each text: nothing true is ever called wrong.
 
         How often texts of a kind are true at all is added here and left out when candidates are compared, so that what
@@ -146,21 +146,21 @@ class CLIP(nn.Module):
         Args:
             vision, text: [b, dim], [n, dim].
             truth: [b, n], 1 where the text is true of the image.
-            log_odds: [n], see `log_odds_of`.
+            log_odds: [n], see `class_prior_logits`.
 
         Returns:
             the mean over images of the sum over texts.
         """
-        logits = self.logit_scale.exp() * vision @ text.T + self.logit_bias + log_odds
-        return F.binary_cross_entropy_with_logits(logits, smoothed(truth), reduction="none").sum(1).mean()
+        logits = self.logit_scale.exp() * vision @ text.T + self.logit_bias + prior_logits
+        return F.binary_cross_entropy_with_logits(logits, smooth_labels(truth), reduction="none").sum(1).mean()
 
     def additional_weights(self) -> dict[str, Tensor]:
         """All that is not the base's: with another base's recogniser an old checkpoint would load, and be wrong."""
-        return {k: v.detach().cpu() for k, v in self.state_dict().items() if not k.startswith(FROM_BASE)}
+        return {k: v.detach().cpu() for k, v in self.state_dict().items() if not k.startswith(BASE_MODEL_PREFIXES)}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `additional_weights.pt`."""
-        with replacing(Path(folder) / ADDITIONAL_WEIGHTS) as temporary:
+        with atomic_write(Path(folder) / ADDITIONAL_WEIGHTS) as temporary:
             torch.save(self.additional_weights(), temporary)
 
     def load_pretrained(self, folder: str | Path) -> None:

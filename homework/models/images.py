@@ -15,31 +15,31 @@ from torch import Tensor
 from ..labels.scene import VIEW_SIZE
 from ..utils.errors import InputError
 from ..utils.images import open_image
-from ..utils.io import digest_of, replacing
-from ..utils.parallel import ending
-from ..utils.progress import bar
+from ..utils.io import atomic_write, fingerprint
+from ..utils.parallel import cancel_on_error
+from ..utils.progress import progress_bar
 
 CLIP_SIZE = 192  # the grader's crop
 MEAN = STD = 0.5
-KEPT_CACHES = 6  # of views, a gigabyte for the course's `train`: as many as its splits and some of our own
+MAX_CACHE_FILES = 6  # of views, a gigabyte for the course's `train`: as many as its splits and some of our own
 # of what is wrong with a broken image the error says enough
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def as_view(image: Image.Image) -> np.ndarray:
+def to_view_size(image: Image.Image) -> np.ndarray:
     """An RGB image of any size -> [100, 150, 3] of uint8."""
     return np.asarray(image if image.size == VIEW_SIZE else image.resize(VIEW_SIZE, Image.Resampling.LANCZOS))
 
 
 def _view(path: str | Path) -> np.ndarray:
-    return as_view(open_image(path))
+    return to_view_size(open_image(path))
 
 
 def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None) -> np.ndarray:
     """The views as one array [n, 100, 150, 3] of uint8, decoded once and then memory-mapped.
 
     The cache's name is a digest of every file's path, size and time of change, so a changed image is
-    decoded again; `KEPT_CACHES` are kept. Where the cache can't be written the array stays in memory.
+    decoded again; `MAX_CACHE_FILES` are kept. Where the cache can't be written the array stays in memory.
 
     Raises:
         InputError: see `open_image`.
@@ -51,12 +51,14 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
     if cached is not None:
         return cached
     views = np.empty(shape, dtype=np.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, ending(pool):
-        for index, view in enumerate(bar(pool.map(_view, paths), total=len(paths), desc="reading views", unit="view")):
+    with ThreadPoolExecutor(os.cpu_count()) as pool, cancel_on_error(pool):
+        for index, view in enumerate(
+            progress_bar(pool.map(_view, paths), total=len(paths), desc="reading views", unit="view")
+        ):
             views[index] = view
     if file:
         try:
-            with replacing(file) as temporary, open(temporary, "wb") as stream:
+            with atomic_write(file) as temporary, open(temporary, "wb") as stream:
                 np.save(stream, views)
         except OSError:
             return views
@@ -68,7 +70,7 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
 def _drop_old(folder: Path) -> None:
     """Keep the caches that were used last: one of views that have changed since is never asked for again."""
     with contextlib.suppress(OSError):  # on some systems none that is open can be deleted
-        for old in sorted(folder.glob("views-*.npy"), key=lambda file: -file.stat().st_mtime)[KEPT_CACHES:]:
+        for old in sorted(folder.glob("views-*.npy"), key=lambda file: -file.stat().st_mtime)[MAX_CACHE_FILES:]:
             old.unlink()
 
 
@@ -91,7 +93,7 @@ def _digest(paths: Sequence[str | Path]) -> str:
         except (OSError, ValueError):  # ValueError: a name that no file can have
             raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
         told.append(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}")
-    return digest_of(told)
+    return fingerprint(told)
 
 
 def normalise(pixels: np.ndarray | Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from .tux_nano import model as nano_quick
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-EMBEDDED_BASE = str(Path(__file__).parents[1] / "weights" / "tux_nano")
+DEFAULT_BASE = str(Path(__file__).parents[1] / "weights" / "tux_nano")
 
 DEPTHS = {"num_hidden_layers", "blocks", "fovea_blocks"}  # names of a config's numbers of layers
 MAX_DEPTH = 1000  # the most of them that is read
@@ -49,16 +49,16 @@ def resolve_base(base: str) -> str:
         InputError: neither can be meant.
     """
     if base == "tux_nano" or (Path(base).name == "tux_nano" and not os.path.isdir(base)):
-        return EMBEDDED_BASE
+        return DEFAULT_BASE
     # a name of the hub has an owner, for whom there is no folder here
     if not os.path.isdir(base) and ("/" not in base or os.path.isdir(os.path.dirname(base))):
         raise no_folder(Path(base), "no such base or checkpoint", "name a folder, or a model of the hub as OWNER/NAME")
     return base
 
 
-def portable_base(base: str) -> str:
+def base_id(base: str) -> str:
     """The name to write into a checkpoint: the embedded base's folder has another path on each machine."""
-    return "tux_nano" if Path(base).resolve() == Path(EMBEDDED_BASE).resolve() else base
+    return "tux_nano" if Path(base).resolve() == Path(DEFAULT_BASE).resolve() else base
 
 
 def _transformers() -> ModuleType:
@@ -78,17 +78,17 @@ def load_quickly(
     return quick and (quick[0].to(pick_device()), quick[1])
 
 
-def load_for_answers(checkpoint: str | Path) -> tuple[nn.Module, "nano_quick.QuickProcessor | ProcessorMixin"]:
+def load_for_inference(checkpoint: str | Path) -> tuple[nn.Module, "nano_quick.QuickProcessor | ProcessorMixin"]:
     """(model, processor) of a base or a PEFT folder, on the best device; without transformers where that can be.
 
     Raises:
-        InputError: see `load_by_transformers`.
+        InputError: see `load_hf`.
     """
-    return load_quickly(*_base_and_adapter(checkpoint)) or load_by_transformers(checkpoint)
+    return load_quickly(*_base_and_adapter(checkpoint)) or load_hf(checkpoint)
 
 
-def load_by_transformers(checkpoint: str | Path) -> tuple[nn.Module, "ProcessorMixin"]:
-    """As `load_for_answers`, of any Idefics3 model, with transformers and peft.
+def load_hf(checkpoint: str | Path) -> tuple[nn.Module, "ProcessorMixin"]:
+    """As `load_for_inference`, of any Idefics3 model, with transformers and peft.
 
     Raises:
         InputError: see `load_base` and `load_adapter`.
@@ -105,7 +105,7 @@ def _base_and_adapter(checkpoint: str | Path) -> tuple[str, str | Path | None]:
     return str(checkpoint), None
 
 
-def load_base(base: str = EMBEDDED_BASE) -> tuple[nn.Module, "ProcessorMixin"]:
+def load_base(base: str = DEFAULT_BASE) -> tuple[nn.Module, "ProcessorMixin"]:
     """(model, processor) of an Idefics3 checkpoint, on the best device. No code of a checkpoint is run.
 
     Raises:
@@ -115,14 +115,14 @@ def load_base(base: str = EMBEDDED_BASE) -> tuple[nn.Module, "ProcessorMixin"]:
     return load_model(base), processor
 
 
-def load_model(base: str = EMBEDDED_BASE) -> nn.Module:
+def load_model(base: str = DEFAULT_BASE) -> nn.Module:
     """The model alone, in eval mode.
 
     Raises:
         InputError: see `load_base`.
     """
     device = pick_device()
-    with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
+    with _errors_as_input_error(base, "not a loadable base", "name a folder or a hub model that is there"):
         place = resolve_base(base)
         # trust_remote_code: left out, transformers asks whoever sits there, and runs the code on a `y`
         transformers = _transformers()
@@ -135,7 +135,7 @@ def load_model(base: str = EMBEDDED_BASE) -> nn.Module:
     return model.to(device).eval()
 
 
-def load_processor(base: str = EMBEDDED_BASE) -> "ProcessorMixin":
+def load_processor(base: str = DEFAULT_BASE) -> "ProcessorMixin":
     """Tokenizer, chat template and image processor of a base, padding on the left as generation needs it.
 
     Raises:
@@ -143,7 +143,7 @@ def load_processor(base: str = EMBEDDED_BASE) -> "ProcessorMixin":
     """
     from .prompts import PromptTokens  # which imports this module
 
-    with _blaming(base, "not a loadable base", "name a folder or a hub model that is there"):
+    with _errors_as_input_error(base, "not a loadable base", "name a folder or a hub model that is there"):
         # no splitting and no blow-up: an image is resized once, to what the vision tower takes
         processor = _transformers().AutoProcessor.from_pretrained(
             resolve_base(base), do_image_splitting=False, do_resize=False, trust_remote_code=False
@@ -183,7 +183,7 @@ def _deepest(value, counts: bool = False) -> float:
 
 
 @contextlib.contextmanager
-def _blaming(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
+def _errors_as_input_error(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
     """Quiet libraries, and whatever they raise (each has errors of its own) as one line about `path`."""
     from transformers.utils import logging
 
@@ -231,7 +231,9 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    with _blaming(checkpoint, "not an adapter for this base", "train again on this base, or use the adapter's own"):
+    with _errors_as_input_error(
+        checkpoint, "not an adapter for this base", "train again on this base, or use the adapter's own"
+    ):
         peft_model = PeftModel.from_pretrained(model, str(checkpoint), config=_lora_config(Path(checkpoint)))
         # peft only warns of layers without a weight, and passes over weights without a layer
         there = get_peft_model_state_dict(peft_model, save_embedding_layers=False)

@@ -19,7 +19,7 @@ def cross_entropy(hidden: Tensor, table: Tensor, count: Tensor, rows: Tensor) ->
     return F.cross_entropy(logits + log_count, rows, reduction="none") + log_count[rows]
 
 
-class Vocabulary:
+class SharedRowHead:
     """An output layer without bias, each distinct row of which is computed once.
 
     Of the embedded base's 49,280 tokens all but 198 never occur and have the same row: a softmax counts it as often as
@@ -43,6 +43,6 @@ class Vocabulary:
         """Of each label among all tokens. hidden [n, d], labels [n] -> [n]."""
         return cross_entropy(hidden, self.table, self.count, self.row_of[labels])
 
-    def likeliest(self, hidden: Tensor) -> Tensor:
+    def argmax_token(self, hidden: Tensor) -> Tensor:
         """The token of the highest logit, the first of several. [n, d] -> [n]."""
         return self.token_of[(hidden @ self.table.T).argmax(-1)]

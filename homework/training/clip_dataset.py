@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..labels.questions import caption_kind, captions
-from ..labels.rows import CaptionDataset, frame_of, with_image
-from ..labels.scene import scene
-from ..models.clip import CLIP, log_odds_of
+from ..labels.questions import captions, classify_caption
+from ..labels.rows import CaptionDataset, drop_rows_without_image, frame_of
+from ..labels.scene import build_scene
+from ..models.clip import CLIP, class_prior_logits
 from ..models.images import clip_pixels, load_views
 from ..utils.errors import InputError
-from ..utils.io import digest_of
-from ..utils.progress import bar
+from ..utils.io import fingerprint
+from ..utils.progress import progress_bar
 
-LOOKED_AT = 6400  # views, at most, that an encoder which is not trained looks at: 12,800 are hardly better
+MAX_CACHED_IMAGES = 6400  # views, at most, that an encoder which is not trained looks at: 12,800 are hardly better
 
 
 def tokenize(texts: Sequence[str], tokenizer) -> dict[str, Tensor]:
@@ -26,7 +26,7 @@ def tokenize(texts: Sequence[str], tokenizer) -> dict[str, Tensor]:
     return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
-class CaptionedViews(Dataset):
+class CaptionMatchingDataset(Dataset):
     """The views that a split has captions of, each with the captions that are true of it.
 
     A split's captions are few and true of many views, so what is true is asked of the scenes, not of the
@@ -34,21 +34,21 @@ class CaptionedViews(Dataset):
     """
 
     def __init__(self, rows: Sequence[dict], data_dir: Path, cache_dir: Path | None = None):
-        from ..labels.frame_info import read_info
+        from ..labels.frame_info import read_frame_info
 
         true: dict[str, set[str]] = {}
         for row in rows:
             true.setdefault(row["image_file"], set()).add(row["caption"])
         infos: dict[str, dict] = {}
-        for image, known in bar(true.items(), desc="reading frames", unit="view", delay=1):
+        for image, known in progress_bar(true.items(), desc="reading frames", unit="view", delay=1):
             frame, view = frame_of(image)
             file = data_dir / f"{frame}_info.json"
             if frame not in infos and file.exists():
-                infos[frame] = read_info(file)
+                infos[frame] = read_frame_info(file)
             if frame in infos:
                 if view >= len(infos[frame]["detections"]):
                     raise InputError(file, f"no view {view}", f"take {image} out of the captions")
-                known.update(captions(scene(infos[frame], view)))
+                known.update(captions(build_scene(infos[frame], view)))
         self.captions = sorted(set().union(*true.values()))
         index = {caption: i for i, caption in enumerate(self.captions)}
         self.truth = torch.zeros(len(true), len(self.captions))
@@ -58,19 +58,19 @@ class CaptionedViews(Dataset):
         self.views = load_views([data_dir / image for image in self.images], cache_dir)
 
     @classmethod
-    def of_split(cls, split: str, data_dir: Path) -> "CaptionedViews":
+    def of_split(cls, split: str, data_dir: Path) -> "CaptionMatchingDataset":
         """Every caption of a split's *_captions.json whose image is there."""
-        return cls(with_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
+        return cls(drop_rows_without_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
 
     def texts(self, tokenizer) -> dict[str, Tensor]:
         """What all batches share: input_ids and attention_mask [n, s] of the captions, and their log_odds [n]."""
-        log_odds = log_odds_of(self.truth, [caption_kind(caption) for caption in self.captions])
-        return tokenize(self.captions, tokenizer) | {"log_odds": log_odds}
+        prior_logits = class_prior_logits(self.truth, [classify_caption(caption) for caption in self.captions])
+        return tokenize(self.captions, tokenizer) | {"prior_logits": prior_logits}
 
     def digest(self) -> str:
         """Of what is learned: images by name, captions, which are true of which."""
         true = (",".join(map(str, row.nonzero()[:, 0].tolist())) for row in self.truth)
-        return digest_of([*self.images, *self.captions, *true])
+        return fingerprint([*self.images, *self.captions, *true])
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -80,23 +80,23 @@ class CaptionedViews(Dataset):
         return self.views[i], self.truth[i]
 
 
-def collate_captioned(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Items of `CaptionedViews` and its `texts` -> a batch for `ContrastiveCLIP`."""
+def collate_images(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Items of `CaptionMatchingDataset` and its `texts` -> a batch for `CLIPTrainingModule`."""
     views, truth = zip(*items, strict=True)
     return {"pixel_values": clip_pixels(views), "truth": torch.stack(truth), **texts}
 
 
-class ShownViews(Dataset):
+class CachedFeatureDataset(Dataset):
     """Captioned views by what they show to a CLIP that is not trained to see, so that one look at each is enough.
 
     Args:
-        captioned: `LOOKED_AT` of its views are taken by chance, or all.
+        captioned: `MAX_CACHED_IMAGES` of its views are taken by chance, or all.
         clip: looks at a view once it is asked for.
         seed: of the choice.
     """
 
-    def __init__(self, captioned: CaptionedViews, clip: CLIP, seed: int):
-        chosen = torch.randperm(len(captioned), generator=torch.Generator().manual_seed(seed))[:LOOKED_AT]
+    def __init__(self, captioned: CaptionMatchingDataset, clip: CLIP, seed: int):
+        chosen = torch.randperm(len(captioned), generator=torch.Generator().manual_seed(seed))[:MAX_CACHED_IMAGES]
         self.captioned, self.clip, self.chosen, self.truth = captioned, clip, chosen.tolist(), captioned.truth[chosen]
         self.shown: dict[int, Tensor] = {}
 
@@ -125,7 +125,7 @@ class ShownViews(Dataset):
         return shown
 
 
-def collate_shown(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Items of `ShownViews` and its views' `texts` -> a batch for `ContrastiveCLIP`."""
+def collate_features(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Items of `CachedFeatureDataset` and its views' `texts` -> a batch for `CLIPTrainingModule`."""
     shown, truth = zip(*items, strict=True)
     return {"shown": torch.stack(shown), "truth": torch.stack(truth), **texts}

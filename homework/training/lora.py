@@ -5,15 +5,15 @@ from pathlib import Path
 
 from torch import nn
 
-from ..models.loading import portable_base, unwrap
-from ..models.tux_nano.connector import RECOGNISING
+from ..models.loading import base_id, unwrap
+from ..models.tux_nano.connector import PREDICTION_HEAD_MODULES
 
 # Linear layers that are trained whole (CLIP's projections) or not at all (the language head, and those
 # by which the embedded base's connector recognises: of `train` it knows every kart by heart), never by LoRA.
-WITHOUT_LORA = {"lm_head", "vision_projection", "text_projection", "key_value"} | RECOGNISING
+LORA_EXCLUDED_MODULES = {"lm_head", "vision_projection", "text_projection", "key_value"} | PREDICTION_HEAD_MODULES
 
 
-def add_lora(model: nn.Module, rank: int, base: str, except_for: str | None = None) -> nn.Module:
+def add_lora(model: nn.Module, rank: int, base: str, exclude: str | None = None) -> nn.Module:
     """A PeftModel: LoRA on every linear layer of the encoders and the connector.
 
     Args:
@@ -25,17 +25,17 @@ def add_lora(model: nn.Module, rank: int, base: str, except_for: str | None = No
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
-        target_modules=sorted(names - WITHOUT_LORA),
-        exclude_modules=except_for and rf"{except_for}\..*",
+        target_modules=sorted(names - LORA_EXCLUDED_MODULES),
+        exclude_modules=exclude and rf"{exclude}\..*",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of peft and transformers about each other
         peft_model = get_peft_model(model, config)
-    config.base_model_name_or_path = portable_base(base)
+    config.base_model_name_or_path = base_id(base)
     return peft_model
 
 
-class Adapted(nn.Module):
+class PeftTrainingModule(nn.Module):
     """What is trained: a PeftModel, in a subclass whose `forward` gives a loss."""
 
     def __init__(self, peft: nn.Module):

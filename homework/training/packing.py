@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.prompts import PromptTokens
-from ..models.shared_vocab import Vocabulary
-from .lora import Adapted
+from ..models.shared_vocab import SharedRowHead
+from .lora import PeftTrainingModule
 
 IGNORE = -100  # the label that carries no loss, as in torch's cross entropy
 
@@ -81,7 +81,7 @@ def collate(views: Sequence[PackedView], pixel_values: Tensor, pad_id: int) -> d
     }
 
 
-class PackedLM(Adapted):
+class PackedTrainingModule(PeftTrainingModule):
     """A generative model with LoRA that maps a packed batch to its loss.
 
     The vocabulary is large beside a small model, so logits are computed where there is a label only, and those of
@@ -89,9 +89,9 @@ class PackedLM(Adapted):
     """
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> SharedRowHead:
         """The output layer, which LoRA leaves as it is."""
-        return Vocabulary(self.base.lm_head.weight)
+        return SharedRowHead(self.base.lm_head.weight)
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -17,19 +18,21 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from ..labels.rows import with_path
+from ..labels.rows import add_image_paths
 from ..models.loading import pick_device, pick_dtype
 from ..utils.errors import InputError, first_line
-from ..utils.io import naming, read_json, require_writable, usual_rights, write_json
+from ..utils.io import apply_umask, check_writable, read_json, with_filename, write_json
 from ..utils.parallel import available_cores
-from ..utils.progress import is_quiet, note
-from .lora import Adapted
+from ..utils.progress import is_quiet
+from .lora import PeftTrainingModule
+
+logger = logging.getLogger(__name__)
 
 STATE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """All that decides a run; a stopped run is only gone on with under the same one."""
 
     base: str
@@ -48,7 +51,7 @@ def use_all_cores() -> None:
         torch.set_num_threads(available_cores())
 
 
-def questions_on_valid(make: Callable[[dict, int, int], list[dict]], count: int, data_dir: Path) -> list[dict]:
+def validation_rows(make: Callable[[dict, int, int], list[dict]], count: int, data_dir: Path) -> list[dict]:
     """Rows about a part of valid, to ask while training; none, and a word of it, where valid can't give them.
 
     Args:
@@ -58,9 +61,9 @@ def questions_on_valid(make: Callable[[dict, int, int], list[dict]], count: int,
     from ..labels.eval_sets import split_scenes
 
     try:
-        return with_path(make(split_scenes(data_dir, "valid"), count, 1), data_dir)
+        return add_image_paths(make(split_scenes(data_dir, "valid"), count, 1), data_dir)
     except InputError as error:
-        note(f"training goes on without questions on valid: {error}")
+        logger.info(f"training goes on without questions on valid: {error}")
         return []
 
 
@@ -91,7 +94,7 @@ def _saving(folder: str | Path) -> Iterator[None]:
         InputError: they could not write.
     """
     try:
-        with naming(folder):
+        with with_filename(folder):
             yield
     except (SafetensorError, RuntimeError) as error:
         remedy = "check its permissions and the free space, then run the same command again to go on"
@@ -101,7 +104,7 @@ def _saving(folder: str | Path) -> Iterator[None]:
 class AdapterTrainer(Trainer):
     """A Trainer whose checkpoints are adapters and whose evaluation is a benchmark.
 
-    The model is an `Adapted`.
+    The model is an `PeftTrainingModule`.
     """
 
     def __init__(self, *args, score: Callable[[], dict[str, float]], **kwargs):
@@ -145,7 +148,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole, default=(0, None))[1]
 
 
-def _resume_point(work: Path, recipe: Recipe) -> Path | None:
+def _resume_point(work: Path, recipe: TrainingConfig) -> Path | None:
     """The checkpoint to go on from; starts a new run's folder where there is none.
 
     Raises:
@@ -165,10 +168,10 @@ def _resume_point(work: Path, recipe: Recipe) -> Path | None:
 
 
 def fit(
-    module: Adapted,
+    module: PeftTrainingModule,
     dataset: Dataset,
     collate: Callable[[list], dict],
-    recipe: Recipe,
+    recipe: TrainingConfig,
     work: Path,
     output: Path,
     score: Callable[[], dict[str, float]],
@@ -181,7 +184,7 @@ def fit(
         work: folder for checkpoints and TensorBoard; its checkpoints go once the run is done.
         score: gives the numbers to log, some `evaluations` times a run.
     """
-    require_place(output)
+    check_output_dir(output)
     use_all_cores()
     processes = int(os.environ.get("WORLD_SIZE", 1))  # set by `accelerate launch` and torchrun
     if recipe.batch_size % processes:
@@ -218,23 +221,23 @@ def fit(
     with arguments.main_process_first(local=False, desc="looking for checkpoints"):
         resume = _resume_point(work, recipe)
     if resume:
-        note(f"going on from {resume}")
+        logger.info(f"going on from {resume}")
     trainer = AdapterTrainer(
         module, arguments, data_collator=collate, train_dataset=dataset, eval_dataset=dataset, score=score
     )
     if is_quiet():
         trainer.remove_callback(PrinterCallback)
-    with naming(work):
+    with with_filename(work):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.is_world_process_zero():
-        publish(module, output, {"recipe": asdict(recipe), "curve": trainer.state.log_history})
+        save_adapter_atomically(module, output, {"recipe": asdict(recipe), "curve": trainer.state.log_history})
         for checkpoint in work.glob("checkpoint-*"):
             (checkpoint / STATE).unlink(missing_ok=True)  # first: half a checkpoint must not pass for a whole one
             shutil.rmtree(checkpoint)
-        note(f"saved {output}")
+        logger.info(f"saved {output}")
 
 
-def require_place(output: Path) -> None:
+def check_output_dir(output: Path) -> None:
     """Make sure before training that an adapter can replace what is at `output`.
 
     Raises:
@@ -243,10 +246,10 @@ def require_place(output: Path) -> None:
     known = (output / "training.json", output / "adapter_config.json")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in known)):
         raise InputError(output, "is there, and holds no adapter that may be replaced", "name another --output")
-    require_writable(output, folder=True)
+    check_writable(output, folder=True)
 
 
-def publish(module: Adapted, output: Path, told: dict) -> None:
+def save_adapter_atomically(module: PeftTrainingModule, output: Path, told: dict) -> None:
     """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole.
 
     Args:
@@ -259,7 +262,7 @@ def publish(module: Adapted, output: Path, told: dict) -> None:
             module.save_adapter(new)
             write_json(new / "training.json", told)
             for file in new.iterdir():
-                usual_rights(file)
+                apply_umask(file)
         try:
             if output.exists():
                 output.rename(old)

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable
 from typing import Annotated
 
-from .errors import one_line_errors
-from .progress import quietly
+from .errors import cli_errors
+from .progress import show_messages, suppress_output
 
 HELP_WIDTH = 120  # a flag's help is one line, in a terminal that is as wide
 QUIET = "no bars and no notes: the result and errors alone"
 
 
-def hear_ctrl_c() -> None:
+def enable_keyboard_interrupt() -> None:
     """Let Ctrl-C raise a KeyboardInterrupt again: a command's imports are done."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,7 +36,8 @@ def run(*functions: Callable, alone: bool = False) -> None:
     """
     import typer
 
-    hear_ctrl_c()
+    enable_keyboard_interrupt()
+    show_messages({"homework", "__main__", *(function.__module__.partition(".")[0] for function in functions)})
     width = min(HELP_WIDTH, shutil.get_terminal_size((HELP_WIDTH, 24)).columns)
     app = typer.Typer(
         add_completion=False,
@@ -148,7 +149,7 @@ def _documented(function: Callable) -> Callable:
     )
 
     def command(*, quiet: bool, **values):
-        with one_line_errors(), quietly(quiet):  # inside of the app, which has an ending of its own for Ctrl-C
+        with cli_errors(), suppress_output(quiet):  # inside of the app, which has an ending of its own for Ctrl-C
             return function(**values)
 
     command.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))

@@ -29,7 +29,7 @@ class UsageError(InputError):
     status = 2
 
 
-def at_least(least: float, **flags: float | None) -> None:
+def check_min(least: float, **flags: float | None) -> None:
     """Check numbers that are given as flags; None stands for the default.
 
     Raises:
@@ -64,7 +64,7 @@ def no_split(folder: Path, problem: str) -> InputError:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
+def cli_errors() -> Iterator[None]:
     """Turn an `InputError`, a full disk or Ctrl-C inside a command into one line and an exit status.
 
     Raises:

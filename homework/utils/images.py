@@ -13,7 +13,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # of those that Pillow knows some star
 
 
 @contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
+def open_checked(path: str | Path) -> Iterator[Image.Image]:
     """An image file of any size, for as long as it is read; so far its header alone.
 
     Raises:
@@ -35,7 +35,7 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         InputError: the file is missing, truncated or no image.
     """
-    with opened(path) as image:
+    with open_checked(path) as image:
         return as_rgb(image)
 
 

@@ -18,7 +18,7 @@ def read_json(path: str | Path):
     Raises:
         InputError: the file is missing, or it is not JSON.
     """
-    with reading(path) as text:
+    with open_json(path) as text:
         content = json.loads(text)
         if re.search(rb"\\u[dD][89a-fA-F]", text):  # half a character is no text: it can't be printed or written
             json.dumps(content, ensure_ascii=False).encode()
@@ -26,7 +26,7 @@ def read_json(path: str | Path):
 
 
 @contextlib.contextmanager
-def reading(path: str | Path) -> Iterator[bytes]:
+def open_json(path: str | Path) -> Iterator[bytes]:
     """What a JSON file holds, for a block that parses it.
 
     Raises:
@@ -44,7 +44,7 @@ def reading(path: str | Path) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def with_filename(path: str | Path) -> Iterator[None]:
     """Give an `OSError` that names no file, as that of a full disk does, the name of `path`."""
     try:
         yield
@@ -55,7 +55,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` only if the block ends well.
 
     A run that dies half-way leaves the old file, or none, but never half of a new one.
@@ -70,23 +70,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
     os.close(handle)
     try:
-        with naming(path):
+        with with_filename(path):
             yield Path(name)
-        usual_rights(name)  # mkstemp makes 0600
+        apply_umask(name)  # mkstemp makes 0600
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def usual_rights(file: str | Path) -> None:
+def apply_umask(file: str | Path) -> None:
     """Give a file the rights that a new one gets: libraries make some that nobody else can read."""
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(file, 0o666 & ~umask)
 
 
-def require_writable(path: str | Path, folder: bool = False) -> None:
+def check_writable(path: str | Path, folder: bool = False) -> None:
     """Say before the work what writing to `path` would say after it.
 
     Args:
@@ -109,11 +109,11 @@ def _require_file(path: Path) -> None:
 
 def write_json(path: str | Path, content) -> None:
     """Write `content` as JSON, whole or not at all. The same content gives the same bytes."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def digest_of(parts: Iterable[str]) -> str:
+def fingerprint(parts: Iterable[str]) -> str:
     """A short name of texts in their order: other texts have another."""
     digest = hashlib.sha256()
     for part in parts:

@@ -14,7 +14,7 @@ def available_cores() -> int:
 
 
 @contextlib.contextmanager
-def ending(pool: Executor, stop: Callable[[], None] = lambda: None) -> Iterator[None]:
+def cancel_on_error(pool: Executor, stop: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Where an error or Ctrl-C ends the block, the pool begins nothing that still waits; `stop` ends what runs."""
     try:
         yield
@@ -24,7 +24,7 @@ def ending(pool: Executor, stop: Callable[[], None] = lambda: None) -> Iterator[
         raise
 
 
-def as_they_end(futures: Iterable[Future]) -> Iterator[Future]:
+def interruptible_as_completed(futures: Iterable[Future]) -> Iterator[Future]:
     """`concurrent.futures.as_completed`, but that Ctrl-C is heard at once.
 
     A signal that comes just before an endless wait begins is heard when the wait ends.

@@ -5,6 +5,7 @@ ranges come from the ratios that are printed here.
 """
 
 import io
+import logging
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from homework.labels.duplicates import moment_of
-from homework.labels.frame_info import read_info
+from homework.labels.duplicates import state_key
+from homework.labels.frame_info import read_frame_info
 from homework.labels.rows import DATA_DIR, image_file, info_files
 from homework.labels.scene import VIEW_SIZE
 from homework.utils.errors import InputError
-from homework.utils.io import replacing
-from homework.utils.progress import bar, note
+from homework.utils.io import atomic_write
+from homework.utils.progress import progress_bar
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = 150  # views of a track that are measured
 PLACES = 3  # views of a track in the picture, of each kind
@@ -54,11 +57,11 @@ def compare(*, ours: Path, course: Path = DATA_DIR / "train", out: Path = Path("
     if not tracks:
         raise InputError(ours, f"it has no track in common with {course}", "name another folder")
     table = np.array(
-        [[measure(side[track]) for side in sides] for track in bar(tracks, desc="measuring", unit="track")]
+        [[measure(side[track]) for side in sides] for track in progress_bar(tracks, desc="measuring", unit="track")]
     )
     print("\n".join(report(tracks, table)))
     save_picture(out, tracks, *sides)
-    note(f"{out}: {PLACES} views each, the course's on the left, ours on the right")
+    logger.info(f"{out}: {PLACES} views each, the course's on the left, ours on the right")
 
 
 def views_by_track(folder: Path) -> dict[str, list[View]]:
@@ -71,9 +74,9 @@ def views_by_track(folder: Path) -> dict[str, list[View]]:
         InputError: no frames, or some without distances.
     """
     tracks, moments = defaultdict(list), set()
-    for path in bar(info_files(folder), desc="reading frames", unit="frame", delay=1):
-        info = read_info(path)
-        moment = moment_of(info, path)
+    for path in progress_bar(info_files(folder), desc="reading frames", unit="frame", delay=1):
+        info = read_frame_info(path)
+        moment = state_key(info, path)
         if moment in moments:
             continue
         moments.add(moment)
@@ -162,7 +165,7 @@ def save_picture(out: Path, tracks: list[str], course: dict[str, list[View]], ou
             for left, view in zip((x, right), pair, strict=True):
                 with Image.open(view.image) as image:
                     picture.paste(image.convert("RGB").resize(VIEW_SIZE), (left + place * width, y + TITLE))
-    with replacing(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_bytes(_small_jpeg(picture))
 
 

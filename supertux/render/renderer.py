@@ -1,5 +1,6 @@
 """Labelled frames from the game: the parent of the processes that draw the races."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -8,14 +9,16 @@ from pathlib import Path
 
 from homework.utils.errors import InputError, first_line
 from homework.utils.io import read_json, write_json
-from homework.utils.parallel import as_they_end, available_cores, ending
-from homework.utils.progress import bar, note
+from homework.utils.parallel import available_cores, cancel_on_error, interruptible_as_completed
+from homework.utils.progress import progress_bar
 
 from . import subprocesses as child
 from .engines.pystk1 import assets as course_art
 from .engines.pystk2 import assets as art
 from .engines.pystk2 import shaders
 from .planner import COURSE, KARTS, OFFICIAL_MIX, TRACKS, RacePlan, names_in, race_plans
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = "render.json"
 SEEN_AT_REST = "from the front"  # folders that were drawn before cameras could look back don't say so
@@ -66,13 +69,13 @@ def render(
     plans = list(race_plans(frames=frames, **settings))
     _require_same(out, settings)
     todo = [plan for plan in plans if not is_done(plan, out)]
-    note(f"{out}: {len(plans)} races, {len(plans) - len(todo)} of them drawn already")
+    logger.info(f"{out}: {len(plans)} races, {len(plans) - len(todo)} of them drawn already")
     run = _with_ray(todo, out, ray) if ray else with_processes(todo, out, workers or available_cores())
     failed, missing = watch(run, sum(views_of(plan) for plan in todo))
     count = sum(1 for _ in out.glob("*_info.json"))
-    note(f"{out}: {count:,} frames; {failed} races lost, {missing} frames left out for unreadable labels")
+    logger.info(f"{out}: {count:,} frames; {failed} races lost, {missing} frames left out for unreadable labels")
     if failed:
-        note("run the same command again to try the lost races once more")
+        logger.info("run the same command again to try the lost races once more")
 
 
 def watch(run: Iterator[tuple[RacePlan, dict]], views: int) -> tuple[int, int]:
@@ -82,7 +85,7 @@ def watch(run: Iterator[tuple[RacePlan, dict]], views: int) -> tuple[int, int]:
         How many races are lost, and how many frames of the others are missing.
     """
     failed = missing = 0
-    with bar(total=views, desc="drawing", unit="view", unit_scale=True) as progress:
+    with progress_bar(total=views, desc="drawing", unit="view", unit_scale=True) as progress:
         for plan, result in run:
             progress.update(views_of(plan))
             missing += result.get("missing", 0)
@@ -126,8 +129,8 @@ def with_processes(plans: list[RacePlan], out: Path, workers: int) -> Iterator[t
     """Draw the races, `workers` at a time; yields each with what `draw_race` returned, as they end."""
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(draw_race, plan, out): plan for plan in plans}
-        with ending(pool, child.stop_all):
-            for future in as_they_end(futures):
+        with cancel_on_error(pool, child.stop_all):
+            for future in interruptible_as_completed(futures):
                 yield futures[future], future.result()
 
 

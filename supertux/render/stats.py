@@ -6,13 +6,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from homework.labels.frame_info import read_info
+from homework.labels.frame_info import read_frame_info
 from homework.labels.rows import image_file, info_files
-from homework.labels.scene import scene
+from homework.labels.scene import build_scene
 from homework.utils.errors import InputError
-from homework.utils.images import opened
+from homework.utils.images import open_checked
 from homework.utils.io import read_json
-from homework.utils.progress import bar
+from homework.utils.progress import progress_bar
 
 from .planner import KARTS, OFFICIAL_MIX, TRACKS
 from .renderer import SETTINGS
@@ -34,7 +34,7 @@ def stats(folder: Path) -> None:
     shipped = not (folder / ".races").exists() and any(folder.glob("*_info.json"))
     records = [] if shipped else read_records(folder)
     paths = info_files(folder)
-    infos = [read_info(path) for path in bar(paths, desc="reading frames", unit="frame", delay=1)]
+    infos = [read_frame_info(path) for path in progress_bar(paths, desc="reading frames", unit="frame", delay=1)]
     lines = [*mix_table(infos), "", pairs_line(infos, *_settings(folder)), quality_line(paths)]
     if records:
         lines = [*speed_table(records), "", *lines, memory_line(records)]
@@ -84,7 +84,7 @@ def mix_table(infos: list[dict]) -> list[str]:
     counts, views, followed = Counter(), 0, 0
     for info in infos:
         for view in range(len(info["detections"])):
-            seen = scene(info, view)
+            seen = build_scene(info, view)
             counts[min(len(seen.karts), MOST_KARTS)] += 1
             views += 1
             followed += seen.ego is not None and seen.ego.track_id == view
@@ -126,7 +126,7 @@ def quality_line(paths: list[Path]) -> str:
     for path in paths:
         view = path.with_name(Path(image_file(path, 0)).name)
         if view.exists():
-            with opened(view) as image:
+            with open_checked(view) as image:
                 found[known.get(_tables(image), "another")] += 1
     shares = ", ".join(f"{quality} in {count:,} frames" for quality, count in found.most_common())
     return f"JPEG quality: {shares or 'no view is there'}"

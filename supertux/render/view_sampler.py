@@ -15,7 +15,7 @@ ASPECT = 1.5
 FARTHEST, NEAREST = 13.0, 0.3
 
 
-def visible_karts(locations: np.ndarray, rotations: list) -> np.ndarray:
+def visible_karts(locations: np.ndarray, rope_cos_sin: list) -> np.ndarray:
     """A guess, before drawing, of how many karts each kart's camera sees: [k], from 1.
 
     Args:
@@ -23,7 +23,7 @@ def visible_karts(locations: np.ndarray, rotations: list) -> np.ndarray:
         rotations: k of the engine's quaternions.
     """
     counts = np.ones(len(locations), int)
-    for i, rotation in enumerate(rotations):
+    for i, rotation in enumerate(rope_cos_sin):
         right, up, front = rotation_matrix(rotation).T
         offset = np.delete(locations, i, 0) - (locations[i] + CAMERA_UP * up - CAMERA_BACK * front)
         distance = offset @ front

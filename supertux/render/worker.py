@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from homework.labels.scene import VIEW_SIZE, scene
-from homework.utils.io import replacing, write_json
+from homework.labels.scene import VIEW_SIZE, build_scene
+from homework.utils.io import atomic_write, write_json
 
 from . import subprocesses as child
 from .color_augment import Look
@@ -81,7 +81,7 @@ def run(plan: RacePlan, folder: Path) -> dict:
         with clock.part("store"):
             look = LOOKS.get(plan.preset, Look.random)(np.random.default_rng([plan.seed, saved]))
             store(folder, plan.first_frame + saved, info, moment.views, look, plan.quality)
-        mix.add(np.array([len(scene(info, view).karts) for view in range(len(moment.views))]))
+        mix.add(np.array([len(build_scene(info, view).karts) for view in range(len(moment.views))]))
         saved += 1
     return {
         "race": plan.number,
@@ -136,9 +136,9 @@ def store(folder: Path, frame: int, info: dict, views: list[View], look: Look, q
         if distance is not None:
             distance = distance[:: image.height // VIEW_SIZE[1], :: image.width // VIEW_SIZE[0]]
         small = np.asarray(image.resize(VIEW_SIZE, Image.Resampling.BOX))
-        with replacing(folder / f"{name}_{number:02d}_im.jpg") as temporary:
+        with atomic_write(folder / f"{name}_{number:02d}_im.jpg") as temporary:
             look.apply(small, distance).save(temporary, "JPEG", quality=quality)
-    with replacing(folder / f"{name}_info.json") as temporary:
+    with atomic_write(folder / f"{name}_info.json") as temporary:
         temporary.write_text(json.dumps(info))
 
 

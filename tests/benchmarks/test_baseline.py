@@ -13,8 +13,8 @@ from homework.labels.rows import CaptionDataset, VQADataset
 from homework.models.images import clip_pixels
 from homework.models.loading import load_base
 from homework.models.prompts import PromptTokens
-from homework.training.lora import Adapted, add_lora
-from homework.training.packing import IGNORE, PackedLM, collate, pack
+from homework.training.lora import PeftTrainingModule, add_lora
+from homework.training.packing import IGNORE, PackedTrainingModule, collate, pack
 from homework.utils.images import open_image
 from homework.utils.io import read_json
 
@@ -52,14 +52,14 @@ def test_same_loss_as_packed(nano_folder, rows):
     packed = pack(PromptTokens(processor), [(rows[0]["question"], rows[0]["answer"], 1.0)])
     pixels = processor.image_processor([[open_image(rows[0]["image_path"])]], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        loss = PackedLM(ours)(**collate([packed], pixels, 2))["loss"]
+        loss = PackedTrainingModule(ours)(**collate([packed], pixels, 2))["loss"]
     assert loss == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_same_answers_on_the_same_pixels(base_folder, tmp_path, rows):
     """Token for token; blown up first, images are other pixels, so that is only asked of the time."""
     model, _ = load_base(str(base_folder))
-    Adapted(add_lora(model, 4, str(base_folder))).save_adapter(tmp_path / "adapter")
+    PeftTrainingModule(add_lora(model, 4, str(base_folder))).save_adapter(tmp_path / "adapter")
     measure = against.vlm_answering(str(base_folder), tmp_path / "adapter", rows[:10])
     if base_folder.name == "tiny_nano":
         assert "(the same answers" in measure.name

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from homework.clip import score
-from homework.finetune import PackedViews
+from homework.finetune import PackedVQADataset
 from homework.generate_captions import rows as caption_rows
 from homework.generate_qa import rows as qa_rows
-from homework.labels.frame_info import scenes
+from homework.labels.frame_info import read_scenes
 from homework.labels.rows import MultiChoiceQADataset, image_file
 from homework.models.images import clip_pixels, load_views
-from homework.training.clip_dataset import CaptionedViews
+from homework.training.clip_dataset import CaptionMatchingDataset
 from homework.utils.images import open_image
 
 from .mutate import broken_files, broken_json_files, failures
@@ -21,20 +21,20 @@ from .mutate import broken_files, broken_json_files, failures
 
 def read_frame(info: Path) -> None:
     """All that is made of a frame, as JSON."""
-    for view, scene in scenes(info):
+    for view, scene in read_scenes(info):
         image = image_file(info, view)
         json.dumps([*qa_rows(scene, image), *caption_rows(scene, image)])
 
 
 def read_pairs(data: Path) -> None:
     """The training set of the VLM."""
-    views = PackedViews.of_split("train", data)
+    views = PackedVQADataset.of_split("train", data)
     assert len([views[i] for i in range(len(views))]) == len(views)
 
 
 def read_captions(data: Path) -> None:
     """The training set of CLIP."""
-    views = CaptionedViews.of_split("train", data)
+    views = CaptionMatchingDataset.of_split("train", data)
     assert len([views[i] for i in range(len(views))]) == len(views)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from homework.base_vlm import BaseVLM
 from homework.models.loading import load_adapter, load_base, load_model, load_processor
-from homework.training.lora import Adapted, add_lora
+from homework.training.lora import PeftTrainingModule, add_lora
 from homework.utils.errors import InputError
 from tests.crash.mutate import broken_files, broken_json_files, failures, limited
 
@@ -27,7 +27,7 @@ def small(nano_folder: Path, tmp_path_factory) -> Path:
     tokenizer["model"]["vocab"] = {t: i for t, i in vocabulary.items() if len(t) == 1 or t in added}
     file.write_text(json.dumps(tokenizer))
     model, _ = load_base(str(folder / "base"))
-    Adapted(add_lora(model, 2, str(folder / "base"))).save_adapter(folder / "adapter")
+    PeftTrainingModule(add_lora(model, 2, str(folder / "base"))).save_adapter(folder / "adapter")
     return folder
 
 

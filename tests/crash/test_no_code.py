@@ -10,7 +10,7 @@ import pytest
 
 from homework.base_vlm import BaseVLM
 from homework.models.loading import adapter_base, load_adapter, load_base, load_processor
-from homework.training.lora import Adapted, add_lora
+from homework.training.lora import PeftTrainingModule, add_lora
 from homework.utils.errors import InputError
 from tests.tiny_models import save_tiny_nano
 
@@ -46,7 +46,7 @@ def tiny(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     save_tiny_nano(folder / "base")
     model, _ = load_base(str(folder / "base"))
-    Adapted(add_lora(model, 2, str(folder / "base"))).save_adapter(folder / "adapter")
+    PeftTrainingModule(add_lora(model, 2, str(folder / "base"))).save_adapter(folder / "adapter")
     return folder
 
 

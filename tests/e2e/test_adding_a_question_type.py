@@ -15,11 +15,11 @@ PAGE = (ROOT / "docs" / "ADDING_A_QUESTION_TYPE.md").read_text()
 QUESTION = "Which kart is nearest to the ego car?"
 SIX_KINDS = """
 from homework.labels.eval_sets import balanced_pairs, split_scenes
-from homework.labels.questions import KINDS, question_kind
+from homework.labels.questions import QUESTION_TYPES, classify_question
 from viewer.report.plots import COLOURS
 rows = balanced_pairs(split_scenes("data", "valid"), 6, 0)
-assert sorted(question_kind(row["question"]) for row in rows) == sorted(KINDS) and len(KINDS) == 6
-assert set(KINDS) <= set(COLOURS)
+assert sorted(classify_question(row["question"]) for row in rows) == sorted(QUESTION_TYPES) and len(QUESTION_TYPES) == 6
+assert set(QUESTION_TYPES) <= set(COLOURS)
 """
 
 

@@ -90,8 +90,14 @@ def submission(tiny_data, no_progress, tmp_path, monkeypatch) -> Path:
     shutil.copytree(ROOT / "homework", package, ignore=shutil.ignore_patterns("weights", "__pycache__"))
     save_tiny_nano(package / "weights" / "tux_nano")
     # as if trained by the submission itself, whose embedded base this is
-    monkeypatch.setattr(checkpoint, "EMBEDDED_BASE", str(package / "weights" / "tux_nano"))
-    settings = {"base": str(package / "weights" / "tux_nano"), "data": str(no_progress), "steps": 2, "batch_size": 3, "rank": 4}
+    monkeypatch.setattr(checkpoint, "DEFAULT_BASE", str(package / "weights" / "tux_nano"))
+    settings = {
+        "base": str(package / "weights" / "tux_nano"),
+        "data": str(no_progress),
+        "steps": 2,
+        "batch_size": 3,
+        "rank": 4,
+    }
     for part, name in ((finetune, "vlm"), (clip, "clip")):
         part.train(**settings, output=str(package / "weights" / name), work=str(tmp_path / f"work_{name}"))
     (package.parent / "data").symlink_to(tiny_data)

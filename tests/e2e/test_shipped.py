@@ -11,9 +11,9 @@ import bundle
 import homework
 from homework.base_vlm import BaseVLM
 from homework.clip import predict
-from homework.labels.questions import KINDS, QUESTIONS, question_kind
+from homework.labels.questions import QUESTION_TYPES, QUESTIONS, classify_question
 from homework.models.images import load_views, normalise
-from homework.models.loading import EMBEDDED_BASE, load_base, load_processor
+from homework.models.loading import DEFAULT_BASE, load_base, load_processor
 from pretrain.checkpoints import SAVED, saved_vision
 from pretrain.targets import KARTS, TRACKS
 
@@ -41,9 +41,9 @@ def test_shipped_vlm_answers_every_question_in_its_words(view):
     vlm = homework.load_vlm()
     questions = [row.template.format(kart="tux") for row in QUESTIONS]
     answers = vlm.answer([view] * len(questions), questions)
-    assert {question_kind(question) for question in questions} == set(KINDS)
+    assert {classify_question(question) for question in questions} == set(QUESTION_TYPES)
     for question, answer in zip(questions, answers, strict=True):
-        assert re.fullmatch(FORMS[question_kind(question)], answer), (question, answer)
+        assert re.fullmatch(FORMS[classify_question(question)], answer), (question, answer)
     assert sum(parameter.numel() for parameter in vlm.model.parameters()) <= 300_000_000
     assert BaseVLM.from_parts(*vlm.stock).answer([view] * len(questions), questions) == answers
 
@@ -52,7 +52,7 @@ def test_shipped_clip_chooses(view):
     """CLIP tells a kart that can be there from 9 of them."""
     clip = homework.load_clip()
     row = {"image_path": view, "candidates": [f"There are {n} karts in the scene." for n in (9, 1, 8)]}
-    assert predict(clip, load_processor(EMBEDDED_BASE).tokenizer, [row]) == [1]
+    assert predict(clip, load_processor(DEFAULT_BASE).tokenizer, [row]) == [1]
     assert sum(parameter.numel() for parameter in clip.model.parameters()) <= 300_000_000
 
 

@@ -55,7 +55,7 @@ def test_grades_a_zip(place):
     assert "accuracy     80.0% (8 of 10), strict 80.0%" in done.stdout
     assert done.stdout.endswith("total 100.0 of 100 points (extra credit counted)\n")
     report = json.loads((place / "report.json").read_text())
-    assert report["total"] == 100 and report["parts"]["vlm"]["by_kind"] == {"ego": 1.0, "track": 0.0}
+    assert report["total"] == 100 and report["parts"]["vlm"]["accuracy_by_type"] == {"ego": 1.0, "track": 0.0}
     clip = report["parts"]["clip"]
     assert clip["parameters"] == 1_000_000
     assert 0 < clip["load_seconds"] < clip["load_seconds"] + clip["answer_seconds"] < clip["seconds"]
@@ -218,7 +218,7 @@ def test_answers_are_matched_by_image_and_question():
     records = [{"image": "valid/a.jpg", "asked": "What track is this?", "answer": "Abyss!"}]
     assert match(rows, "question", records) == ["Abyss!", None]
     result, unanswered = score("vlm", rows, records)
-    assert (result.accuracy, result.strict_accuracy, unanswered) == (0.5, 0.0, 1)
+    assert (result.accuracy, result.exact_accuracy, unanswered) == (0.5, 0.0, 1)
 
 
 def test_candidates_may_come_in_any_order():

@@ -174,7 +174,7 @@ def test_the_submission_has_the_same_answers_outside(tiny_data, tmp_path):
     import bundle
     import homework
     from grader.worker import choose
-    from homework.models.loading import EMBEDDED_BASE, load_processor
+    from homework.models.loading import DEFAULT_BASE, load_processor
 
     bundle.bundle(ROOT / "homework", tmp_path / "mine.zip")
     flags = ["--data", tiny_data, "--timeout", 600, "--json", tmp_path / "r.json"]
@@ -185,7 +185,7 @@ def test_the_submission_has_the_same_answers_outside(tiny_data, tmp_path):
     inside = [[sample["model_answer"] for sample in parts[part]["samples"]] for part in ("vlm", "clip")]
     pairs = homework.data.VQADataset("valid_grader", tiny_data)
     outside = [sample.model_answer for sample in homework.data.benchmark(homework.load_vlm(), pairs).samples]
-    clip, tokenizer = homework.load_clip(), load_processor(EMBEDDED_BASE).tokenizer
+    clip, tokenizer = homework.load_clip(), load_processor(DEFAULT_BASE).tokenizer
     rows = homework.data.MultiChoiceQADataset("valid_grader", tiny_data)
     assert inside == [outside, [choose(clip, tokenizer, row["image_path"], row["candidates"]) for row in rows]]
     numbers = [sum(p.numel() for p in model.model.parameters()) for model in (homework.load_vlm(), clip)]

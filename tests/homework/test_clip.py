@@ -50,13 +50,13 @@ def test_clip_pixels_are_the_graders(size):
 
 def test_trained_checkpoint_is_what_was_trained(base_folder, loaded, no_progress, tmp_path, views, monkeypatch):
     """Loading gives the trained features again, as a PEFT model whose `.model` is the CLIP."""
-    tokenizer, before, publish = loaded[1].tokenizer, [], training.publish
+    tokenizer, before, save_adapter_atomically = loaded[1].tokenizer, [], training.save_adapter_atomically
 
     def recording(module, output, told) -> None:
         before.extend(features(module.base, tokenizer, views))
-        publish(module, output, told)
+        save_adapter_atomically(module, output, told)
 
-    monkeypatch.setattr(training, "publish", recording)
+    monkeypatch.setattr(training, "save_adapter_atomically", recording)
     folder = train(base_folder, no_progress, tmp_path)
     assert {"adapter_config.json", WEIGHTS, ADDITIONAL_WEIGHTS} <= {file.name for file in folder.iterdir()}
     again = clip.load(folder)
@@ -135,7 +135,7 @@ def test_predictions_do_not_depend_on_company(loaded, tiny_data, monkeypatch):
     rows = list(MultiChoiceQADataset("valid_grader", tiny_data))
     together = clip.predict(model, tokenizer, rows)
     assert together == [clip.predict(model, tokenizer, [row])[0] for row in rows]
-    monkeypatch.setattr(clip, "IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(clip, "IMAGE_BATCH_SIZE", 2)
     assert clip.predict(model, tokenizer, rows) == together
     reverse = [{**row, "candidates": row["candidates"][::-1]} for row in rows]
     assert [4 - i for i in clip.predict(model, tokenizer, reverse)] == together

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from homework.data import benchmark, interval, is_correct, is_strictly_correct, pick
-from homework.labels.rows import CaptionDataset, MultiChoiceQADataset, VQADataset, guard_training_split, with_image
+from homework.data import benchmark, is_correct, is_exact_match, subsample_evenly, wilson_interval
+from homework.labels.rows import (
+    CaptionDataset,
+    MultiChoiceQADataset,
+    VQADataset,
+    check_not_eval_split,
+    drop_rows_without_image,
+)
 from homework.utils.errors import InputError
 from homework.utils.images import open_image
 from homework.utils.io import write_json
@@ -72,7 +78,7 @@ def test_a_truncated_image_is_one_line_that_names_it(tiny_data: Path):
 def test_an_answer_is_right_if_it_begins_with_the_truth():
     assert is_correct(" Tux is it", "tux") and is_correct("10", "1")
     assert not is_correct("the tux", "tux") and not is_correct("", "tux")
-    assert is_strictly_correct(" Tux\n", "tux") and not is_strictly_correct("10", "1")
+    assert is_exact_match(" Tux\n", "tux") and not is_exact_match("10", "1")
 
 
 class AlwaysOne:
@@ -86,25 +92,25 @@ class AlwaysOne:
 def test_benchmark_counts_in_total_by_kind_and_strictly(tiny_data: Path):
     result = benchmark(AlwaysOne(), VQADataset("valid", tiny_data))
     assert result.counts == {"ego": 6, "total": 6, "track": 6, "relation": 18, "count": 24}
-    assert result.by_kind == {"ego": 0, "total": 1 / 3, "track": 0, "relation": 0, "count": 12 / 24}
+    assert result.accuracy_by_type == {"ego": 0, "total": 1 / 3, "track": 0, "relation": 0, "count": 12 / 24}
     assert result.accuracy == (2 + 12) / 60 == sum(sample.is_correct for sample in result.samples) / 60
-    assert result.mean_of_kinds == pytest.approx((1 / 3 + 12 / 24) / 5)
-    assert result.strict_accuracy == 0
+    assert result.macro_accuracy == pytest.approx((1 / 3 + 12 / 24) / 5)
+    assert result.exact_accuracy == 0
     assert json.loads(json.dumps(result.to_json()))["counts"] == result.counts
 
 
 def test_fewer_samples_are_spread_over_the_dataset(tiny_data: Path):
-    assert pick(range(10), 5) == [0, 2, 4, 6, 8]
-    assert pick(range(3), 128) == pick(range(3), None) == [0, 1, 2]
+    assert subsample_evenly(range(10), 5) == [0, 2, 4, 6, 8]
+    assert subsample_evenly(range(3), 128) == subsample_evenly(range(3), None) == [0, 1, 2]
     assert len(benchmark(AlwaysOne(), VQADataset("valid", tiny_data), 7).samples) == 7
 
 
 def test_what_is_measured_on_is_not_trained_on():
     for split in ("valid", "valid_grader", "valid_mine"):
         with pytest.raises(InputError, match=f"^{split}: "):
-            guard_training_split(split)
+            check_not_eval_split(split)
     for split in ("train", "train_demo", "my_valid"):
-        guard_training_split(split)
+        check_not_eval_split(split)
 
 
 def test_a_part_of_the_data_can_be_trained_on(tiny_data, capsys):
@@ -113,12 +119,12 @@ def test_a_part_of_the_data_can_be_trained_on(tiny_data, capsys):
     gone = rows[0]["image_path"]
     kept = [row for row in rows if row["image_path"] != gone]
     Path(gone).unlink()
-    assert with_image(rows) == kept and kept
+    assert drop_rows_without_image(rows) == kept and kept
     assert f"{len(rows) - len(kept)} of {len(rows)} pairs left out" in capsys.readouterr().out
     for row in kept:
         Path(row["image_path"]).unlink(missing_ok=True)
     with pytest.raises(InputError, match="no such image"):
-        with_image(rows)
+        drop_rows_without_image(rows)
 
 
 @pytest.mark.parametrize(
@@ -127,4 +133,4 @@ def test_a_part_of_the_data_can_be_trained_on(tiny_data, capsys):
 )
 def test_interval_is_wilsons(right: int, number: int, low: float, high: float):
     """Newcombe's worked examples of the score method (Statistics in Medicine 17, 1998, table I)."""
-    assert interval(right / number, number) == pytest.approx((low, high), abs=1e-4)
+    assert wilson_interval(right / number, number) == pytest.approx((low, high), abs=1e-4)

@@ -20,7 +20,7 @@ from homework.labels.rows import VQADataset
 from homework.models import loading as checkpoint
 from homework.models.loading import load_base
 from homework.training import trainer as training
-from homework.training.lora import Adapted, add_lora
+from homework.training.lora import PeftTrainingModule, add_lora
 from homework.training.trainer import last_checkpoint
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
@@ -189,7 +189,7 @@ def test_adapter_of_another_base(smol_folder, nano_folder, tiny_data, tmp_path):
 def adapter(nano_folder, tmp_path_factory) -> Path:
     """A new adapter of the tiny base; to be copied, not changed."""
     folder = tmp_path_factory.mktemp("adapter")
-    Adapted(add_lora(load_base(str(nano_folder))[0], 2, str(nano_folder))).save_adapter(folder)
+    PeftTrainingModule(add_lora(load_base(str(nano_folder))[0], 2, str(nano_folder))).save_adapter(folder)
     return folder
 
 
@@ -244,14 +244,14 @@ def test_embedded_base_is_found_wherever_it_lies(nano_folder, tmp_path, monkeypa
     """A checkpoint of the embedded base names no path, so it works in another place."""
     embedded = tmp_path / "here" / "tux_nano"
     shutil.copytree(nano_folder, embedded)
-    monkeypatch.setattr(checkpoint, "EMBEDDED_BASE", str(embedded))
+    monkeypatch.setattr(checkpoint, "DEFAULT_BASE", str(embedded))
     model, _ = load_base(str(embedded))
-    Adapted(add_lora(model, 2, str(embedded))).save_adapter(tmp_path / "adapter")
+    PeftTrainingModule(add_lora(model, 2, str(embedded))).save_adapter(tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tux_nano"
     (tmp_path / "there").mkdir()
     moved = embedded.rename(tmp_path / "there" / "tux_nano")
-    monkeypatch.setattr(checkpoint, "EMBEDDED_BASE", str(moved))
+    monkeypatch.setattr(checkpoint, "DEFAULT_BASE", str(moved))
     monkeypatch.chdir(tmp_path)
     BaseVLM(tmp_path / "adapter")
 
@@ -286,7 +286,7 @@ def test_test_prints_kinds_strict_and_prefix(nano_folder, tiny_data, tmp_path, m
 def test_test_of_a_whole_split(nano_folder, tiny_data, capsys):
     """`test --whole` asks everything about the frames but counts of 0."""
     finetune.test(str(nano_folder), "valid", str(tiny_data), whole=True)
-    rows = finetune.whole_split_rows("valid", tiny_data)
+    rows = finetune.all_questions("valid", tiny_data)
     assert f"all of valid: {len(rows)} questions" in capsys.readouterr().out
     assert 0 < len(rows) <= len(VQADataset("valid", tiny_data)) and not any(row["answer"] == "0" for row in rows)
 
@@ -341,4 +341,4 @@ def test_batch_that_processes_cannot_share(nano_folder, no_progress, monkeypatch
 
 def test_a_base_that_recognises_takes_fewer_steps(loaded, base_folder, nano_folder):
     """By default; it knows every view of `train`, and learns of them to be too sure."""
-    assert finetune.usual_steps(loaded[0]) == (160 if base_folder == nano_folder else 240)
+    assert finetune.default_steps(loaded[0]) == (160 if base_folder == nano_folder else 240)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from homework.labels.questions import KINDS, ask
+from homework.labels.questions import QUESTION_TYPES, generate_questions
 from pretrain import cli as train
 from pretrain.eval_text import asked_as_taught, table
 from pretrain.paraphrases import REWORDED
@@ -13,7 +13,7 @@ class Knowing:
     """In a BaseVLM's place: says the truth about SCENE, but for what is changed."""
 
     def __init__(self, changes: dict[str, str]):
-        self.answers = {question: answer for _, question, answer in ask(SCENE, REWORDED)} | changes
+        self.answers = {question: answer for _, question, answer in generate_questions(SCENE, REWORDED)} | changes
 
     def answer(self, image_paths: list[str], questions: list[str]) -> list[str]:
         assert set(image_paths) == {"data/valid/00000_00_im.jpg"}
@@ -25,14 +25,16 @@ def test_wrong_answers_are_counted_in_their_kind():
     vlm = Knowing({"Name the ego car.": "gnu", "Count the karts behind the ego car.": "0"})
     right, asked = asked_as_taught(vlm, {"valid/00000_00_im.jpg": SCENE}, Path("data"))
     assert asked == {(3, "ego"): 3, (3, "total"): 3, (3, "track"): 3, (3, "relation"): 18, (3, "count"): 12}
-    assert {kind: right[3, kind] for kind in KINDS} == {
+    assert {kind: right[3, kind] for kind in QUESTION_TYPES} == {
         "ego": 2,
         "total": 3,
         "track": 3,
         "relation": 18,
         "count": 11,
     }
-    rows = {line.split()[0]: dict(zip(KINDS, line.split()[1:], strict=True)) for line in table(right, asked)[1:]}
+    rows = {
+        line.split()[0]: dict(zip(QUESTION_TYPES, line.split()[1:], strict=True)) for line in table(right, asked)[1:]
+    }
     assert rows["3"] == rows["all"] and rows["3"]["ego"] == "66.7" and rows["3"]["count"] == "91.7"
 
 
@@ -41,7 +43,7 @@ def test_the_command_asks_a_base(call, nano_folder, tiny_data):
     status, out, err = call((train.answers, train.measure), "answers", "--base", nano_folder, "--data", tiny_data)
     assert status == 0, err
     lines = out.splitlines()
-    assert lines[0].split() == ["karts", *KINDS] and lines[-1].startswith("all")
+    assert lines[0].split() == ["karts", *QUESTION_TYPES] and lines[-1].startswith("all")
     assert all(0 <= float(share) <= 100 for share in lines[-1].split()[1:])
 
 
@@ -52,6 +54,6 @@ def test_a_tower_is_measured_on_views_as_they_are_and_as_worse_files(call, tiny_
         status, out, err = call((train.answers, train.measure), *command, *quality)
         assert status == 0, err
         shares.append(dict(line.split() for line in out.splitlines()[:5]))
-    assert set(shares[0]) == set(shares[1]) == set(KINDS) and shares[0] != shares[1]
+    assert set(shares[0]) == set(shares[1]) == set(QUESTION_TYPES) and shares[0] != shares[1]
     status, _, err = call((train.answers, train.measure), *command, "--quality", "0")
     assert status == 1 and "--quality: 0" in err

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoProcessor
 
 from homework.labels.questions import qa_pairs
-from homework.models.loading import EMBEDDED_BASE
+from homework.models.loading import DEFAULT_BASE
 from homework.models.prompts import PromptTokens
 from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
 from pretrain import cli as train
@@ -21,7 +21,7 @@ from tests.tiny_models import SCENE, VISION
 def stage() -> TextStage:
     """A text stage on the small tower, whose names look for their karts' tokens."""
     torch.manual_seed(0)
-    stage = TextStage(TuxNanoVisionConfig(**VISION), PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE)))
+    stage = TextStage(TuxNanoVisionConfig(**VISION), PromptTokens(AutoProcessor.from_pretrained(DEFAULT_BASE)))
     stage.weigh_facts()
     look_up_names(stage)
     return stage.eval()

@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoProcessor
 
-from homework.labels.questions import KINDS, QUESTIONS, ask, captions, qa_pairs
-from homework.models.loading import EMBEDDED_BASE
+from homework.labels.questions import QUESTION_TYPES, QUESTIONS, captions, generate_questions, qa_pairs
+from homework.models.loading import DEFAULT_BASE
 from homework.models.prompts import PromptTokens
 from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
 from homework.utils.errors import InputError
 from pretrain.assemble import VOCABULARY
 from pretrain.checkpoints import TAUGHT, begin_text_with
-from pretrain.checkpoints import VISION as SHIPPED
+from pretrain.checkpoints import VISION as DEFAULT_CHECKPOINT
 from pretrain.compact_vocab import SmallVocabulary, answer_texts, caption_texts
 from pretrain.paraphrases import REWORDED
 from pretrain.text_stage import TextStage, sample_pairs
@@ -28,7 +28,7 @@ from tests.tiny_models import SCENE, VISION
 @pytest.fixture(scope="module")
 def tokens() -> PromptTokens:
     """The shipped processor's prompt parts."""
-    return PromptTokens(AutoProcessor.from_pretrained(EMBEDDED_BASE))
+    return PromptTokens(AutoProcessor.from_pretrained(DEFAULT_BASE))
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,11 @@ def test_base_learns_other_words_for_the_same_answers():
     assert not official.keys() & {question for question, *_ in asked}
     by_template = {row.template: row for row in REWORDED}
     assert len(by_template) == len(REWORDED) == 3 * len(QUESTIONS)
-    kinds = Counter(row.kind for row, question, _ in ask(SCENE, REWORDED) if question in {q for q, *_ in asked})
-    assert set(kinds) == set(KINDS)
-    answers = {question: answer for _, question, answer in ask(SCENE, REWORDED)}
+    kinds = Counter(
+        row.kind for row, question, _ in generate_questions(SCENE, REWORDED) if question in {q for q, *_ in asked}
+    )
+    assert set(kinds) == set(QUESTION_TYPES)
+    answers = {question: answer for _, question, answer in generate_questions(SCENE, REWORDED)}
     assert all(answers[question] == answer for question, answer, _ in asked)
     assert answers["Does gnu drive to the left or right of the ego car?"] == "left"
     assert answers["Tell the place of xue relative to the ego car."] == "back and right"
@@ -105,8 +107,8 @@ def test_a_text_stage_begins_with_another_s_text_model(tokens, tmp_path):
 
 def test_a_text_stage_begins_with_an_exported_base(tokens, tmp_path):
     """The base's text model and connector, with the small table of which its own is made; no base is told in a line."""
-    stage, saved = TextStage(SHIPPED, tokens), load_file(Path(EMBEDDED_BASE) / "model.safetensors")
-    begin_text_with(stage, Path(EMBEDDED_BASE))
+    stage, saved = TextStage(DEFAULT_CHECKPOINT, tokens), load_file(Path(DEFAULT_BASE) / "model.safetensors")
+    begin_text_with(stage, Path(DEFAULT_BASE))
     table = stage.vocabulary.expand(stage.model.get_input_embeddings())
     assert torch.equal(table, saved.pop("model.text_model.embed_tokens.weight").float())
     state = stage.state_dict()

@@ -21,7 +21,7 @@ from supertux.render.compare import (
 )
 from tests.conftest import assert_one_line_error
 
-BRIGHTNESS, CONTRAST, RED, GREEN, BLUE, SHARPNESS = range(6)
+BRIGHTNESS, CONTRAST, RED, GREEN, BLUE, LOGIT_SCALE_RANGE = range(6)
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -57,7 +57,7 @@ def test_light_and_colour_are_means_of_values_up_to_1(tmp_path):
     got = measure_image(save(tmp_path / "a.jpg", flat(255, 51, 0)))
     assert got[[RED, GREEN, BLUE]] == pytest.approx([1, 0.2, 0])
     assert got[BRIGHTNESS] == pytest.approx(0.299 + 0.587 * 0.2)
-    assert got[[CONTRAST, SHARPNESS]] == pytest.approx([0, 0])
+    assert got[[CONTRAST, LOGIT_SCALE_RANGE]] == pytest.approx([0, 0])
 
 
 def test_contrast_and_light_do_not_change_the_sharpness_but_blur_does(tmp_path):
@@ -66,8 +66,8 @@ def test_contrast_and_light_do_not_change_the_sharpness_but_blur_does(tmp_path):
     blurred = Image.fromarray(noise().astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
     soft = measure_image(save(tmp_path / "c.jpg", np.asarray(blurred)))
     assert dark[CONTRAST] == pytest.approx(sharp[CONTRAST] / 2, rel=0.02)
-    assert dark[SHARPNESS] == pytest.approx(sharp[SHARPNESS], rel=0.02)
-    assert soft[SHARPNESS] < 0.6 * sharp[SHARPNESS]
+    assert dark[LOGIT_SCALE_RANGE] == pytest.approx(sharp[LOGIT_SCALE_RANGE], rel=0.02)
+    assert soft[LOGIT_SCALE_RANGE] < 0.6 * sharp[LOGIT_SCALE_RANGE]
 
 
 def test_a_track_is_measured_on_a_sample_that_is_the_same_each_time(tmp_path, monkeypatch):

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from homework.labels.frame_info import read_info
+from homework.labels.frame_info import read_frame_info
 from homework.labels.rows import info_files
-from homework.labels.scene import VIEW_SIZE, scene
+from homework.labels.scene import VIEW_SIZE, build_scene
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
 from supertux.render import renderer as module
@@ -281,14 +281,14 @@ def test_frames_of_the_game_are_the_courses(undisturbed: Path):
     paths, seen = info_files(undisturbed), []
     assert len(paths) == TWO_RACES
     for path in paths:
-        info = read_info(path)
+        info = read_frame_info(path)
         for view, _ in enumerate(info["detections"]):
             image = path.with_name(path.name.replace("info.json", f"{view:02d}_im.jpg"))
             with Image.open(image) as opened:
                 assert (opened.size, opened.mode, opened.format) == (VIEW_SIZE, "RGB", "JPEG")
-            seen.append((view, scene(info, view).ego))
+            seen.append((view, build_scene(info, view).ego))
     assert len(list(undisturbed.glob("*_im.jpg"))) == len(seen)
-    assert {read_info(path)["track"] for path in paths} == {"xr591", "lighthouse"}
+    assert {read_frame_info(path)["track"] for path in paths} == {"xr591", "lighthouse"}
     # the camera of view i follows kart i, which is in the middle of nearly every view
     assert sum(ego is not None and ego.track_id == view for view, ego in seen) > 0.9 * len(seen)
 
@@ -301,7 +301,7 @@ def test_karts_at_rest_are_seen_from_the_front_and_driven_ones_from_behind(undis
         info = read_json(path)
         for view, _ in enumerate(info["detections"]):
             front = rotation_matrix(info["rotation"][view])[:, 2]
-            for kart in scene(info, view).karts:
+            for kart in build_scene(info, view).karts:
                 if kart.track_id != view:
                     to_other = np.subtract(info["location"][kart.track_id], info["location"][view])
                     ahead[placed[info["race"]]].append(to_other @ front)

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from homework.labels.eval_sets import verify
-from homework.labels.frame_info import read_info
+from homework.labels.frame_info import read_frame_info
 from homework.labels.rows import image_file, info_files
-from homework.labels.scene import VIEW_SIZE, scene
+from homework.labels.scene import VIEW_SIZE, build_scene
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
 from supertux import sample
@@ -71,7 +71,7 @@ def test_the_sample_makes_room_for_other_frames_and_other_frames_never_do(small_
 
 def shipped(split: str) -> list[tuple[Path, dict]]:
     """The frames of a shipped split, checked as every reader checks them."""
-    return [(path, read_info(path)) for path in info_files(SAMPLE / split)]
+    return [(path, read_frame_info(path)) for path in info_files(SAMPLE / split)]
 
 
 def test_every_kart_is_followed_on_every_track_for_as_many_frames():
@@ -105,7 +105,7 @@ def test_every_view_has_its_image_and_the_whole_is_small():
 def test_the_karts_are_as_many_as_in_the_courses_frames():
     numbers = Counter()
     for path, info in shipped("train"):
-        numbers.update(len(scene(info, view).karts) for view in range(len(info["detections"])))
+        numbers.update(len(build_scene(info, view).karts) for view in range(len(info["detections"])))
         assert path.name.endswith("_info.json")
     assert 0.55 < numbers[1] / numbers.total() < 0.65
     assert max(numbers) >= 5

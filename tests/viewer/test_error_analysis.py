@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from homework.labels.eval_sets import split_scenes
-from homework.labels.questions import qa_pairs, question_kind
+from homework.labels.questions import classify_question, qa_pairs
 from homework.labels.scene import Kart, Scene
 from viewer.error_analysis import (
     Asked,
@@ -115,6 +115,6 @@ def test_report_prints_tables_and_agreement(call, nano_folder, tiny_data, tmp_pa
     for words in ("karts in the view", "pixels of the kart", "not in train", "all of a view"):
         assert words in out
     samples = json.loads((tmp_path / "a.json").read_text())["samples"]
-    counts = [row["correct_answer"] for row in samples if question_kind(row["question"]) == "count"]
+    counts = [row["correct_answer"] for row in samples if classify_question(row["question"]) == "count"]
     for name, number in (("0", counts.count("0")), ("others", len(counts) - counts.count("0"))):
         assert re.search(rf"^  {name} +[\d.]+ of {number}$", out.split("counts, 0 too")[1], re.M)

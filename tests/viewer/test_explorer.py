@@ -20,7 +20,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: pip install -r 
 
 from starlette.testclient import TestClient
 
-from homework.labels.frame_info import scenes
+from homework.labels.frame_info import read_scenes
 from homework.labels.questions import qa_pairs
 from homework.labels.visualize import COLOURS
 from viewer.explorer import library as module
@@ -78,7 +78,7 @@ def test_choices_are_those_that_go_with_the_others(client):
 def test_a_view_has_its_boxes_pairs_captions_and_image(client, tiny_data):
     """What the label rule says of it, and the file's very bytes."""
     view = client.get("/api/views/valid/000a0_00").json()
-    _, scene = scenes(tiny_data / "valid" / "000a0_info.json")[0]
+    _, scene = read_scenes(tiny_data / "valid" / "000a0_info.json")[0]
     assert [(pair["question"], pair["answer"]) for pair in view["pairs"]] == list(qa_pairs(scene))
     assert view["ego"] == "nolok" and "nolok is the ego car." in view["captions"]
     assert [box["role"] for box in view["boxes"]] == ["other", "kart", "ego"]

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from homework.base_vlm import BaseVLM
 from homework.clip import build_trainable, predict
-from homework.data import is_strictly_correct
+from homework.data import is_exact_match
 from viewer.explorer.app import make_app
 from viewer.explorer.library import Library
 from viewer.explorer.models import Models
@@ -76,7 +76,7 @@ def test_wrong_answers_are_found_in_the_background(client):
     for key in client.get("/api/views/valid").json()["keys"]:
         pairs = client.get(f"/api/views/valid/{key}").json()["pairs"]
         answers = client.get(f"/api/answers/valid/{key}").json()["answers"]
-        right = [is_strictly_correct(answers[pair["question"]], pair["answer"]) for pair in pairs]
+        right = [is_exact_match(answers[pair["question"]], pair["answer"]) for pair in pairs]
         assert (key in wrong) == (not all(right))
     assert client.delete("/api/check").status_code == 200
     assert client.post("/api/check", json={"split": "none"}).status_code == 404

@@ -8,13 +8,13 @@ import torch
 
 from homework.clip import build_trainable
 from homework.labels.eval_sets import split_scenes
-from homework.labels.frame_info import read_info
+from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import qa_pairs
 from homework.labels.rows import frame_of
-from homework.labels.scene import Kart, Scene, scene
-from homework.labels.visualize import view_boxes
+from homework.labels.scene import Kart, Scene, build_scene
+from homework.labels.visualize import boxes_for_drawing
 from homework.models.loading import load_base
-from homework.training.lora import Adapted, add_lora
+from homework.training.lora import PeftTrainingModule, add_lora
 from tests.conftest import TRACKS, VIEWS, assert_one_line_error, write_frame
 from viewer.error_analysis import Asked
 from viewer.likelihood import probabilities
@@ -33,7 +33,7 @@ SCENE = Scene("abyss", (Kart(0, "tux", (60, 40, 90, 71)), Kart(1, "gnu", (10, 20
 def checkpoints(tmp_path, nano_folder):
     """A VLM's and a CLIP's folder, the first with its training's log."""
     model, _ = load_base(str(nano_folder))
-    Adapted(add_lora(model, 4, str(nano_folder))).save_adapter(tmp_path / "vlm")
+    PeftTrainingModule(add_lora(model, 4, str(nano_folder))).save_adapter(tmp_path / "vlm")
     (tmp_path / "vlm" / "training.json").write_text(json.dumps({"curve": CURVE}))
     torch.manual_seed(0)
     build_trainable(str(nano_folder), 4).save_adapter(tmp_path / "clip")
@@ -129,8 +129,8 @@ def test_a_label_is_doubted_where_the_model_is_sure_and_mostly_right():
     ego, track = "What kart is the ego car?", "What track is this?"
     right = [answer(f"right{n}", track, "abyss", 0.99, 0.99) for n in range(20)]
     bad = [answer(f"bad{n}", ego, "gnu", 0.95, 0.01) for n in range(5)]
-    doubted = doubtful_labels([*bad, *right, answer("odd", track, "minigolf", 0.95, 0.01)], 2)
-    (first, share), (_, second_share) = doubted
+    doubtful = doubtful_labels([*bad, *right, answer("odd", track, "minigolf", 0.95, 0.01)], 2)
+    (first, share), (_, second_share) = doubtful
     assert first.image == "odd" and share == pytest.approx(21 / 23) and second_share < 0.4
 
 
@@ -138,8 +138,8 @@ def test_boxes_say_what_they_are(tiny_data):
     """Ego last, so that it is drawn on top; what counts no kart is there too."""
     image = next(iter(split_scenes(tiny_data, "valid")))
     frame, view = frame_of(image)
-    info = read_info(tiny_data / f"{frame}_info.json")
+    info = read_frame_info(tiny_data / f"{frame}_info.json")
     info["detections"][view].append([1, 4, 0, 0, 16, 16])  # 4x4 pixels of the view
-    boxes = view_boxes(info, view, scene(info, view))
+    boxes = boxes_for_drawing(info, view, build_scene(info, view))
     assert [box.role for box in boxes] == ["other", "small", "kart", "ego"]
     assert boxes[-1].name == "nolok" and boxes[-1].box == VIEWS[0][0] and boxes[1].name == "xue"

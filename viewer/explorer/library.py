@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image, ImageOps
 
-from homework.labels.frame_info import read_info, scenes
-from homework.labels.questions import captions, qa_pairs, question_kind
+from homework.labels.frame_info import read_frame_info, read_scenes
+from homework.labels.questions import captions, classify_question, qa_pairs
 from homework.labels.rows import image_file, info_files
 from homework.labels.scene import Scene
-from homework.labels.visualize import view_boxes
+from homework.labels.visualize import boxes_for_drawing
 from homework.utils.errors import InputError
 
 UPLOADS = "uploads"  # the split of uploaded pictures
@@ -117,7 +117,7 @@ class Library:
 
 def _read(data: Path, split: str):
     for info_path in info_files(data / split):
-        for index, scene in scenes(info_path):
+        for index, scene in read_scenes(info_path):
             path = data / image_file(info_path, index)
             key = path.name.removesuffix("_im.jpg")
             yield key, View(key, path, info_path, index, scene)
@@ -174,12 +174,12 @@ def describe(view: View) -> dict:
     """A view for the page: boxes in pixels of the 150x100 view, pairs and captions."""
     if view.scene is None:
         return {"key": view.key, "track": None, "ego": None, "boxes": [], "pairs": [], "captions": []}
-    boxes = view_boxes(read_info(view.info_path), view.index, view.scene)
+    boxes = boxes_for_drawing(read_frame_info(view.info_path), view.index, view.scene)
     return {
         "key": view.key,
         "track": view.scene.track,
         "ego": view.scene.ego.name if view.scene.ego else None,
         "boxes": [{"role": box.role, "name": box.name, "box": box.box} for box in boxes],
-        "pairs": [{"question": q, "answer": a, "kind": question_kind(q)} for q, a in view.pairs],
+        "pairs": [{"question": q, "answer": a, "kind": classify_question(q)} for q, a in view.pairs],
         "captions": list(captions(view.scene)),
     }

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from homework.data import is_strictly_correct
+from homework.data import is_exact_match
 from homework.utils.errors import InputError, first_line
 
 from .library import View
@@ -145,7 +145,7 @@ class Models:
         wrong = [
             key
             for key, answers in known.items()
-            if any(not is_strictly_correct(answers[question], truth) for question, truth in views[key].pairs)
+            if any(not is_exact_match(answers[question], truth) for question, truth in views[key].pairs)
         ]
         return wrong, len(known)
 

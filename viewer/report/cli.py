@@ -1,10 +1,12 @@
 """The command `report`: a page that shows what a checkpoint can do and where it fails."""
 
+import logging
 from pathlib import Path
 
 from homework.labels.rows import DATA_DIR
-from homework.utils.io import replacing
-from homework.utils.progress import note
+from homework.utils.io import atomic_write
+
+logger = logging.getLogger(__name__)
 
 
 def report(
@@ -33,6 +35,6 @@ def report(
 
     measured = measure(checkpoint, clip, split, Path(data))
     file = Path(output) / "index.html"
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(page(measured), encoding="utf-8")
-    note(f"saved {file} ({file.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    logger.info(f"saved {file} ({file.stat().st_size / 1e6:.1f} MB): open it in a browser")

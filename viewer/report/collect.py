@@ -1,5 +1,6 @@
 """What a report shows, as numbers: answers and how sure they are, CLIP's choices, speed and sizes."""
 
+import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -13,15 +14,16 @@ from homework.base_vlm import BaseVLM
 from homework.clip import load_with_tokenizer, predict
 from homework.data import BenchmarkResult, score_answers
 from homework.labels.eval_sets import Scenes, multiple_choice, split_scenes
-from homework.labels.questions import is_asked_officially
-from homework.labels.rows import with_path
+from homework.labels.questions import in_official_eval
+from homework.labels.rows import add_image_paths
 from homework.models.loading import adapter_base, resolve_base
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
-from homework.utils.progress import note
 
 from ..error_analysis import Asked, ask_everything, trained_pairs
 from ..likelihood import probabilities
+
+logger = logging.getLogger(__name__)
 
 CLIP_QUESTIONS = (2000, 1000, 500, 200, 50)  # the most that the split has views for
 
@@ -76,7 +78,7 @@ class Measured:
     @property
     def official(self) -> list[Asked]:
         """What the official set would ask too: no counts of 0."""
-        return [one.asked for one in self.answers if is_asked_officially(one.asked.kind, one.asked.truth)]
+        return [one.asked for one in self.answers if in_official_eval(one.asked.kind, one.asked.truth)]
 
     @property
     def result(self) -> BenchmarkResult:
@@ -136,12 +138,12 @@ def choose(clip: str, scenes: Scenes, data: Path) -> tuple[Model | None, list[tu
     rows = []
     for number in CLIP_QUESTIONS:
         try:
-            rows = with_path(multiple_choice(scenes, number, seed=0), data)
+            rows = add_image_paths(multiple_choice(scenes, number, seed=0), data)
             break
         except InputError as error:
             reason = error
     if not rows:
-        note(f"no questions to CLIP: {reason}")
+        logger.info(f"no questions to CLIP: {reason}")
         return None, [], 0.0
     model, tokenizer = load_with_tokenizer(Path(clip).resolve())
     start = time.perf_counter()
@@ -188,16 +190,16 @@ def doubtful_labels(answers: Iterable[Answer], number: int) -> list[tuple[Answer
     Beside each: how often, 0 to 1, the model's answers of this kind are right where it is at least as sure. Being sure
     counts by this share, since of a kind that the model is bad at it says little.
     """
-    by_kind = defaultdict(list)
+    accuracy_by_type = defaultdict(list)
     for one in answers:
-        by_kind[one.asked.kind].append(one)
+        accuracy_by_type[one.asked.kind].append(one)
     shares: dict[int, float] = {}
-    for kind in by_kind.values():
+    for kind in accuracy_by_type.values():
         right = 0
         for place, one in enumerate(sorted(kind, key=lambda one: -one.own), 1):
             right += one.asked.is_right
             shares[id(one)] = (right + 1) / (place + 2)  # Laplace's rule, as the first few say little
-    wrong = [one for kind in by_kind.values() for one in kind if not one.asked.is_right]
+    wrong = [one for kind in accuracy_by_type.values() for one in kind if not one.asked.is_right]
     wrong.sort(key=lambda one: -one.own * shares[id(one)])
     return [(one, shares[id(one)]) for one in _one_a_view(wrong, number)]
 

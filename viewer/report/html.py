@@ -9,12 +9,12 @@ from pathlib import Path
 from PIL import Image
 
 from homework.clip import score
-from homework.data import interval
-from homework.labels.frame_info import read_info
-from homework.labels.questions import KINDS
+from homework.data import wilson_interval
+from homework.labels.frame_info import read_frame_info
+from homework.labels.questions import QUESTION_TYPES
 from homework.labels.rows import frame_of
-from homework.labels.scene import VIEW_SIZE, scene
-from homework.labels.visualize import COLOURS, view_boxes
+from homework.labels.scene import VIEW_SIZE, build_scene
+from homework.labels.visualize import COLOURS, boxes_for_drawing
 from homework.utils.images import open_image
 
 from ..error_analysis import agreement, by_number, by_pair, by_side, said_for, tally
@@ -78,30 +78,30 @@ def _range(low: float, high: float) -> str:
 def _accuracy(measured: Measured) -> str:
     result = measured.result
     counts = result.counts
-    kinds = [kind for kind in KINDS if kind in counts]
+    kinds = [kind for kind in QUESTION_TYPES if kind in counts]
     rows = [
         (
             kind,
             _percent(p),
-            _percent(result.strict_by_kind[kind]),
-            _range(*interval(p, counts[kind])),
+            _percent(result.exact_accuracy_by_type[kind]),
+            _range(*wilson_interval(p, counts[kind])),
             f"{counts[kind]:,}",
         )
-        for kind, p in ((kind, result.by_kind[kind]) for kind in kinds)
+        for kind, p in ((kind, result.accuracy_by_type[kind]) for kind in kinds)
     ]
-    strict = sum(result.strict_by_kind.values()) / len(kinds)
-    mean = _percent(result.mean_of_kinds), _percent(strict), _range(*result.mean_interval)
+    strict = sum(result.exact_accuracy_by_type.values()) / len(kinds)
+    mean = _percent(result.macro_accuracy), _percent(strict), _range(*result.macro_interval)
     rows.append(("mean of the kinds", *mean, f"{len(result.samples):,}"))
-    shares = {kind: (round(result.by_kind[kind] * counts[kind]), counts[kind]) for kind in kinds}
+    shares = {kind: (round(result.accuracy_by_type[kind] * counts[kind]), counts[kind]) for kind in kinds}
     table = _table(("VLM", "% right", "% word for word", "95 % interval", "questions"), rows)
     parts = [_pair(table, _figure(share_plot("Accuracy of the VLM by kind", shares, KIND_COLOURS)))]
     if measured.clip:
         right, asked = score([row for row, _ in measured.choices], [index for _, index in measured.choices])
-        kinds = [kind for kind in KINDS if asked[kind]]
+        kinds = [kind for kind in QUESTION_TYPES if asked[kind]]
         shares = {kind: (right[kind], asked[kind]) for kind in kinds}
         total = {"all questions": (right.total(), asked.total())}
         rows = [
-            (kind, _percent(hits / n), _range(*interval(hits / n, n)), f"{n:,}")
+            (kind, _percent(hits / n), _range(*wilson_interval(hits / n, n)), f"{n:,}")
             for kind, (hits, n) in (shares | total).items()
         ]
         table = _table(("CLIP, one of five captions", "% right", "95 % interval", "questions"), rows)
@@ -188,7 +188,7 @@ def _card(one: Answer, data: Path, note: str = "") -> str:
 def _picture(image: str, data: Path) -> str:
     """The view with its boxes as an SVG that holds the picture itself."""
     frame, view = frame_of(image)
-    info = read_info(data / f"{frame}_info.json")
+    info = read_frame_info(data / f"{frame}_info.json")
     picture = open_image(data / image)
     picture.thumbnail(MOST_PIXELS, Image.Resampling.LANCZOS)
     stream = io.BytesIO()
@@ -197,7 +197,7 @@ def _picture(image: str, data: Path) -> str:
     width, height = VIEW_SIZE
     size = f'width="{width}" height="{height}"'
     parts = [f'<image {size} preserveAspectRatio="none" href="data:image/jpeg;base64,{source}"/>']
-    for box in view_boxes(info, view, scene(info, view)):
+    for box in boxes_for_drawing(info, view, build_scene(info, view)):
         x1, y1, x2, y2 = (round(value, 1) for value in box.box)
         place = f'x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" stroke="{COLOURS[box.role]}"'
         parts.append(f'<rect class="{box.role}" {place}><title>{escape(box.name or "no kart")}</title></rect>')

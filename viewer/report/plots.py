@@ -9,8 +9,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from homework.data import interval
-from homework.labels.questions import KINDS
+from homework.data import wilson_interval
+from homework.labels.questions import QUESTION_TYPES
 
 # Of middle lightness, so that they stand out from white and from black.
 COLOURS = {"ego": "#3b82f6", "total": "#d97706", "track": "#16a34a", "relation": "#a855f7", "count": "#e11d48"}
@@ -62,7 +62,7 @@ def share_plot(name: str, groups: Mapping[str, tuple[int, int]], colours: Mappin
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(5.2, 0.6 + 0.32 * len(groups))
         for place, (group, (right, asked)) in enumerate(groups.items()):
-            share, (low, high) = right / asked, interval(right / asked, asked)
+            share, (low, high) = right / asked, wilson_interval(right / asked, asked)
             errors = [[100 * (share - low)], [100 * (high - share)]]
             axes.errorbar(100 * share, -place, xerr=errors, fmt="o", capsize=3, color=colours.get(group, "#888888"))
         axes.set_yticks([-place for place in range(len(groups))], list(groups))
@@ -79,13 +79,13 @@ def group_plot(name: str, right: Counter, asked: Counter) -> str:
         right, asked: by (group, kind), as `viewer.error_analysis.tally` gives them.
     """
     groups = sorted({group for group, _ in asked})
-    kinds = [kind for kind in KINDS if any((group, kind) in asked for group in groups)]
+    kinds = [kind for kind in QUESTION_TYPES if any((group, kind) in asked for group in groups)]
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(5.2, 3.0)
         for number, kind in enumerate(kinds):
             there = [place for place, group in enumerate(groups) if asked[group, kind]]
             shares = [right[groups[place], kind] / asked[groups[place], kind] for place in there]
-            ends = [interval(share, asked[groups[at], kind]) for share, at in zip(shares, there, strict=True)]
+            ends = [wilson_interval(share, asked[groups[at], kind]) for share, at in zip(shares, there, strict=True)]
             errors = [[max(0, 100 * (share - low)) for share, (low, _) in zip(shares, ends, strict=True)]]
             errors += [[max(0, 100 * (high - share)) for share, (_, high) in zip(shares, ends, strict=True)]]
             x = [
@@ -148,7 +148,7 @@ def curve_plots(name: str, curve: Sequence[dict]) -> list[str]:
     Args:
         curve: rows with `step` and `loss`, or `step` and numbers named `eval_accuracy...`.
     """
-    kinds = {f"eval_accuracy_{kind}": kind for kind in KINDS} | {"eval_accuracy": "all"}
+    kinds = {f"eval_accuracy_{kind}": kind for kind in QUESTION_TYPES} | {"eval_accuracy": "all"}
     plots = []
     for title, fields, label in (("loss", {"loss": "all"}, "loss"), ("score", kinds, "percent right")):
         lines = {field: [(row["step"], row[field]) for row in curve if field in row] for field in fields}

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .vision import Hidden
+from .vision import ModelOutput
 
 
-class KeyValues:
+class KVCache:
     """Each layer's keys and values of the tokens so far, [b, heads, s, head_dim]; used as transformers' caches are."""
 
     def __init__(self):
@@ -46,20 +46,20 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(heads * self.head_dim, width, bias=False)
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor, cache: KeyValues | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
         # [b, s, heads * head_dim] -> [b, heads, s, head_dim]
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = rotated(q, rotation), rotated(k, rotation)
+        q, k = apply_rope(q, rotation), apply_rope(k, rotation)
         if cache is not None:
             k, v = cache.update(k, v, layer)
         x = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=q.shape[1] != k.shape[1])
         return self.o_proj(x.transpose(1, 2).flatten(2))
 
 
-class GatedMLP(nn.Module):
+class SwiGLU(nn.Module):
     """SwiGLU (arXiv:2002.05202). [b, s, d] -> [b, s, d]."""
 
     def __init__(self, config):
@@ -77,7 +77,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.self_attn, self.mlp = Attention(config), GatedMLP(config)
+        self.self_attn, self.mlp = Attention(config), SwiGLU(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -105,10 +105,10 @@ class TextModel(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: KeyValues | None = None,
+        past_key_values: KVCache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool = False,
-    ) -> Hidden:
+    ) -> ModelOutput:
         """As transformers' `LlamaModel`.
 
         Args:
@@ -118,17 +118,17 @@ class TextModel(nn.Module):
             position_ids: [b, s]; without it they go on from the cache.
         """
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        cache = KeyValues() if use_cache and past_key_values is None else past_key_values
+        cache = KVCache() if use_cache and past_key_values is None else past_key_values
         past, length = 0 if cache is None else len(cache), x.shape[1]
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=x.device)[None]
-        rotation = rotations(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"])
+        rotation = rope_cos_sin(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"])
         mask = attention_mask
         if mask is None or mask.ndim == 2:
             mask = causal_mask(mask, past, length, x.device)
         for number, layer in enumerate(self.layers):
             x = layer(x, rotation.to(x.dtype), mask, cache, number)
-        return Hidden(self.norm(x), cache)
+        return ModelOutput(self.norm(x), cache)
 
 
 def causal_mask(there: Tensor | None, past: int, length: int, device: torch.device) -> Tensor:
@@ -149,15 +149,15 @@ def causal_mask(there: Tensor | None, past: int, length: int, device: torch.devi
     return (causal & there.bool()[:, None] | F.pad(itself, (past, 0)))[:, None]
 
 
-def rotations(positions: Tensor, head_dim: int, theta: float) -> Tensor:
+def rope_cos_sin(positions: Tensor, head_dim: int, theta: float) -> Tensor:
     """Cosines and sines of the angles by which positions turn (arXiv:2104.09864). [b, s] -> [2, b, 1, s, head_dim]."""
     frequencies = theta ** -(torch.arange(0, head_dim, 2, device=positions.device) / head_dim)
     angles = (positions[..., None] * frequencies).repeat(1, 1, 2)[:, None]  # [b, 1, s, head_dim]
     return torch.stack([angles.cos(), angles.sin()])
 
 
-def rotated(x: Tensor, rotation: Tensor) -> Tensor:
-    """Queries or keys [b, heads, s, head_dim] turned by `rotations`: each half's i-th numbers are a point."""
+def apply_rope(x: Tensor, rotation: Tensor) -> Tensor:
+    """Queries or keys [b, heads, s, head_dim] turned by `rope_cos_sin`: each half's i-th numbers are a point."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

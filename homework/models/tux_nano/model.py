@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...utils.io import read_json
-from .connector import readout_of
-from .language_model import KeyValues, TextModel
+from .connector import build_connector
+from .language_model import KVCache, TextModel
 from .processor import QuickProcessor
 from .supported_config import FILES, require, require_known
-from .vision import Hidden, Tower
+from .vision import ModelOutput, VisionEncoder
 
 # What must be in a base's config for the model here to be that which transformers would make of it.
 MODEL = {"model_type": "tux_nano", "tie_word_embeddings": True, "scale_factor": 1}
@@ -50,8 +50,8 @@ class TuxNanoInner(nn.Module):
     def __init__(self, config: SimpleNamespace):
         super().__init__()
         self.image_token_id = config.image_token_id
-        self.vision_model = Tower(config.vision_config)
-        self.connector = readout_of(config)
+        self.vision_model = VisionEncoder(config.vision_config)
+        self.connector = build_connector(config)
         self.text_model = TextModel(config.text_config)
 
     def forward(
@@ -60,9 +60,9 @@ class TuxNanoInner(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        past_key_values: KeyValues | None = None,
+        past_key_values: KVCache | None = None,
         use_cache: bool = False,
-    ) -> Hidden:
+    ) -> ModelOutput:
         """See `TextModel`; pixel_values are [b, 1, 3, h, w]."""
         x = self.text_model.embed_tokens(input_ids)
         if pixel_values is not None:

@@ -26,8 +26,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from ...labels.scene import VIEW_SIZE
-from .connector import readout_of
-from .vision import Tower
+from .connector import build_connector
+from .vision import VisionEncoder
 
 
 @strict
@@ -55,8 +55,8 @@ class TuxNanoVisionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
 
-class TuxNanoVisionModel(Tower, Idefics3PreTrainedModel):
-    """The `Tower` as a model of transformers."""
+class TuxNanoVisionModel(VisionEncoder, Idefics3PreTrainedModel):
+    """The `VisionEncoder` as a model of transformers."""
 
     config: TuxNanoVisionConfig
     main_input_name = "pixel_values"
@@ -87,7 +87,7 @@ class TuxNanoVisionModel(Tower, Idefics3PreTrainedModel):
 
 @strict
 class TuxNanoConfig(Idefics3Config):
-    """An `Idefics3Config` whose vision part is a `TuxNanoVisionConfig`; for what is told of a view, see `Readout`."""
+    """An `Idefics3Config` whose vision part is a `TuxNanoVisionConfig`; for what is told of a view, see `PredictionConnector`."""
 
     model_type = "tux_nano"
     num_karts: int = 18
@@ -109,7 +109,7 @@ class TuxNanoModel(Idefics3Model):
         self.padding_idx = config.text_config.pad_token_id
         self.vocab_size = config.text_config.vocab_size
         self.vision_model = TuxNanoVisionModel._from_config(config.vision_config)
-        self.connector = readout_of(config)
+        self.connector = build_connector(config)
         self.text_model = AutoModel.from_config(config.text_config)
         self.image_seq_len = self.connector.slot.num_embeddings
         self.image_token_id = config.image_token_id

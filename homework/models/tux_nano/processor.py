@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...labels.scene import VIEW_SIZE
 from ...utils.io import read_json
-from ..images import MEAN, as_view, normalise
+from ..images import MEAN, normalise, to_view_size
 from .supported_config import require, require_known
 
 # What must be in a base's files for the processor here to be that which transformers would make of them.
@@ -112,4 +112,4 @@ class QuickProcessor:
 
     def image_processor(self, images: Sequence[Sequence[Image.Image]], return_tensors: str) -> dict[str, Tensor]:
         """Lists of one image -> `pixel_values` [n, 1, 3, 100, 150]."""
-        return {"pixel_values": normalise(np.stack([as_view(image) for (image,) in images]))[:, None]}
+        return {"pixel_values": normalise(np.stack([to_view_size(image) for (image,) in images]))[:, None]}

@@ -57,7 +57,7 @@ def run_stages(stages: nn.ModuleList, x: Tensor) -> list[Tensor]:
     return maps
 
 
-class Hidden(NamedTuple):
+class ModelOutput(NamedTuple):
     """What a model gives, under the names that those of transformers have for it."""
 
     last_hidden_state: Tensor
@@ -82,7 +82,7 @@ class AttentionLayer(nn.Module):
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 
-class Tower(nn.Module):
+class VisionEncoder(nn.Module):
     """Image -> summary tokens, one token a cell of 16x16 pixels, one a cell of 8x8 of the fovea; row by row.
 
     Takes any size: an image is first brought to the height it was trained at, so the grader's 192x192 crop
@@ -136,7 +136,7 @@ class Tower(nn.Module):
     def encode(self, view: Tensor, fovea: Tensor) -> Tensor:
         """The last stages' maps [b, c, h, w] of view and fovea -> tokens [b, summary + cells of both, d]."""
         parts = [self.summary.weight.expand(len(view), -1, -1)]
-        positions = cell_positions(cell_middles(view.shape[-1], view.device))
+        positions = cell_positions(cell_centers(view.shape[-1], view.device))
         positions = positions.split((view.shape[-2:].numel(), FOVEA_TOKENS))
         for project, feature_map, position in zip(
             (self.project, self.fovea_project), (view, fovea), positions, strict=True
@@ -148,9 +148,9 @@ class Tower(nn.Module):
             x = layer(x)
         return self.norm(x)
 
-    def forward(self, pixel_values: Tensor) -> Hidden:
+    def forward(self, pixel_values: Tensor) -> ModelOutput:
         """[b, 3, h, w] -> last_hidden_state [b, looks, s, d]."""
-        return Hidden(self.look(pixel_values))
+        return ModelOutput(self.look(pixel_values))
 
     def look(self, pixel_values: Tensor) -> Tensor:
         """[b, 3, h, w] -> tokens [b, looks, s, d]."""
@@ -169,7 +169,7 @@ def split_tokens(tokens: Tensor, summary: int) -> tuple[Tensor, Tensor, Tensor]:
     return tokens.tensor_split([summary, tokens.shape[1] - FOVEA_TOKENS], dim=1)
 
 
-def cell_middles(columns: int, device: torch.device) -> Tensor:
+def cell_centers(columns: int, device: torch.device) -> Tensor:
     """The cells' middles, from the image's centre in pixels. [ROWS * columns + FOVEA_TOKENS, 2] (y, x), row by row.
 
     Cells lie a stride apart (3x3 convolutions, stride 2, padding 1).

@@ -37,7 +37,7 @@ def png_that_claims(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def opened(page, server, key: str = VIEW):
+def open_page(page, server, key: str = VIEW):
     """The page at a view, its models loaded."""
     page.goto(f"{server.url}/#valid/{key}")
     expect(page.locator("#ask")).to_be_enabled()
@@ -53,7 +53,7 @@ def test_it_starts_in_five_seconds_and_answers_in_one(page, server):
     """On the clock; or, where other work takes the processors, in processor time of its own."""
     print(f"\nthe page came after {server.seconds:.2f} s, {server.own_seconds:.2f} s of the processors")
     assert min(server.seconds, server.own_seconds) < 5
-    opened(page, server)
+    open_page(page, server)
     for question in (FIRST, FIRST, "Is it raining?"):  # the first warms up
         page.fill("#question", question)
         before, start = processor_seconds(server.process.pid), time.perf_counter()
@@ -106,7 +106,7 @@ def test_keys_move_and_show_boxes(page, server):
 
 def test_pairs_captions_and_answers_are_there_and_more_can_be_asked(page, server):
     """What the labels say, what the model says of it, a free question, and captions of one's own, best first."""
-    opened(page, server)
+    open_page(page, server)
     expect(page.locator("#pairs tr")).to_have_count(11)  # with its head
     expect(page.locator("#pairs tr", has_text=FIRST)).to_contain_text("sandtrack")
     expect(page.locator("#captions li")).to_have_count(5)
@@ -144,7 +144,7 @@ BAD = {
 def test_pictures_of_ones_own_and_bad_ones(page, server):
     """Every bad file is refused with a line that names it, which is seen wherever one has scrolled to."""
     page.set_viewport_size({"width": 400, "height": 800})
-    opened(page, server)
+    open_page(page, server)
     error = page.locator("#error")
     for name, (content, words) in BAD.items():
         page.locator("#file").scroll_into_view_if_needed()
@@ -167,7 +167,7 @@ def test_pictures_of_ones_own_and_bad_ones(page, server):
 
 def test_only_wrong_answers(page, server):
     """They join while the model is asked; each view that is shown has one; the filter can be left at any time."""
-    opened(page, server)
+    open_page(page, server)
     page.check("#wrong")
     expect(page.locator("#pairs td.wrong:not(:empty)")).not_to_have_count(0)
     page.select_option("#track", "sandtrack")
@@ -200,7 +200,7 @@ def test_the_page_is_legible(page, server, scheme, width):
     """All text stands out from what is behind it, and none is cut off at the side."""
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
-    opened(page, server)
+    open_page(page, server)
     expect(page.locator("#pairs td:nth-child(3):not(:empty)")).to_have_count(10)
     assert page.evaluate(CONTRAST) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from homework.labels.eval_sets import balanced_pairs, build, multiple_choice, split_scenes, verify
-from homework.labels.questions import KINDS, caption_kind, captions, qa_pairs, question_kind
+from homework.labels.questions import QUESTION_TYPES, captions, classify_caption, classify_question, qa_pairs
 from homework.labels.rows import DATA_DIR, MultiChoiceQADataset, VQADataset
 from homework.labels.scene import Kart, Scene
 from homework.utils.errors import InputError
@@ -39,7 +39,7 @@ VIEWS = make_scenes(600)
 
 def test_pairs_are_balanced_true_and_on_different_images():
     rows = balanced_pairs(VIEWS, 120, seed=0)
-    assert Counter(question_kind(row["question"]) for row in rows) == dict.fromkeys(KINDS, 24)
+    assert Counter(classify_question(row["question"]) for row in rows) == dict.fromkeys(QUESTION_TYPES, 24)
     assert len({row["image_file"] for row in rows}) == 120
     for row in rows:
         assert (row["question"], row["answer"]) in list(qa_pairs(VIEWS[row["image_file"]]))
@@ -48,15 +48,15 @@ def test_pairs_are_balanced_true_and_on_different_images():
 def test_counts_of_zero_are_not_asked_and_a_kart_alone_is():
     rows = balanced_pairs(VIEWS, 120, seed=0)
     assert "0" not in {row["answer"] for row in rows}
-    alone = sum(row["answer"] == "1" for row in rows if question_kind(row["question"]) == "total")
+    alone = sum(row["answer"] == "1" for row in rows if classify_question(row["question"]) == "total")
     assert 6 <= alone <= 21  # 60 % of the views; relation and count leave most of the others
 
 
 def test_multiple_choice_has_the_official_mix_and_one_true_candidate():
     rows = multiple_choice(VIEWS, 200, seed=0)
-    true_kinds = Counter(caption_kind(row["candidates"][row["correct_index"]]) for row in rows)
+    true_kinds = Counter(classify_caption(row["candidates"][row["correct_index"]]) for row in rows)
     assert true_kinds == {"total": 58, "track": 55, "ego": 45, "relation": 42}
-    all_kinds = Counter(caption_kind(text) for row in rows for text in row["candidates"])
+    all_kinds = Counter(classify_caption(text) for row in rows for text in row["candidates"])
     assert all_kinds == {"track": 400, "ego": 330, "total": 188, "relation": 82}
     assert len({row["image_file"] for row in rows}) == 200
     for row in rows:
@@ -67,10 +67,10 @@ def test_multiple_choice_has_the_official_mix_and_one_true_candidate():
 
 
 def test_other_sizes_keep_the_proportions():
-    kinds = Counter(question_kind(row["question"]) for row in balanced_pairs(VIEWS, 12, seed=0))
+    kinds = Counter(classify_question(row["question"]) for row in balanced_pairs(VIEWS, 12, seed=0))
     assert sorted(kinds.values()) == [2, 2, 2, 3, 3]
     rows = multiple_choice(VIEWS, 100, seed=0)
-    true_kinds = Counter(caption_kind(row["candidates"][row["correct_index"]]) for row in rows)
+    true_kinds = Counter(classify_caption(row["candidates"][row["correct_index"]]) for row in rows)
     assert true_kinds.total() == 100
     for kind, exact in {"total": 29, "track": 27.5, "ego": 22.5, "relation": 21}.items():
         assert abs(true_kinds[kind] - exact) < 1

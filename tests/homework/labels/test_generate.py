@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from homework import generate_captions, generate_qa
-from homework.labels.frame_info import scenes
-from homework.labels.generate import CHUNK, write_split
+from homework.labels.frame_info import read_scenes
+from homework.labels.generate import CHUNK, generate_annotations
 from homework.labels.rows import VQADataset, image_file, info_files
 from homework.utils.errors import InputError
 from tests.conftest import assert_one_line_error, rows_of, write_frame
@@ -26,7 +26,7 @@ def test_one_worker_two_workers_and_json_dumps_give_the_same_bytes(tmp_path: Pat
     split = tmp_path / "train"
     for number in range(2 * CHUNK + 1):
         write_frame(split, f"{number:05x}", "abyss", shift=number)
-    written = [write_split(split, module.FILE_NAME, module.rows, workers).read_bytes() for workers in (1, 2)]
+    written = [generate_annotations(split, module.FILE_NAME, module.rows, workers).read_bytes() for workers in (1, 2)]
     rows = rows_of(split, module.rows)
     lines = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
     assert written[0] == written[1] == ("[\n" + ",\n".join(lines) + "\n]\n").encode()
@@ -38,7 +38,7 @@ def test_names_are_escaped(tmp_path: Path):
     info = json.loads(path.read_text())
     info["track"] = 'a "b"\\ é\n'
     path.write_text(json.dumps(info))
-    file = write_split(tmp_path / "train", generate_qa.FILE_NAME, generate_qa.rows, 1)
+    file = generate_annotations(tmp_path / "train", generate_qa.FILE_NAME, generate_qa.rows, 1)
     assert json.loads(file.read_bytes()) == rows_of(tmp_path / "train", generate_qa.rows)
 
 
@@ -46,7 +46,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path):
     split = tmp_path / os.fsdecode(b"tr\xff")
     write_frame(split, "00000", "abyss")
     with pytest.raises(InputError, match="not UTF-8; rename it"):
-        write_split(split, generate_qa.FILE_NAME, generate_qa.rows, 1)
+        generate_annotations(split, generate_qa.FILE_NAME, generate_qa.rows, 1)
     assert not (split / generate_qa.FILE_NAME).exists()
 
 
@@ -61,9 +61,9 @@ def test_generate_replaces_the_file_and_says_how_many(tiny_data: Path, call, mod
 
 
 def test_what_is_generated_can_be_read_as_a_dataset(tiny_data: Path):
-    write_split(tiny_data / "valid", generate_qa.FILE_NAME, generate_qa.rows, 1)
+    generate_annotations(tiny_data / "valid", generate_qa.FILE_NAME, generate_qa.rows, 1)
     dataset = VQADataset("valid", tiny_data)
-    (_, scene), *_ = scenes(info_files(tiny_data / "valid")[0])
+    (_, scene), *_ = read_scenes(info_files(tiny_data / "valid")[0])
     assert dataset[0]["image_file"] == image_file(tiny_data / "valid" / "000a0_info.json", 0)
     assert dataset[0]["answer"] == scene.ego.name
 
@@ -118,7 +118,7 @@ def test_check_prints_the_pairs_and_saves_the_picture(tiny_data: Path, tmp_path:
     info_file, picture = tiny_data / "valid" / "000a0_info.json", tmp_path / "picture.png"
     arguments = ("check", "--info_file", info_file, "--view_index", "2", "--output", picture)
     status, out, _ = call((module.check, module.generate), *arguments)
-    rows = list(module.rows(scenes(info_file)[2][1], ""))
+    rows = list(module.rows(read_scenes(info_file)[2][1], ""))
     assert status == 0 and f"saved to {picture}" in out
     for row in rows:
         assert " ".join(value for key, value in row.items() if key != "image_file") in out.splitlines()

@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homework.labels.questions import KINDS, caption_kind, captions, qa_pairs, question_kind, training_weight
+from homework.labels.questions import (
+    QUESTION_TYPES,
+    captions,
+    classify_caption,
+    classify_question,
+    qa_pairs,
+    sample_weight,
+)
 from homework.labels.scene import Kart, Scene
 
 EGO = Kart(0, "tux", (65, 40, 85, 60))
@@ -47,7 +54,7 @@ def test_every_caption():
 def test_a_kart_alone_counts_itself_in_the_total_only():
     pairs = dict(qa_pairs(ALONE))
     assert pairs["How many karts are there in the scenario?"] == "1"
-    assert [answer for question, answer in pairs.items() if question_kind(question) == "count"] == ["0"] * 4
+    assert [answer for question, answer in pairs.items() if classify_question(question) == "count"] == ["0"] * 4
     assert "There are 1 karts in the scene." in set(captions(ALONE))
 
 
@@ -57,11 +64,11 @@ def test_without_a_kart_only_the_track_is_asked():
 
 
 def test_kinds():
-    kinds = [question_kind(question) for question, _ in qa_pairs(SCENE)]
+    kinds = [classify_question(question) for question, _ in qa_pairs(SCENE)]
     assert kinds == ["ego", "total", "track", *["relation"] * 6, *["count"] * 4]
-    assert set(kinds) == set(KINDS)
-    assert [caption_kind(text) for text in captions(SCENE)] == ["ego", "total", "track", *["relation"] * 4]
-    assert question_kind("Is it raining?") == caption_kind("It rains.") == "other"
+    assert set(kinds) == set(QUESTION_TYPES)
+    assert [classify_caption(text) for text in captions(SCENE)] == ["ego", "total", "track", *["relation"] * 4]
+    assert classify_question("Is it raining?") == classify_caption("It rains.") == "other"
 
 
 sides = st.integers(5, 30)
@@ -99,10 +106,10 @@ def test_where_agrees_with_both_halves_and_with_the_captions(scene: Scene):
 def test_all_that_is_asked_or_said_of_a_scene_is_said_once(scene: Scene):
     questions, texts = [question for question, _ in qa_pairs(scene)], list(captions(scene))
     assert len(questions) == len(set(questions)) and len(texts) == len(set(texts))
-    assert "other" not in {*map(question_kind, questions), *map(caption_kind, texts)}
+    assert "other" not in {*map(classify_question, questions), *map(classify_caption, texts)}
 
 
 def test_counts_of_zero_weigh_less():
     """They are most of all counts, and not asked officially; every other pair weighs the same."""
-    assert training_weight("count", "0") < training_weight("count", "1")
-    assert training_weight("count", "1") == training_weight("ego", "tux") == training_weight("total", "10")
+    assert sample_weight("count", "0") < sample_weight("count", "1")
+    assert sample_weight("count", "1") == sample_weight("ego", "tux") == sample_weight("total", "10")

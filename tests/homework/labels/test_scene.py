@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from homework.labels.frame_info import read_info
+from homework.labels.frame_info import read_frame_info
 from homework.labels.rows import frame_of, image_file, info_files
-from homework.labels.scene import scene
+from homework.labels.scene import build_scene
 from homework.utils.errors import InputError
 
 KARTS = ["tux", "gnu", "nolok"]
@@ -19,7 +19,7 @@ def make(*detections) -> dict:
 
 
 def view(*detections):
-    return scene(make(*detections), 0)
+    return build_scene(make(*detections), 0)
 
 
 def test_karts_of_at_least_five_truncated_pixels_count():
@@ -101,7 +101,7 @@ def test_a_bad_detection_is_one_line_that_names_file_and_view(tmp_path: Path, de
     path = tmp_path / "0000b_info.json"
     path.write_text(json.dumps(make([1, 0, 0, 0, 40, 40], detection)))
     with pytest.raises(InputError) as error:
-        read_info(path)
+        read_frame_info(path)
     message = str(error.value)
     assert message.startswith(f"{path}: {start}") and "\n" not in message
 
@@ -114,7 +114,7 @@ def test_a_broken_frame_is_one_line_that_names_it(tmp_path: Path, text: str):
     path = tmp_path / "0000b_info.json"
     path.write_text(text)
     with pytest.raises(InputError) as error:
-        read_info(path)
+        read_frame_info(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
@@ -122,7 +122,7 @@ def test_more_keys_and_any_identifier_are_fine(tmp_path: Path):
     path = tmp_path / "0000b_info.json"
     info = make([1, 0, 280, 180, 320, 220]) | {"karts": ["new_kart"], "track": "new_track", "weather": "rain"}
     path.write_text(json.dumps(info))
-    seen = scene(read_info(path), 0)
+    seen = build_scene(read_frame_info(path), 0)
     assert (seen.track, seen.ego.name) == ("new_track", "new_kart")
 
 

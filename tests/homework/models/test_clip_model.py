@@ -10,7 +10,7 @@ from torch import nn
 
 from homework import clip
 from homework.labels.rows import CaptionDataset
-from homework.models.clip import ADDITIONAL_WEIGHTS, SMOOTHING, log_odds_of
+from homework.models.clip import ADDITIONAL_WEIGHTS, SMOOTHING, class_prior_logits
 from homework.models.images import clip_pixels
 from homework.utils.errors import InputError
 from homework.utils.images import open_image
@@ -21,7 +21,7 @@ EVEN = torch.zeros(())  # log odds of captions that are as often true as not
 
 def test_perfect_features_have_the_least_loss(loaded_nano, tiny_data):
     """However many captions are true of an image, and images of a caption: smooth labels alone are left."""
-    truth = clip.CaptionedViews(CaptionDataset("train", tiny_data), tiny_data).truth
+    truth = clip.CaptionMatchingDataset(CaptionDataset("train", tiny_data), tiny_data).truth
     truth = truth[truth.sum(1) == truth.sum(1).mode().values]  # of as many captions, so that the cosines are the same
     model = build_clip(loaded_nano)
     text = torch.eye(truth.shape[1])
@@ -40,7 +40,7 @@ def test_perfect_features_have_the_least_loss(loaded_nano, tiny_data):
 
 def test_no_true_caption_is_pushed_away(loaded_nano, tiny_data):
     """The gradient draws an image to each caption that is true of it, and away from all others."""
-    truth = clip.CaptionedViews(CaptionDataset("train", tiny_data), tiny_data).truth
+    truth = clip.CaptionMatchingDataset(CaptionDataset("train", tiny_data), tiny_data).truth
     model = build_clip(loaded_nano)
     text = torch.eye(truth.shape[1])
     vision = torch.zeros(truth.shape, requires_grad=True)
@@ -54,11 +54,11 @@ def test_kinds_of_seldom_captions_are_not_thought_less_likely(loaded_nano):
     truth[:10, 0], truth[:700, 1], truth[700:, 2] = 1, 1, 1
     model, text = build_clip(loaded_nano), torch.eye(3)
     vision = torch.zeros(truth.shape, requires_grad=True)
-    model.loss(vision, text, truth, log_odds_of(truth, kinds)).backward()
+    model.loss(vision, text, truth, class_prior_logits(truth, kinds)).backward()
     relation, one, two = vision.grad.sum(0)
     assert abs(relation) < 1e-3 and abs(one + two) < 1e-3
     assert one < 0 < two  # what is more often true is drawn up, within its kind
-    assert log_odds_of(torch.zeros(5, 2), kinds[:2]).isfinite().all()
+    assert class_prior_logits(torch.zeros(5, 2), kinds[:2]).isfinite().all()
 
 
 def test_padding_side_does_not_matter(loaded):

@@ -7,14 +7,14 @@ import torch
 
 from homework.models.tux_nano.connector import (
     FLOOR,
-    OF_A_KART,
+    KART_FEATURES,
     SIDES,
-    ZERO_ASKED,
-    Readout,
-    Recogniser,
-    combine,
-    doubted,
-    number_of,
+    ZERO_COUNT_LOGIT_BIAS_EVAL,
+    PredictionConnector,
+    PredictionHeads,
+    fuse_global_and_cell_logits,
+    perturb_logits,
+    poisson_binomial,
 )
 from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
 from homework.models.tux_nano.vision import FOVEA_TOKENS
@@ -26,11 +26,11 @@ WIDTH, COUNTS = VISION["hidden_size"], MAX_COUNT + 1
 
 
 @pytest.fixture
-def readout() -> Readout:
+def readout() -> PredictionConnector:
     """A connector of the game's karts and tracks, for the small tower."""
     torch.manual_seed(0)
     sizes = {"num_karts": len(KARTS), "num_tracks": len(TRACKS), "num_counts": COUNTS}
-    return Readout(Recogniser(2, WIDTH, **sizes), text_size=48, **sizes).eval()
+    return PredictionConnector(PredictionHeads(2, WIDTH, **sizes), text_size=48, **sizes).eval()
 
 
 def test_number_of_is_every_outcome_summed():
@@ -40,8 +40,8 @@ def test_number_of_is_every_outcome_summed():
     for outcome in itertools.product((0, 1), repeat=4):
         happened = torch.tensor(outcome, dtype=torch.bool)
         expected[:, sum(outcome)] += torch.where(happened, chances, 1 - chances).prod(1)
-    assert torch.allclose(number_of(chances, 5), expected)
-    assert torch.allclose(number_of(chances, 3), expected[:, :3])
+    assert torch.allclose(poisson_binomial(chances, 5), expected)
+    assert torch.allclose(poisson_binomial(chances, 3), expected[:, :3])
 
 
 def said(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -59,13 +59,13 @@ def said(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_numbers_follow_from_the_karts():
     """Where the numbers' heads are in doubt: two karts in front of the ego kart, one left of it and one right."""
     relation = torch.tensor([[[-9.0, 0, 0], [9.0, 9, 9], [9.0, -9, 9]]])
-    logits = combine(**said(relation=relation))
+    logits = fuse_global_and_cell_logits(**said(relation=relation))
     assert logits["total"].argmax(-1).tolist() == [3]
     assert logits["count"].argmax(-1).tolist() == [[1, 1, 2, 0]]
     # but a head that is sure is believed
     sure = torch.zeros(1, 5)
     sure[0, 4] = 3 - torch.tensor(FLOOR).log()
-    assert combine(**said(relation=relation, total=sure))["total"].argmax(-1).tolist() == [4]
+    assert fuse_global_and_cell_logits(**said(relation=relation, total=sure))["total"].argmax(-1).tolist() == [4]
 
 
 def test_cells_say_on_which_side_their_kart_is():
@@ -74,7 +74,7 @@ def test_cells_say_on_which_side_their_kart_is():
     kart[0, 1, 0], side[0, 1] = 5, torch.tensor([2.0, -2.0])  # the first kart, in the second cell
     kart[0, 3, 1], side[0, 3] = 5, torch.tensor([-2.0, 2.0])
     kart[0, 2, 2], kart[0, 2, 3] = 5, 5  # the third kart is the ego kart
-    logits = combine(**said(kart=kart, side=side, relation=torch.zeros(1, 3, 3)))
+    logits = fuse_global_and_cell_logits(**said(kart=kart, side=side, relation=torch.zeros(1, 3, 3)))
     assert (logits["relation"][0, :2, 1:] > 0).tolist() == [[True, False], [False, True]]
     assert logits["ego"].argmax(-1).tolist() == [2]
 
@@ -107,7 +107,7 @@ def test_a_fact_changes_its_own_token(readout):
         readout.recogniser.summary_head.bias[-3 * (len(KARTS) - 4)] += 5  # the kart of number 4 is there
         numbers = set(range(len(KARTS), len(KARTS) + 1 + len(SIDES)))
         assert set(changed(before, readout(tokens))) == {4} | numbers
-    assert readout.kart.in_features == len(OF_A_KART)
+    assert readout.kart.in_features == len(KART_FEATURES)
 
 
 def changed(before: torch.Tensor, after: torch.Tensor) -> list[int]:
@@ -156,10 +156,10 @@ def test_evidence_is_what_captions_tell(readout):
         sides[:, 0] = -20
         sides[2], sides[9] = torch.tensor([20.0, 20, -20]), torch.tensor([20.0, -20, 0])  # left behind; right
         evidence = recogniser.evidence(tokens)[0]
-    ego, total, track, of_karts = evidence.split([karts, counts, tracks, 4 * karts])
+    ego, total, track, attend_cells = evidence.split([karts, counts, tracks, 4 * karts])
     most = evidence.max()
     assert [part.argmax().item() for part in (ego, total, track)] == [5, 3, 7]
-    told = of_karts.unflatten(0, (karts, len(SIDES)))
+    told = attend_cells.unflatten(0, (karts, len(SIDES)))
     expected = torch.zeros(karts, len(SIDES))
     expected[2, [0, 3]], expected[9, 1], expected[9, [2, 3]] = most, most, most / 2
     assert torch.allclose(told, expected, atol=0.01) and most > 10
@@ -174,23 +174,23 @@ def test_facts_are_doubted_in_training_only(readout):
         readout.train()
         assert not torch.allclose(readout(tokens), readout(tokens), atol=0.01)
     sure = 6 * torch.eye(20).repeat(100, 1)  # 2,000 views of a class each
-    said = doubted(sure)
+    said = perturb_logits(sure)
     shares = said.softmax(-1).amax(-1)
     assert shares.min() < 0.5 < 0.9 < sure.softmax(-1).amax(-1).min()
     assert (said.argmax(-1) == sure.argmax(-1)).float().mean() > 0.6  # it is doubted, not forgotten
 
 
 def test_a_count_of_0_is_told_less_readily_when_asked(readout, monkeypatch):
-    """Beside what `combine` takes from it, and not where LoRA learns to weigh it; other numbers stay as they were."""
+    """Beside what `fuse_global_and_cell_logits` takes from it, and not where LoRA learns to weigh it; other numbers stay as they were."""
     tokens = torch.randn(2, 1, 2 + 70 + FOVEA_TOKENS, WIDTH)
     given = []
     monkeypatch.setattr(readout.number, "forward", lambda numbers: given.append(numbers) or numbers.new_zeros(2, 5, 48))
-    monkeypatch.setattr("homework.models.tux_nano.connector.doubted", lambda values: values)
+    monkeypatch.setattr("homework.models.tux_nano.connector.perturb_logits", lambda values: values)
     with torch.no_grad():
         count = readout.recogniser(tokens)["count"]
         readout.train()(tokens), readout.eval()(tokens)
     learned, asked = (numbers[:, 1:].log() for numbers in given)
     assert torch.allclose(learned, count.log_softmax(-1), atol=1e-3)
     shift = asked - learned
-    assert torch.allclose(shift[..., 0] - shift[..., 1], torch.tensor(ZERO_ASKED), atol=1e-3)
+    assert torch.allclose(shift[..., 0] - shift[..., 1], torch.tensor(ZERO_COUNT_LOGIT_BIAS_EVAL), atol=1e-3)
     assert torch.allclose(shift[..., 1:], shift[..., 1:2].expand_as(shift[..., 1:]), atol=1e-3)

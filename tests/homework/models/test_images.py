@@ -19,7 +19,7 @@ def test_sixteen_bits_of_grey_are_as_bright_as_eight(tmp_path):
 
 def test_caches_that_were_not_used_for_long_go(tmp_path, monkeypatch):
     """The newest are kept, and one that is read counts as new."""
-    monkeypatch.setattr(preprocess, "KEPT_CACHES", 2)
+    monkeypatch.setattr(preprocess, "MAX_CACHE_FILES", 2)
     cache, files = tmp_path / "cache", []
     for number in range(3):
         file = tmp_path / f"{number}.png"

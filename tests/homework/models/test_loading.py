@@ -18,7 +18,7 @@ from homework.models.loading import load_base
 from homework.models.prompts import PromptTokens
 from homework.models.tux_nano import model as nano_quick
 from homework.models.tux_nano.processor import QuickProcessor
-from homework.training.lora import Adapted
+from homework.training.lora import PeftTrainingModule
 from homework.training.packing import collate, pack
 from homework.utils.errors import InputError
 from homework.utils.images import open_image
@@ -33,15 +33,15 @@ WEIGHTS = "adapter_model.safetensors"
 def adapter(nano_folder, tmp_path) -> Path:
     """A PEFT folder with random LoRA on the tiny base of our own architecture."""
     model, _ = load_base(str(nano_folder))
-    Adapted(randomly_adapted(model, nano_folder)).save_adapter(tmp_path / "adapter")
+    PeftTrainingModule(randomly_adapted(model, nano_folder)).save_adapter(tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
 @pytest.fixture
 def clip_adapter(nano_folder, tmp_path) -> Path:
     """The folder of a CLIP with random LoRA on both encoders."""
-    model, folder = clip.of_vlm(load_base(str(nano_folder))[0]), tmp_path / "clip"
-    Adapted(randomly_adapted(model, nano_folder)).save_adapter(folder)
+    model, folder = clip.clip_from_vlm(load_base(str(nano_folder))[0]), tmp_path / "clip"
+    PeftTrainingModule(randomly_adapted(model, nano_folder)).save_adapter(folder)
     model.save_pretrained(folder)
     return folder
 
@@ -271,7 +271,7 @@ def test_answers_import_no_transformers():
     """Neither the VLM's nor CLIP's: it would take most of a start."""
     script = (
         "import sys; import homework; from homework import clip\n"
-        f"vlm, (model, _) = homework.load_vlm(), clip.load_with_tokenizer({str(clip.SHIPPED)!r})\n"
+        f"vlm, (model, _) = homework.load_vlm(), clip.load_with_tokenizer({str(clip.DEFAULT_CHECKPOINT)!r})\n"
         "vlm.tokens.question('What track is this?')\n"
         "print([name for name in ('transformers', 'peft', 'huggingface_hub', 'sympy') if name in sys.modules])"
     )

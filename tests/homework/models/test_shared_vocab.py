@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from homework.models.shared_vocab import Vocabulary
+from homework.models.shared_vocab import SharedRowHead
 
 TOKENS, D = 60, 8
 
@@ -22,7 +22,7 @@ def table(kind: str) -> torch.Tensor:
 def test_loss_gradient_and_answer_are_those_of_all_tokens(kind):
     """Of labels with a row of their own and of such that share one."""
     weight, hidden = table(kind), torch.randn(TOKENS, D, generator=torch.Generator().manual_seed(1))
-    vocabulary, labels = Vocabulary(weight), torch.arange(TOKENS)
+    vocabulary, labels = SharedRowHead(weight), torch.arange(TOKENS)
     assert len(vocabulary.table) == {"repeated": 11, "distinct": TOKENS}[kind]
     found = []
     for loss_of in (vocabulary.cross_entropy, lambda h, n: F.cross_entropy(h @ weight.T, n, reduction="none")):
@@ -32,10 +32,10 @@ def test_loss_gradient_and_answer_are_those_of_all_tokens(kind):
         found.append((loss.detach(), leaf.grad))
     for ours, expected in zip(*found, strict=True):
         assert torch.allclose(ours, expected, atol=1e-5)
-    assert torch.equal(vocabulary.likeliest(hidden), (hidden @ weight.T).argmax(-1))
+    assert torch.equal(vocabulary.argmax_token(hidden), (hidden @ weight.T).argmax(-1))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rows_of_half_precision(dtype):
     """Rows are told apart by their bytes, whatever their type."""
-    assert len(Vocabulary(table("repeated").to(dtype)).table) == 11
+    assert len(SharedRowHead(table("repeated").to(dtype)).table) == 11

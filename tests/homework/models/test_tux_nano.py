@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from homework.models.images import normalise
-from homework.models.loading import EMBEDDED_BASE
+from homework.models.loading import DEFAULT_BASE
 from homework.models.tux_nano.modeling_hf import (
     TuxNanoConfig,
     TuxNanoForConditionalGeneration,
@@ -23,7 +23,7 @@ from tests.tiny_models import VISION
 @pytest.fixture(scope="module")
 def processor():
     """The shipped processor."""
-    return AutoProcessor.from_pretrained(EMBEDDED_BASE)
+    return AutoProcessor.from_pretrained(DEFAULT_BASE)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_special_token_ids(processor):
     names = ("unk", "bos", "pad", "eos")
     assert [getattr(tokenizer, f"{name}_token_id") for name in names] == [0, 1, 2, 49279]
     assert tokenizer.eos_token == "<end_of_utterance>"
-    config = AutoConfig.from_pretrained(EMBEDDED_BASE)
+    config = AutoConfig.from_pretrained(DEFAULT_BASE)
     ids = (config.image_token_id, config.pad_token_id, config.bos_token_id, config.eos_token_id)
     assert ids == (49190, 2, 1, 49279)
 

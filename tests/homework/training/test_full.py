@@ -32,6 +32,6 @@ def test_frozen_encoders_stay(nano_folder, tiny_data, tmp_path, capsys):
         assert "5 questions, chance 20.0" in capsys.readouterr().out
         after = load_file(output / WEIGHTS)
         same = {name for name, weight in before.items() if torch.equal(weight, after[f"peft.{name}"])}
-        encoders = {name for name in before if name.startswith(clip.FROM_BASE) and before[name].ndim > 1}
+        encoders = {name for name in before if name.startswith(clip.BASE_MODEL_PREFIXES) and before[name].ndim > 1}
         assert encoders <= same if frozen else len(encoders & same) < len(encoders) / 4
         assert "vision_projection.weight" not in same or not frozen

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from homework.finetune import PackedViews, collate_views
-from homework.models.tux_nano.connector import Readout
-from homework.training.packing import IGNORE, PackedLM, collate, pack
+from homework.finetune import PackedVQADataset, collate_views
+from homework.models.tux_nano.connector import PredictionConnector
+from homework.training.packing import IGNORE, PackedTrainingModule, collate, pack
 
 PAIRS = [
     ("What kart is the ego car?", "sara_the_racer", 1.0),
@@ -93,9 +93,9 @@ def test_packed_trains_as_separate_samples_do(adapted, views):
     lists = [PAIRS, OTHER_PAIRS]
     adapted.model.train()
     for module in adapted.model.modules():
-        if isinstance(module, Readout):
+        if isinstance(module, PredictionConnector):
             module.eval()  # what it doubts in training is another with each pass
-    packed = PackedLM(adapted.model)(**packed_batch(adapted, views, lists))["loss"]
+    packed = PackedTrainingModule(adapted.model)(**packed_batch(adapted, views, lists))["loss"]
     packed.backward()
     packed_grads = grads(adapted.model)
     separate = separate_losses(adapted, views, lists)
@@ -128,21 +128,21 @@ def test_branches_do_not_see_each_other(vlm, views):
 
 def test_order_of_pairs_does_not_matter(adapted, views):
     """The loss of a view is the same in whatever order its questions stand."""
-    module = PackedLM(adapted.model)
+    module = PackedTrainingModule(adapted.model)
     losses = [module(**packed_batch(adapted, views, [pairs]))["loss"].item() for pairs in (PAIRS, PAIRS[::-1])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_kinds_weigh_the_same(tiny_data, vlm):
     """The five kinds of question have the same share in the loss, however many there are of each."""
-    from homework.labels.questions import question_kind
+    from homework.labels.questions import classify_question
     from homework.labels.rows import VQADataset
 
-    dataset = PackedViews(VQADataset("train", tiny_data))
+    dataset = PackedVQADataset(VQADataset("train", tiny_data))
     shares = {}
     for index in range(len(dataset)):
         for question, _, weight in dataset[index][1]:
-            shares[question_kind(question)] = shares.get(question_kind(question), 0) + weight
+            shares[classify_question(question)] = shares.get(classify_question(question), 0) + weight
     assert len(shares) == 5 and max(shares.values()) == pytest.approx(min(shares.values()))
     items = [dataset[i] for i in range(len(dataset))]
     batch = collate_views(items, vlm.processor, vlm.tokens)

@@ -1,13 +1,10 @@
 """What training and testing say: `--quiet`, logs, and the page of `test --report`."""
 
-import sys
-
 import pytest
 
 from homework import finetune
 from homework.models.loading import load_base
-from homework.training.lora import Adapted, add_lora
-from tests.conftest import assert_one_line_error
+from homework.training.lora import PeftTrainingModule, add_lora
 
 COMMANDS = (finetune.demo_train, finetune.train, finetune.test)
 
@@ -16,7 +13,7 @@ COMMANDS = (finetune.demo_train, finetune.train, finetune.test)
 def adapter(nano_folder, tmp_path):
     """A checkpoint of the VLM."""
     model, _ = load_base(str(nano_folder))
-    Adapted(add_lora(model, 4, str(nano_folder))).save_adapter(tmp_path / "vlm")
+    PeftTrainingModule(add_lora(model, 4, str(nano_folder))).save_adapter(tmp_path / "vlm")
     return tmp_path / "vlm"
 
 
@@ -34,23 +31,6 @@ def test_test_prints_its_table_alone(call, adapter, tiny_data):
     status, out, err = call(COMMANDS, "test", adapter, "--data", tiny_data, "--quiet")
     assert status == 0 and err == ""
     assert out.startswith(f"{adapter} on valid_grader: 5 questions") and len(out.splitlines()) == 9
-
-
-def test_report_writes_the_page_after_the_scores(call, adapter, tiny_data, tmp_path):
-    """Of valid, as valid_grader holds no frames."""
-    flags = ("--data", tiny_data, "--report", "--output", tmp_path / "page")
-    status, out, err = call(COMMANDS, "test", adapter, *flags)
-    assert status == 0, err
-    assert "all questions" in out and str(tmp_path / "page" / "index.html") in out
-    assert f"<title>{adapter} on valid</title>" in (tmp_path / "page" / "index.html").read_text()
-
-
-def test_report_without_the_viewer_is_one_line(call, adapter, tiny_data, monkeypatch):
-    """As beside an unpacked bundle; nothing is asked before."""
-    monkeypatch.setitem(sys.modules, "viewer.report.cli", None)
-    result = call(COMMANDS, "test", adapter, "--data", tiny_data, "--report")
-    assert_one_line_error(result, "--report: the package viewer does not load")
-    assert result[1] == ""
 
 
 def test_demo_train_ends_with_an_adapter(call, nano_folder, tiny_data, tmp_path, monkeypatch):

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from homework import clip, finetune
-from homework.models.loading import EMBEDDED_BASE, load_for_answers, resolve_base
+from homework.models.loading import DEFAULT_BASE, load_for_inference, resolve_base
 from homework.training import trainer as training
 from homework.utils.errors import InputError, UsageError
 from tests.homework.test_finetune import stop_at_evaluation, train
 
 
 class Adapter:
-    """What `publish` needs of a module."""
+    """What `save_adapter_atomically` needs of a module."""
 
     def save_adapter(self, folder: Path) -> None:
         folder.mkdir()
@@ -37,9 +37,9 @@ def test_stopped_while_the_folders_are_swapped_the_old_adapter_stays(tmp_path, m
 
     monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(error):
-        training.publish(Adapter(), output, {})
+        training.save_adapter_atomically(Adapter(), output, {})
     assert (output / "weights").read_text() == "old" and list(tmp_path.iterdir()) == [output]
-    training.publish(Adapter(), output, {})
+    training.save_adapter_atomically(Adapter(), output, {})
     assert (output / "weights").read_text() == "new"
 
 
@@ -80,7 +80,7 @@ def test_what_is_no_adapter_is_not_replaced(nano_folder, tiny_data, tmp_path, mo
     assert (output / "notes.txt").read_text() == "mine" and not (tmp_path / "w").exists()
     (output / "notes.txt").unlink()
     module.train(str(nano_folder), data=str(tiny_data), output=str(output), work=str(tmp_path / "w"), steps=1)
-    training.require_place(output)
+    training.check_output_dir(output)
     rights = {file.stat().st_mode & 0o777 for file in output.iterdir()}
     assert len(rights) == 1 and (output / "training.json").exists()
 
@@ -89,9 +89,9 @@ def test_names_of_bases(tmp_path, monkeypatch):
     """A slip of the pen does not ask the hub, and a folder of the embedded base's name stands in nobody's way."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tux_nano").mkdir()
-    assert resolve_base("tux_nano") == EMBEDDED_BASE
+    assert resolve_base("tux_nano") == DEFAULT_BASE
     assert resolve_base("HuggingFaceTB/SmolVLM-256M-Instruct") == "HuggingFaceTB/SmolVLM-256M-Instruct"
     (tmp_path / "mine" / "vlm").mkdir(parents=True)
-    for load in (load_for_answers, clip.load):
+    for load in (load_for_inference, clip.load):
         with pytest.raises(InputError, match="mine/vlmm: no such .*did you mean vlm"):
             load("mine/vlmm")

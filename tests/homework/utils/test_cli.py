@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from homework.utils.errors import InputError
-from homework.utils.io import read_json, replacing, write_json
+from homework.utils.io import atomic_write, read_json, write_json
 from tests.conftest import assert_one_line_error, heed_ctrl_c
 
 ROOT = Path(__file__).parents[3]
@@ -78,7 +78,7 @@ def test_ctrl_c_says_how_to_go_on(call):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
     path = tmp_path / "new" / "file.json"
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert list(path.parent.iterdir()) == []
@@ -121,6 +121,6 @@ def test_ctrl_c_while_a_command_starts_is_no_traceback(command):
 
 
 def test_a_folder_in_a_file_s_place_is_named(tmp_path: Path):
-    with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path))}: is a folder"), replacing(tmp_path):
+    with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path))}: is a folder"), atomic_write(tmp_path):
         raise AssertionError("nothing is to be written")
     assert list(tmp_path.iterdir()) == []

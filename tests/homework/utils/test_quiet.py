@@ -1,5 +1,6 @@
 """`--quiet`: neither bars nor notes, but results and errors; and a log gets no bar."""
 
+import logging
 import sys
 import tempfile
 
@@ -11,8 +12,8 @@ from homework.utils.errors import InputError
 
 def work(fail: bool = False) -> None:
     """Work."""
-    progress.note("a note")
-    for _ in progress.bar(range(3), desc="a bar", file=sys.stderr):
+    logging.getLogger(__name__).info("a note")
+    for _ in progress.progress_bar(range(3), desc="a bar", file=sys.stderr):
         pass
     print("the result")
     if fail:
@@ -29,14 +30,14 @@ def test_notes_go_and_results_and_errors_stay(call):
 
 def test_bars_are_for_terminals(monkeypatch, capsys):
     """A bar on a terminal says what, how far, how fast; in a log, and quietly, it says nothing."""
-    list(progress.bar(range(3), desc="reading"))
+    list(progress.progress_bar(range(3), desc="reading"))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    list(progress.bar(range(3), desc="reading", unit="view"))
+    list(progress.progress_bar(range(3), desc="reading", unit="view"))
     shown = capsys.readouterr().err
     assert "reading: 100%" in shown and "3/3" in shown and "view/s" in shown
-    with progress.quietly():
-        list(progress.bar(range(3), desc="reading"))
+    with progress.suppress_output():
+        list(progress.progress_bar(range(3), desc="reading"))
     assert capsys.readouterr().err == ""
 
 

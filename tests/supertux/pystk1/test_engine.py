@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from homework.labels.frame_info import read_info
-from homework.labels.scene import scene
+from homework.labels.frame_info import read_frame_info
+from homework.labels.scene import build_scene
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
 from supertux.render import worker as race
@@ -141,10 +141,10 @@ def test_frames_are_stored_as_the_courses(engine, tmp_path: Path):
     record = race.run(plan(), tmp_path)
     assert record["frames"] == 8 and record["views"] == 80 and not record["dropped"]
     for path in sorted(tmp_path.glob("*_info.json")):
-        info = read_info(path)
+        info = read_frame_info(path)
         assert len(info["karts"]) == len(info["detections"]) == COURSE_KARTS
         for view in range(COURSE_KARTS):
-            assert scene(info, view).ego.name == info["karts"][view]  # view v follows kart v
+            assert build_scene(info, view).ego.name == info["karts"][view]  # view v follows kart v
             # boxes in pixels of 600x400, drawn at 300x200; the nitro is there, the surroundings are not
             assert info["detections"][view] == [(1, view, 280, 180, 339, 239), (5, 7, 0, 380, 39, 399)]
             assert (tmp_path / f"{path.name[:5]}_{view:02d}_im.jpg").exists()
@@ -166,5 +166,5 @@ def test_the_engine_itself_draws_the_same_race_twice(tmp_path: Path):
         infos.append([read_json(path) for path in sorted(folder.glob("*_info.json"))])
     for a, b in zip(*infos, strict=True):
         assert [a[key] for key in ("karts", "location", "time")] == [b[key] for key in ("karts", "location", "time")]
-        egos = [scene(a, view).ego for view in range(COURSE_KARTS)]
+        egos = [build_scene(a, view).ego for view in range(COURSE_KARTS)]
         assert sum(ego is not None and ego.name == a["karts"][v] for v, ego in enumerate(egos)) >= 7

@@ -6,17 +6,19 @@ beastie and hexley). What it lacks are the shaders by which this engine labels e
 written here, into changed copies of the art's.
 """
 
+import logging
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 from homework.utils.errors import InputError
-from homework.utils.progress import note
 
 from ...planner import COURSE, RacePlan
 from ..pystk2 import assets as art
 from ..pystk2 import shaders
+
+logger = logging.getLogger(__name__)
 
 ENGINE = "PySuperTuxKart==1.1.2"  # its own requirement, a package that downloads the art, can't be installed
 NEEDED = ("numpy<2", "pillow")
@@ -76,11 +78,11 @@ def install_course_engine(*, art_: Path, python: str = "python3.10") -> None:
     """
     found = art.inside(art_, art_)
     build(found, home())
-    note(f"installing {ENGINE} for {python}")
+    logger.info(f"installing {ENGINE} for {python}")
     _make_environment(python)
-    note("drawing a frame with it, which takes up to a minute")
+    logger.info("drawing a frame with it, which takes up to a minute")
     art.check(RacePlan.for_check(COURSE), home(), environment(), interpreter())
-    note(f"ready in {home()}; now run `python -m supertux render --out data/mine --preset course`")
+    logger.info(f"ready in {home()}; now run `python -m supertux render --out data/mine --preset course`")
 
 
 def installed() -> Path:

@@ -5,6 +5,7 @@ have 1.4's. The overlay is a folder of links to the art, with the version's mark
 of `shaders.py`, and without the scripts that open dialogs.
 """
 
+import logging
 import lzma
 import os
 import re
@@ -16,12 +17,13 @@ import zipfile
 from pathlib import Path
 
 from homework.utils.errors import InputError, first_line
-from homework.utils.progress import note
 
 from .... import BROKEN_ZIP
 from ... import subprocesses as child
 from ...planner import RacePlan
 from . import shaders
+
+logger = logging.getLogger(__name__)
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tux-vlm"
 OVERLAY = CACHE / "art"
@@ -53,9 +55,9 @@ def install_art(*, from_: Path | None = None, karts: Path | None = None) -> None
     require_engine()
     art = find(from_)
     build(art, OVERLAY, art if karts is None else inside(karts, karts))
-    note("drawing a frame with it, which takes up to a minute")
+    logger.info("drawing a frame with it, which takes up to a minute")
     check(RacePlan.for_check(), OVERLAY, environment(OVERLAY))
-    note(f"{art}: ready in {OVERLAY}; now run `python -m supertux render --out data/mine`")
+    logger.info(f"{art}: ready in {OVERLAY}; now run `python -m supertux render --out data/mine`")
 
 
 def require_engine() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from homework.labels.scene import DETECTION_SIZE, KART_CLASS, scene
+from homework.labels.scene import DETECTION_SIZE, KART_CLASS, build_scene
 from homework.utils.errors import InputError
 from homework.utils.io import read_json, write_json
 
@@ -109,7 +109,7 @@ def kept(plan: RacePlan, boxes: dict[int, list[int]]) -> set[int]:
     """Those of a view's karts, by their place in `plan.karts`, that the label rule keeps."""
     detections = [[KART_CLASS, kart, *box] for kart, box in boxes.items()]
     info = {"track": plan.track, "karts": list(plan.karts), "detections": [detections]}
-    return {kart.track_id for kart in scene(info, 0).karts}
+    return {kart.track_id for kart in build_scene(info, 0).karts}
 
 
 def _child(stage: str, plan: RacePlan, overlay: Path, folder: Path, **settings) -> None:

@@ -88,9 +88,9 @@ class Race:
             look_back()
             self.step(SETTLING_STEPS)
 
-    def put(self, locations: np.ndarray, rotations: list) -> None:
+    def put(self, locations: np.ndarray, rope_cos_sin: list) -> None:
         """Put the karts at locations [karts, 3] with the engine's quaternions."""
-        for kart, (location, (w, x, y, z)) in enumerate(zip(locations, rotations, strict=True)):
+        for kart, (location, (w, x, y, z)) in enumerate(zip(locations, rope_cos_sin, strict=True)):
             # here the engine takes the true rotation, in the order x, y, z, w; see `labels.rotation_matrix`
             self.state.set_kart_location(kart, location.tolist(), [-x, -y, -z, w])
 
@@ -169,7 +169,7 @@ class Road:
         """Locations [count, 3] and rotations (the engine's quaternions) of karts along a stretch of the road."""
         begin = rng.uniform(0, FINISH_METRES if rng.random() < 0.5 else self.length)
         along = begin + np.cumsum(rng.exponential(gap, count))
-        locations, rotations = [], []
+        locations, rope_cos_sin = [], []
         for distance in rng.permutation(along) % self.length:
             inside = (self.distances[:, 0] <= distance) & (distance < self.distances[:, 1])
             piece = int(np.argmax(inside)) if inside.any() else 0
@@ -181,8 +181,8 @@ class Road:
             place = place + sideways * self.widths[piece] * rng.uniform(-ASIDE, ASIDE) + [0, ABOVE, 0]
             heading = np.arctan2(direction[0], direction[2]) + rng.uniform(-ASKEW, ASKEW)
             locations.append(place)
-            rotations.append((np.cos(heading / 2), 0.0, -np.sin(heading / 2), 0.0))
-        return np.array(locations), rotations
+            rope_cos_sin.append((np.cos(heading / 2), 0.0, -np.sin(heading / 2), 0.0))
+        return np.array(locations), rope_cos_sin
 
 
 def graphics(plan: RacePlan, size: tuple[int, int]):
