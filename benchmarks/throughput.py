@@ -297,4 +297,4 @@ def speed(
 
 
 if __name__ == "__main__":
-    run(speed, alone=True)
+    run(speed)

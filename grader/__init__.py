@@ -4,5 +4,3 @@
 (`child`) that the `sandbox` shuts in, `score` compares the answers with the truth and `report` prints the points. Only
 the child imports anything of the bundle. docs/GRADER_SECURITY.md says what is promised.
 """
-
-import homework  # noqa: F401 - first, for Ctrl-C while the rest is imported

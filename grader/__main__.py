@@ -38,6 +38,7 @@ def announce_limits(required: bool) -> None:
 
 def grade(
     bundle: Path,
+    /,
     *,
     data: Path = Path("data"),
     timeout: float = TIMEOUT,
@@ -106,4 +107,4 @@ def grade(
 
 
 if __name__ == "__main__":
-    run(grade, alone=True)
+    run(grade)

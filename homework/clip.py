@@ -273,6 +273,7 @@ def print_score(rows: Sequence[dict], predictions: Sequence[int], title: str) ->
 
 def test(
     checkpoint: str,
+    /,
     split: str = "valid_grader",
     data: str = str(DATA_DIR),
     whole: int = 0,

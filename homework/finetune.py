@@ -203,6 +203,7 @@ def _print_row(name: str, prefix: float, strict: float, n: int | str, range_: tu
 
 def test(
     checkpoint: str,
+    /,
     split: str = "valid_grader",
     data: str = str(DATA_DIR),
     whole: bool = False,

@@ -3,7 +3,5 @@
 import zipfile
 import zlib
 
-import homework  # noqa: F401 - first, for Ctrl-C while the rest is imported
-
 # What reading a broken zip raises; the last three for methods and passwords that zipfile doesn't know, and bad names.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)

@@ -7,8 +7,10 @@ import stat
 import zipfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 import requests
+import tyro
 
 from homework.labels.rows import DATA_DIR
 from homework.utils.errors import InputError, first_line
@@ -26,7 +28,7 @@ PIECE = 1 << 16  # bytes; when a transfer breaks off, less than one is lost
 BLOCK = 4096  # bytes a file system rounds a file up to
 
 
-def download(*, from_: Path | None = None, data: Path = DATA_DIR) -> None:
+def download(*, from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None, data: Path = DATA_DIR) -> None:
     """Get the course's data set and unpack it. Run again, it goes on where it stopped.
 
     Args:

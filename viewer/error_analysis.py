@@ -1,4 +1,4 @@
-"""Where a VLM fails, and whether its answers agree: `python -m viewer.error_analysis report homework/weights/vlm --split valid`.
+"""Where a VLM fails, and whether its answers agree: `python -m viewer.error_analysis homework/weights/vlm --split valid`.
 
 Every question is asked of every view of a split. Tables give percent right by the strict rule over the questions that
 the official set would ask (no count of 0) and how many those are; the agreement is over all questions.
@@ -210,10 +210,10 @@ def trained_pairs(data: Path) -> Counter:
     return Counter((scene.ego.name, scene.track) for scene in trained.values() if scene.ego)
 
 
-def report(checkpoint: str, split: str = "valid", data: str = str(DATA_DIR), output: str | None = None) -> None:
+def report(checkpoint: str, /, split: str = "valid", data: str = str(DATA_DIR), output: str | None = None) -> None:
     """Ask a checkpoint everything about a split; print where it fails and how its answers agree.
 
-    Example: python -m viewer.error_analysis report homework/weights/vlm --split valid
+    Example: python -m viewer.error_analysis homework/weights/vlm --split valid
 
     Args:
         checkpoint: a PEFT folder or a base.

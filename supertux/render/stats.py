@@ -22,7 +22,7 @@ MOST_KARTS = len(OFFICIAL_MIX)  # views with more count with these
 ENDS = 10  # races at the begin and at the end of a run, whose memory is compared
 
 
-def stats(folder: Path) -> None:
+def stats(folder: Path, /) -> None:
     """Print the speed by track, the mix of visible karts, the kart-track pairs, the files' quality and the memory.
 
     Example: python -m supertux stats data/mine

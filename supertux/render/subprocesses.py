@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from homework.utils.cli import enable_keyboard_interrupt
-
 PATIENCE = 5.0  # seconds that an interrupted process has to take its temporary files away
 
 _running: set[subprocess.Popen] = set()
@@ -74,7 +72,6 @@ def run(
 
 def end_after(work: Callable[[], None]) -> None:
     """Do a process's work, say on stderr why it failed, and end without the engine's exit, which may crash."""
-    enable_keyboard_interrupt()
     try:
         work()
         status = 0

@@ -20,7 +20,7 @@ GRADER = """
 import importlib, json, os, sys
 from pathlib import Path
 
-sys.modules["typer"] = sys.modules["msgspec"] = None  # it needn't have what our commands and the data pipeline need
+sys.modules["tyro"] = sys.modules["msgspec"] = None  # it needn't have what our commands and the data pipeline need
 watched, seen = str(Path(sys.argv[1])), []
 
 def watch(event, args):

@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 def report(
     checkpoint: str,
+    /,
     split: str = "valid",
     data: str = str(DATA_DIR),
     clip: str = "homework/weights/clip",

@@ -74,7 +74,7 @@ def test_art_of_another_release_leaves_the_old_overlay(art: Path, tmp_path: Path
 
 
 def test_what_is_not_art_is_named(tmp_path: Path, call, cache: Path):
-    result = call((install_course_engine,), "install-course-engine", "--art", tmp_path / "nowhere")
+    result = call((install_course_engine,), "install-course-engine", "--assets", tmp_path / "nowhere")
     assert_one_line_error(result, str(tmp_path / "nowhere"))
     assert not cache.exists()
 
@@ -83,7 +83,7 @@ def test_what_is_not_art_is_named(tmp_path: Path, call, cache: Path):
     ("python", "words"), [("no-such-python", "does not run"), ("false", "the engine can't be installed")]
 )
 def test_without_the_right_python_it_says_which_one_to_name(art: Path, call, python: str, words: str):
-    result = call((install_course_engine,), "install-course-engine", "--art", art, "--python", python)
+    result = call((install_course_engine,), "install-course-engine", "--assets", art, "--python", python)
     assert_one_line_error(result, f"{python}: {words}")
     assert "--python" in result[2]
 

@@ -67,16 +67,16 @@ def home() -> Path:
     return art.CACHE / "course"
 
 
-def install_course_engine(*, art_: Path, python: str = "python3.10") -> None:
+def install_course_engine(*, assets: Path, python: str = "python3.10") -> None:
     """Install the engine of the course's frames beside the art that fits it, and draw a frame with it.
 
-    Example: python -m supertux install-course-engine --art stk-1.2/usr/share/games/supertuxkart
+    Example: python -m supertux install-course-engine --assets stk-1.2/usr/share/games/supertuxkart
 
     Args:
-        art_: a folder of the game's release 1.2
+        assets: a folder of the game's release 1.2
         python: a Python 3.10, for which the engine was built
     """
-    found = art.inside(art_, art_)
+    found = art.inside(assets, assets)
     build(found, home())
     logger.info(f"installing {ENGINE} for {python}")
     _make_environment(python)

@@ -15,6 +15,9 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from homework.utils.errors import InputError, first_line
 
@@ -43,7 +46,7 @@ REMEDY = (
 )
 
 
-def install_art(*, from_: Path | None = None, karts: Path | None = None) -> None:
+def install_art(*, from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None, karts: Path | None = None) -> None:
     """Find the game's art, or take it from a folder or an archive, make it fit the engine, and draw a frame with it.
 
     Example: python -m supertux install-art
