@@ -39,7 +39,7 @@ class Sample:
     question: str
     model_answer: str
     correct_answer: str
-    kind: str
+    question_type: str
     is_correct: bool
     is_exact: bool
 
@@ -51,7 +51,7 @@ class BenchmarkResult:
     samples: list[Sample] = field(repr=False)
 
     def _share(self, flag: str, kind: str | None = None) -> float:
-        values = [getattr(s, flag) for s in self.samples if kind in (None, s.kind)]
+        values = [getattr(s, flag) for s in self.samples if kind in (None, s.question_type)]
         return sum(values) / len(values) if values else 0.0
 
     @property
@@ -65,19 +65,19 @@ class BenchmarkResult:
         return self._share("is_exact")
 
     @property
-    def counts(self) -> dict[str, int]:
+    def num_by_type(self) -> dict[str, int]:
         """How many questions of each kind."""
-        return dict(Counter(sample.kind for sample in self.samples))
+        return dict(Counter(sample.question_type for sample in self.samples))
 
     @property
     def accuracy_by_type(self) -> dict[str, float]:
         """Prefix rule, a kind at a time."""
-        return {kind: self._share("is_correct", kind) for kind in self.counts}
+        return {kind: self._share("is_correct", kind) for kind in self.num_by_type}
 
     @property
     def exact_accuracy_by_type(self) -> dict[str, float]:
         """Whole-answer rule, a kind at a time."""
-        return {kind: self._share("is_exact", kind) for kind in self.counts}
+        return {kind: self._share("is_exact", kind) for kind in self.num_by_type}
 
     @property
     def macro_accuracy(self) -> float:
@@ -87,13 +87,20 @@ class BenchmarkResult:
     @property
     def macro_interval(self) -> tuple[float, float]:
         """The 95 % interval of `macro_accuracy`, by the kinds' variances."""
-        variance = sum(p * (1 - p) / self.counts[kind] for kind, p in self.accuracy_by_type.items())
-        spread = 1.96 * math.sqrt(variance) / max(1, len(self.counts))
+        variance = sum(p * (1 - p) / self.num_by_type[kind] for kind, p in self.accuracy_by_type.items())
+        spread = 1.96 * math.sqrt(variance) / max(1, len(self.num_by_type))
         return max(0.0, self.macro_accuracy - spread), min(1.0, self.macro_accuracy + spread)
 
     def to_json(self) -> dict:
         """All of the above for a file."""
-        names = ("accuracy", "exact_accuracy", "macro_accuracy", "accuracy_by_type", "exact_accuracy_by_type", "counts")
+        names = (
+            "accuracy",
+            "exact_accuracy",
+            "macro_accuracy",
+            "accuracy_by_type",
+            "exact_accuracy_by_type",
+            "num_by_type",
+        )
         return {name: getattr(self, name) for name in names} | {"samples": [asdict(s) for s in self.samples]}
 
 

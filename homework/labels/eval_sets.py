@@ -20,7 +20,7 @@ from .questions import (
     in_official_eval,
     qa_pairs,
 )
-from .rows import DATA_DIR, MultiChoiceQADataset, VQADataset, frame_of, image_file, info_files, split_folder
+from .rows import DATA_DIR, MultiChoiceQADataset, VQADataset, image_file, info_files, parse_image_file, split_folder
 from .scene import Scene, build_scene
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
 
 def _captions_of(kind: str, values: Iterable[str]) -> list[str]:
     """Every caption of a kind that can be made of the values, true or not."""
-    return [row.template.format(value) for row in CAPTIONS if row.kind == kind for value in values]
+    return [row.template.format(value) for row in CAPTIONS if row.caption_type == kind for value in values]
 
 
 def _distractors(kinds: list[str], values: dict[str, list[str]], view: Scene, rng: random.Random) -> list[str]:
@@ -200,7 +200,7 @@ def build(
 
 def _scene_of(image: str, data: Path) -> Scene:
     """The scene of an image file, by its frame."""
-    frame, view = frame_of(image)
+    frame, view = parse_image_file(image)
     info_file = data / f"{frame}_info.json"
     info = read_frame_info(info_file)
     if view >= len(info["detections"]):

@@ -15,14 +15,14 @@ from .scene import Kart, Scene
 
 @dataclass(frozen=True)
 class Question:
-    """`program(scene, kart)` answers `template`, or gives None where it can't be asked.
+    """`answer_fn(scene, kart)` answers `template`, or gives None where it can't be asked.
 
     `kart` is None for questions without `{kart}`.
     """
 
-    kind: str
+    question_type: str
     template: str
-    program: Callable[[Scene, Kart | None], str | None]
+    answer_fn: Callable[[Scene, Kart | None], str | None]
     needs_ego: bool = True
 
     @cached_property
@@ -62,16 +62,16 @@ QUESTIONS = (
     Question("count", "How many karts are behind the ego car?", _count(lambda s, k: not s.is_front(k))),
 )
 
-QUESTION_TYPES = tuple(dict.fromkeys(row.kind for row in QUESTIONS))
+QUESTION_TYPES = tuple(dict.fromkeys(row.question_type for row in QUESTIONS))
 
 
 @dataclass(frozen=True)
 class Caption:
-    """`template` is true of a scene for each of the values that `fills` gives."""
+    """`template` is true of a scene for each of the values that `values_fn` gives."""
 
-    kind: str
+    caption_type: str
     template: str
-    fills: Callable[[Scene], list[str]]
+    values_fn: Callable[[Scene], list[str]]
 
 
 def _names(test: Callable[[Scene, Kart], bool]) -> Callable[[Scene], list[str]]:
@@ -96,7 +96,7 @@ def generate_questions(scene: Scene, questions: Iterable[Question] = QUESTIONS) 
         questions = [row for row in questions if not row.needs_ego]
     for row in questions:
         for kart in scene.others if row.is_per_kart else (None,):
-            answer = row.program(scene, kart)
+            answer = row.answer_fn(scene, kart)
             if answer is not None:
                 asked.append((row, row.template.format(kart=kart.name) if kart else row.template, answer))
     return asked
@@ -111,7 +111,7 @@ def qa_pairs(scene: Scene) -> Iterator[tuple[str, str]]:
 def captions(scene: Scene) -> Iterator[str]:
     """All captions that are true of a scene. Without a kart: only the track's."""
     for caption in CAPTIONS:
-        for value in caption.fills(scene):
+        for value in caption.values_fn(scene):
             yield caption.template.format(value)
 
 
@@ -119,7 +119,7 @@ def _pattern(template: str) -> str:
     return re.escape(template).replace(r"\{kart\}", r"\S+").replace(r"\{\}", r"(\S+)")
 
 
-_QUESTION_KINDS = [(re.compile(_pattern(q.template)), q.kind) for q in QUESTIONS]
+_QUESTION_KINDS = [(re.compile(_pattern(q.template)), q.question_type) for q in QUESTIONS]
 _CAPTION_KINDS = [(re.compile(_pattern(c.template)), c) for c in CAPTIONS]
 
 
@@ -130,7 +130,7 @@ def classify_question(question: str) -> str:
 
 def classify_caption(caption: str) -> str:
     """The kind of a caption: ego, total, track or relation; `other` for wording that is not ours."""
-    return next((row.kind for pattern, row in _CAPTION_KINDS if pattern.fullmatch(caption)), "other")
+    return next((row.caption_type for pattern, row in _CAPTION_KINDS if pattern.fullmatch(caption)), "other")
 
 
 def in_official_eval(kind: str, answer: str) -> bool:

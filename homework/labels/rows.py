@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-from ..utils.errors import InputError, no_split
+from ..utils.errors import InputError, split_not_found
 from ..utils.io import read_json
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class _Rows(Sequence):
         data_dir = Path(data_dir or DATA_DIR)
         folder = data_dir / split
         if not folder.is_dir():
-            raise no_split(folder, "no such split")
+            raise split_not_found(folder, "no such split")
         files = sorted(folder.glob(self.pattern))
         if not files:
             maker = next((m for name, m in _MAKERS.items() if name in self.pattern), None)
@@ -130,7 +130,7 @@ def info_files(split_dir: str | Path) -> list[Path]:
     """
     split_dir = Path(split_dir)
     if not split_dir.is_dir():
-        raise no_split(split_dir, "no such folder")
+        raise split_not_found(split_dir, "no such folder")
     names = sorted(name for name in os.listdir(split_dir) if name.endswith("_info.json"))
     if not names:
         raise InputError(split_dir, "no *_info.json in it", "take a split with frames, as train or valid")
@@ -159,7 +159,7 @@ def _image_stem(info_path: str | Path) -> str:
     return f"{os.path.basename(folder)}/{name.removesuffix('_info.json')}"
 
 
-def frame_of(image_name: str) -> tuple[str, int]:
+def parse_image_file(image_name: str) -> tuple[str, int]:
     """(`split/FFFFF`, view index) of an image file's name, the inverse of `image_file`.
 
     Raises:

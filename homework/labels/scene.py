@@ -32,15 +32,15 @@ class Kart(NamedTuple):
         return (x1 + x2) / 2, (y1 + y2) / 2
 
     @property
-    def side(self) -> int:
+    def min_side(self) -> int:
         """The shorter side of the box, in pixels of the 150x100 view."""
         x1, y1, x2, y2 = self.box
         return min(x2 - x1, y2 - y1)
 
     @property
-    def counts(self) -> bool:
+    def is_large_enough(self) -> bool:
         """Whether it is large enough for the label rule."""
-        return self.side >= MIN_KART_SIZE_PX
+        return self.min_side >= MIN_KART_SIZE_PX
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def detected_karts(info: dict, view_index: int, min_side: int = 0) -> Iterator[K
     for class_id, track_id, x1, y1, x2, y2 in info["detections"][view_index]:
         if class_id == KART_CLASS:
             x1, y1, x2, y2 = int(x1 * SCALE), int(y1 * SCALE), int(x2 * SCALE), int(y2 * SCALE)
-            if x2 - x1 >= min_side and y2 - y1 >= min_side:  # as `Kart.counts`, but before there is one
+            if x2 - x1 >= min_side and y2 - y1 >= min_side:  # as `Kart.is_large_enough`, but before there is one
                 yield Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2))
 
 

@@ -27,7 +27,7 @@ Pairs = Callable[[Scene], Iterable[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
-class Box:
+class LabeledBox:
     """What is at (x1, y1, x2, y2), pixels of the 150x100 view.
 
     `role` is `ego`, `kart`, `small` (a kart too small to count) or `other` (no kart); `name` is empty for the last.
@@ -35,10 +35,10 @@ class Box:
 
     role: str
     name: str
-    box: tuple[float, float, float, float]
+    corners: tuple[float, float, float, float]
 
 
-def boxes_for_drawing(info: dict, view_index: int, view: Scene) -> list[Box]:
+def boxes_for_drawing(info: dict, view_index: int, view: Scene) -> list[LabeledBox]:
     """The boxes of a view in the order to draw them: the ego kart's last, so that it is on top.
 
     Args:
@@ -50,11 +50,11 @@ def boxes_for_drawing(info: dict, view_index: int, view: Scene) -> list[Box]:
     for class_id, track_id, *box in info["detections"][view_index]:
         scaled = tuple(value * SCALE for value in box)
         if class_id != KART_CLASS:
-            found.append(Box("other", "", scaled))
+            found.append(LabeledBox("other", "", scaled))
         elif track_id not in kept:
-            found.append(Box("small", info["karts"][track_id], scaled))
-    found += [Box("kart", kart.name, kart.box) for kart in view.others]
-    return found + ([Box("ego", view.ego.name, view.ego.box)] if view.ego else [])
+            found.append(LabeledBox("small", info["karts"][track_id], scaled))
+    found += [LabeledBox("kart", kart.name, kart.box) for kart in view.others]
+    return found + ([LabeledBox("ego", view.ego.name, view.ego.box)] if view.ego else [])
 
 
 def show_view(info_file: Path, view_index: int, pairs: Pairs, what: str, output: Path | None) -> None:
@@ -83,7 +83,7 @@ def show_view(info_file: Path, view_index: int, pairs: Pairs, what: str, output:
     _show_or_save(figure, output, f"{image_path.stem.removesuffix('_im')}_{what.replace(' ', '_')}.png")
 
 
-def _draw(image_path: Path, boxes: list[Box], track: str, rows: list[tuple[str, str]], what: str):
+def _draw(image_path: Path, boxes: list[LabeledBox], track: str, rows: list[tuple[str, str]], what: str):
     """The figure: the view on the left, the rows on the right."""
     import matplotlib.pyplot as plt
 
@@ -102,7 +102,7 @@ def _draw(image_path: Path, boxes: list[Box], track: str, rows: list[tuple[str, 
     return figure
 
 
-def _draw_boxes(axes, boxes: list[Box]) -> None:
+def _draw_boxes(axes, boxes: list[LabeledBox]) -> None:
     """Boxes of karts with their names, the ego kart's in its own colour, the rest thin."""
     from matplotlib.lines import Line2D
 
@@ -110,7 +110,7 @@ def _draw_boxes(axes, boxes: list[Box]) -> None:
         _draw_box(axes, box)
     taken = []
     named = [box for box in boxes if box.role in ("ego", "kart")]
-    for box in sorted(named, key=lambda box: -box.box[1]):  # upwards, as names give way upwards
+    for box in sorted(named, key=lambda box: -box.corners[1]):  # upwards, as names give way upwards
         _label(axes, box, taken)
     styles = {role: {"color": COLOURS[role], **LINES[role]} for role in LEGEND}
     styles["other"] = {"color": COLOURS["other"], "linewidth": 0.8}  # thinner, as in the picture, it could not be seen
@@ -119,14 +119,14 @@ def _draw_boxes(axes, boxes: list[Box]) -> None:
     axes.legend(handles=handles, facecolor="#555555", labelcolor="white", fontsize=10, **legend)
 
 
-def _draw_box(axes, box: Box) -> None:
+def _draw_box(axes, box: LabeledBox) -> None:
     from matplotlib.patches import Rectangle
 
-    x1, y1, x2, y2 = box.box
+    x1, y1, x2, y2 = box.corners
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=COLOURS[box.role], **LINES[box.role]))
 
 
-def _label(axes, box: Box, taken: list[tuple[float, float, float]]) -> None:
+def _label(axes, box: LabeledBox, taken: list[tuple[float, float, float]]) -> None:
     """A kart's name above its box, higher up where other names are in the way.
 
     Args:
@@ -135,8 +135,8 @@ def _label(axes, box: Box, taken: list[tuple[float, float, float]]) -> None:
     is_ego = box.role == "ego"
     text = f"{box.name} (ego)" if is_ego else box.name
     half = 0.85 * len(text) + 1.5  # about the text's width, in pixels of the view
-    x = min(max((box.box[0] + box.box[2]) / 2, half), VIEW_SIZE[0] - half)
-    y = max(box.box[1] - 1.5, LABEL_HEIGHT)
+    x = min(max((box.corners[0] + box.corners[2]) / 2, half), VIEW_SIZE[0] - half)
+    y = max(box.corners[1] - 1.5, LABEL_HEIGHT)
     while any(abs(x - x2) < half + half2 and abs(y - y2) < LABEL_HEIGHT for x2, y2, half2 in taken):
         y -= 1
     taken.append((x, y, half))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-MOST = 2**32  # NumPy takes no larger seed
+MAX_SEED = 2**32  # NumPy takes no larger seed
 
 
 class InputError(ValueError):
@@ -36,9 +36,9 @@ def check_min(least: float, **flags: float | None) -> None:
         UsageError: one of them is less, larger than libraries take a seed, or no number.
     """
     for name, value in flags.items():
-        if value is not None and not least <= value < MOST:
+        if value is not None and not least <= value < MAX_SEED:
             problem = f"{value:,}" if isinstance(value, int) else f"{value:g}"
-            raise UsageError(f"--{name.replace('_', '-')}", problem, f"give {least:g} or more, under {MOST:,}")
+            raise UsageError(f"--{name.replace('_', '-')}", problem, f"give {least:g} or more, under {MAX_SEED:,}")
 
 
 def first_line(error: Exception) -> str:
@@ -46,21 +46,21 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
     """A remedy for a name that is not known: the nearest known one, else something else to do."""
     nearest = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {nearest[0]}? Else {otherwise}" if nearest else otherwise
 
 
-def no_folder(folder: Path, problem: str, otherwise: str) -> InputError:
+def folder_not_found(folder: Path, problem: str, otherwise: str) -> InputError:
     """The error for a folder that is not there: it names the nearest one beside it, or something else to do."""
     beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-    return InputError(folder, problem, did_you_mean(folder.name, beside, otherwise))
+    return InputError(folder, problem, suggest_name(folder.name, beside, otherwise))
 
 
-def no_split(folder: Path, problem: str) -> InputError:
+def split_not_found(folder: Path, problem: str) -> InputError:
     """The error for a split's folder that is not there."""
-    return no_folder(folder, problem, "run `python -m supertux download`")
+    return folder_not_found(folder, problem, "run `python -m supertux download`")
 
 
 @contextlib.contextmanager

@@ -91,12 +91,12 @@ class AlwaysOne:
 
 def test_benchmark_counts_in_total_by_kind_and_strictly(tiny_data: Path):
     result = benchmark(AlwaysOne(), VQADataset("valid", tiny_data))
-    assert result.counts == {"ego": 6, "total": 6, "track": 6, "relation": 18, "count": 24}
+    assert result.num_by_type == {"ego": 6, "total": 6, "track": 6, "relation": 18, "count": 24}
     assert result.accuracy_by_type == {"ego": 0, "total": 1 / 3, "track": 0, "relation": 0, "count": 12 / 24}
     assert result.accuracy == (2 + 12) / 60 == sum(sample.is_correct for sample in result.samples) / 60
     assert result.macro_accuracy == pytest.approx((1 / 3 + 12 / 24) / 5)
     assert result.exact_accuracy == 0
-    assert json.loads(json.dumps(result.to_json()))["counts"] == result.counts
+    assert json.loads(json.dumps(result.to_json()))["num_by_type"] == result.num_by_type
 
 
 def test_fewer_samples_are_spread_over_the_dataset(tiny_data: Path):

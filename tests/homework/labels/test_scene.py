@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from homework.labels.frame_info import read_frame_info
-from homework.labels.rows import frame_of, image_file, info_files
+from homework.labels.rows import parse_image_file, image_file, info_files
 from homework.labels.scene import build_scene
 from homework.utils.errors import InputError
 
@@ -70,13 +70,13 @@ def test_equal_centres_are_right_and_behind():
 
 def test_names_of_files():
     assert image_file("data/train/00a00_info.json", 3) == "train/00a00_03_im.jpg"
-    assert frame_of("train/00a00_03_im.jpg") == ("train/00a00", 3)
+    assert parse_image_file("train/00a00_03_im.jpg") == ("train/00a00", 3)
 
 
 @pytest.mark.parametrize("name", ["train/00a00_info.json", "train/00a00_3_im.jpg", "im.jpg", "train/00a00_xx_im.jpg"])
 def test_a_name_that_is_no_view(name: str):
     with pytest.raises(InputError, match="not a view's name"):
-        frame_of(name)
+        parse_image_file(name)
 
 
 # a detection, and how the error goes on after the file's name; the first two are no JSON, so there is no view yet
