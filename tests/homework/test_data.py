@@ -120,7 +120,7 @@ def test_a_part_of_the_data_can_be_trained_on(tiny_data, capsys):
     kept = [row for row in rows if row["image_path"] != gone]
     Path(gone).unlink()
     assert drop_rows_without_image(rows) == kept and kept
-    assert f"{len(rows) - len(kept)} of {len(rows)} pairs left out" in capsys.readouterr().out
+    assert f"dropped {len(rows) - len(kept)} of {len(rows)} rows without an image" in capsys.readouterr().out
     for row in kept:
         Path(row["image_path"]).unlink(missing_ok=True)
     with pytest.raises(InputError, match="no such image"):

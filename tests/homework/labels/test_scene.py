@@ -75,7 +75,7 @@ def test_names_of_files():
 
 @pytest.mark.parametrize("name", ["train/00a00_info.json", "train/00a00_3_im.jpg", "im.jpg", "train/00a00_xx_im.jpg"])
 def test_a_name_that_is_no_view(name: str):
-    with pytest.raises(InputError, match="not a view's name"):
+    with pytest.raises(InputError, match="not an image name"):
         parse_image_file(name)
 
 
@@ -127,7 +127,7 @@ def test_more_keys_and_any_identifier_are_fine(tmp_path: Path):
 
 
 def test_a_missing_or_empty_split_names_the_folder(tmp_path: Path):
-    with pytest.raises(InputError, match="train: no such folder"):
+    with pytest.raises(InputError, match="train: no such split"):
         info_files(tmp_path / "train")
     (tmp_path / "train").mkdir()
     with pytest.raises(InputError, match=r"train: no \*_info.json"):
