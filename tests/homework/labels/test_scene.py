@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from homework.labels.frame_info import read_frame_info
-from homework.labels.rows import parse_image_file, image_file, info_files
+from homework.labels.rows import image_file, info_files, parse_image_file
 from homework.labels.scene import build_scene
 from homework.utils.errors import InputError
 
