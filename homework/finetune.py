@@ -167,7 +167,7 @@ def _print_result(result, title: str) -> None:
 
     print(f"{title}: {len(result.samples)} questions")
     print(f"{'':16}{'prefix':>8}{'exact':>8}{'n':>8}{'95 %':>16}")
-    for name, n in sorted(result.counts.items()):
+    for name, n in sorted(result.num_by_type.items()):
         accuracy, exact = result.accuracy_by_type[name], result.exact_accuracy_by_type[name]
         _print_row(name, accuracy, exact, n, wilson_interval(accuracy, n))
     exact = sum(result.exact_accuracy_by_type.values()) / len(result.exact_accuracy_by_type)

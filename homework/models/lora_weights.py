@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from ..utils.errors import InputError, first_line, no_folder
+from ..utils.errors import InputError, first_line, folder_not_found
 from ..utils.io import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -34,7 +34,7 @@ def read_adapter_base(checkpoint: str | Path) -> str:
     """
     file = Path(checkpoint) / ADAPTER_CONFIG
     if not Path(checkpoint).is_dir():
-        raise no_folder(Path(checkpoint), "no such checkpoint", "train one")
+        raise folder_not_found(Path(checkpoint), "no such checkpoint", "train one")
     if not file.exists():
         raise InputError(checkpoint, f"not an adapter: it has no {ADAPTER_CONFIG}", "name the folder of one")
     config = read_json(file)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ..labels.frame_info import read_frame_info
 from ..labels.questions import captions, classify_caption
-from ..labels.rows import CaptionDataset, drop_rows_without_image, frame_of
+from ..labels.rows import CaptionDataset, drop_rows_without_image, parse_image_file
 from ..labels.scene import build_scene
 from ..models.clip import BASE_MODEL_PREFIXES, CLIP, class_prior_logits, tokenize
 from ..models.images import clip_pixels, load_views
@@ -81,7 +81,7 @@ class CaptionMatchingDataset(Dataset):
             true_captions.setdefault(row["image_file"], set()).add(row["caption"])
         infos: dict[str, dict] = {}
         for image, known in progress_bar(true_captions.items(), desc="reading frames", unit="view", delay=1):
-            frame, view = frame_of(image)
+            frame, view = parse_image_file(image)
             file = data_dir / f"{frame}_info.json"
             if frame not in infos and file.exists():
                 infos[frame] = read_frame_info(file)

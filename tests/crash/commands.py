@@ -1,6 +1,7 @@
 """The commands that are killed: how a fresh folder for each is made, how it is started, and what its result is."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -12,8 +13,9 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from supertux.sample import sample_files
+
 ROOT = Path(__file__).parents[2]
-SAMPLE = ROOT / "sample"
 PYTHON = sys.executable
 FRAMES = 200  # of the sample, for `generate`
 TRAINING_STEPS = 12
@@ -27,9 +29,10 @@ DOWNLOAD = DOWNLOAD.format("run(d.download, d.unpack)")
 def copy_frames(target: Path, count: int, split: str = "train") -> None:
     """The first frames of the sample's split, with their images."""
     target.mkdir(parents=True)
-    for info in sorted((SAMPLE / split).glob("*_info.json"))[:count]:
-        for file in (SAMPLE / split).glob(info.name.replace("info.json", "*")):
-            shutil.copy(file, target)
+    frames = itertools.groupby(sample_files(split), key=lambda file: file[0].partition("_")[0])
+    for _, files in itertools.islice(frames, count):
+        for name, content in files:
+            (target / name).write_bytes(content)
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -220,11 +223,10 @@ class Download(Command):
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        # split folders alone: caches of views lie beside them where the sample was used
-        files = sorted(path for path in SAMPLE.glob("[!.]*/*") if path.is_file())
+        files = [(split, *file) for split in ("train_demo", "valid", "valid_grader") for file in sample_files(split)]
         with zipfile.ZipFile(shared / "source.zip", "w") as archive:
-            for file in [file for file in files if not file.is_relative_to(SAMPLE / "train")][:900]:
-                archive.write(file, f"data/{file.relative_to(SAMPLE)}")
+            for split, name, content in files[:900]:
+                archive.writestr(f"data/{split}/{name}", content)
         self.server = SlowServer((shared / "source.zip").read_bytes(), seconds=1.5)
 
     def line(self, folder: Path) -> list[str]:

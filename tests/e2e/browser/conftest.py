@@ -10,8 +10,6 @@ from tests.conftest import TRACKS, write_frame
 
 from .driving import PATIENCE, ROOT, launch, serving
 
-SAMPLE = ROOT / "sample"
-
 
 @pytest.fixture(scope="session")
 def browser():
@@ -39,9 +37,9 @@ def page(browser):
 
 
 @pytest.fixture(scope="session")
-def server():
+def server(sample_data):
     """With the sample's frames and the shipped models."""
-    with serving("--data", SAMPLE) as server:
+    with serving("--data", sample_data) as server:
         yield server
 
 
