@@ -1,4 +1,4 @@
-"""The mean of towers that were trained on from one tower: what one of them gets wrong another often doesn't."""
+"""Average the weights of vision encoders that were trained from a common checkpoint (model soup, arXiv:2203.05482)."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from .augment import AugmentConfig
 from .checkpoints import VisionStage
-from .dataset import CROWDED, Frames
-from .dense_heads import forward
+from .dataset import PretrainDataset
+from .dense_heads import run_heads
 
-BATCHES, VIEWS = 30, 64  # by which a mean tower's norms are measured
+NUM_BATCHES, BATCH_SIZE = 30, 64  # that batch norms are recalibrated with
 
 
 @torch.no_grad()
-def mean_of(stages: Sequence[VisionStage]) -> VisionStage:
-    """The first of some stages, with the mean of all their weights (Wortsman et al. 2022, arXiv:2203.05482).
+def average_weights(stages: Sequence[VisionStage]) -> VisionStage:
+    """Load the mean of the weights into the first stage, and return it.
 
     Args:
-        stages: of one geometry, gone on from the same tower, or their mean is of no use.
+        stages: of one architecture, trained from a common checkpoint; otherwise the mean is useless.
     """
     states = [stage.state_dict() for stage in stages]
     mean = {
@@ -30,17 +31,17 @@ def mean_of(stages: Sequence[VisionStage]) -> VisionStage:
 
 
 @torch.no_grad()
-def measure_norms(stage: VisionStage, frames: Frames) -> None:
-    """Set batch norms by what they see of views as they were drawn: the mean of towers has other statistics."""
+def recalibrate_batch_norm(stage: VisionStage, dataset: PretrainDataset) -> None:
+    """Recompute batch norm statistics on views as rendered: averaged weights have other statistics."""
     norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
     momentum = norms[0].momentum
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # each batch counts as much
+        norm.momentum = None  # a cumulative average: each batch has the same weight
     stage.train()
-    for number in range(BATCHES):
-        rng = np.random.default_rng((5, number))
-        pixels, *_ = frames.augmented(rng, VIEWS, paste=0, zoom=0, crowded=CROWDED, added=0)
-        forward(stage.tower, stage.heads, pixels)
+    config = AugmentConfig(swap_ego_prob=0, zoom_prob=0, add_far_karts_prob=0)
+    for number in range(NUM_BATCHES):
+        pixels, *_ = dataset.sample_batch(np.random.default_rng((5, number)), BATCH_SIZE, config)
+        run_heads(stage.tower, stage.heads, pixels)
     for norm in norms:
         norm.momentum = momentum
