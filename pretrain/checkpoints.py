@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
 from homework.utils.errors import InputError, first_line
 
-from .dense_heads import DenseHeads
+from .dense_heads import DenseHeads, run_heads
 from .text_stage import TextStage
 from .trainer import read_checkpoint
 
@@ -34,6 +34,10 @@ class VisionStage(nn.Module):
         super().__init__()
         self.tower = TuxNanoVisionModel(config).to(memory_format=torch.channels_last)
         self.heads = DenseHeads(config)
+
+    def forward(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Encode pixels [b, 3, h, w], and return (logits by name, tokens [b, s, d])."""
+        return run_heads(self.tower, self.heads, pixels)
 
 
 @torch.no_grad()

@@ -9,11 +9,15 @@ python -m pretrain text                          # text model and connector: cap
 python -m pretrain export                        # write homework/weights/tux_nano and pretrain/stage.safetensors
 python -m pretrain eval-vision --split valid     # accuracy of the vision encoder's heads
 python -m pretrain eval-text --split valid       # accuracy of the base on paraphrased questions, without LoRA
+
+Commands import torch when they run, so that help and typing errors are answered at once.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from homework.utils.cli import run
 from homework.utils.errors import InputError, UsageError
@@ -21,10 +25,35 @@ from homework.utils.io import atomic_write
 
 from . import BASE_DIR, SAVED_STAGE
 
-if TYPE_CHECKING:  # imported inside the commands, since torch takes seconds
+if TYPE_CHECKING:
     from .text_stage import TextStage
 
 RUN_DIR = "runs/pretrain"
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Options of the stages that train on frames.
+
+    Args:
+        data: the data folder.
+        splits: folders of the data, separated by commas, drawn equally often; own+more is drawn as one.
+        run_dir: folder of the checkpoint and the curve, e.g. dense.pt and dense.jsonl.
+        batch_size: views per step.
+        seed: of weights, batches and augmentation.
+        init_from: weights to begin with instead of random ones: a run's checkpoint, and for the vision encoder
+            pretrain/stage.safetensors, for the text model a base's folder.
+    """
+
+    data: str = "data"
+    splits: str = "train"
+    run_dir: str = RUN_DIR
+    batch_size: int = 64
+    seed: int = 0
+    init_from: str | None = None
+
+
+Options = Annotated[StageOptions, tyro.conf.arg(name="")]  # flags without a prefix
 
 
 def processor(*, gguf: str, output: str = str(BASE_DIR)) -> None:
@@ -34,99 +63,66 @@ def processor(*, gguf: str, output: str = str(BASE_DIR)) -> None:
         gguf: a GGUF file of SmolLM2, which holds its vocabulary.
         output: folder of the base.
     """
-    from .assemble import make_processor, make_tokenizer
+    from . import assemble
 
-    make_processor(make_tokenizer(Path(gguf))).save_pretrained(output)
+    assemble.make_processor(assemble.make_tokenizer(Path(gguf))).save_pretrained(output)
 
 
-def fovea(
-    data: str = "data",
-    splits: str = "train",
-    run_dir: str = RUN_DIR,
-    steps: int = 2000,
-    batch_size: int = 64,
-    seed: int = 0,
-    init_from: str | None = None,
-) -> None:
+def fovea(options: Options, steps: int = 2000) -> None:
     """Train the foveal convolutions to name small karts, on windows that are full of them.
 
     Args:
-        data: the data folder.
-        splits: folders of the data, separated by commas.
-        run_dir: folder of the checkpoint fovea.pt and the curve fovea.jsonl.
+        options: see `StageOptions`.
         steps: number of batches.
-        batch_size: windows per batch.
-        seed: of weights, batches and augmentation.
-        init_from: a saved stage or a run's checkpoint to begin with, instead of random weights.
     """
-    from .checkpoints import VISION_CONFIG, load_vision_weights
-    from .dataset import load_training_data
-    from .eval_vision import kart_accuracy_by_size, predict_views
-    from .foveal_pretraining import FoveaStage
-    from .trainer import train_stage
+    from . import checkpoints, dataset, eval_vision, foveal_pretraining, trainer
 
-    _set_up(seed)
-    stage = FoveaStage(VISION_CONFIG)
-    if init_from:
-        load_vision_weights(stage, Path(init_from))
-    dataset, held_out = load_training_data(data, splits), load_training_data(data, splits, held_out=True)
-    compute_losses = lambda rng: stage.losses(*dataset.sample_windows(rng, batch_size))
+    _set_up(options.seed)
+    stage = foveal_pretraining.FoveaStage(checkpoints.VISION_CONFIG)
+    if options.init_from:
+        checkpoints.load_vision_weights(stage, Path(options.init_from))
+    views, held_out = (dataset.load_training_data(options.data, options.splits, part) for part in (False, True))
+    compute_losses = lambda rng: stage.losses(*views.sample_windows(rng, options.batch_size))
 
     def evaluate() -> dict[str, float]:
-        sizes = kart_accuracy_by_size(predict_views(stage, held_out), held_out.scenes)
+        sizes = eval_vision.kart_accuracy_by_size(eval_vision.predict_views(stage, held_out), held_out.scenes)
         return {f"cells {size}": round(100 * correct / max(1, karts), 1) for size, (correct, karts) in sizes.items()}
 
-    train_stage(stage, compute_losses, Path(run_dir), "fovea", steps, 2e-3, seed=seed, evaluate=evaluate)
+    run_dir, seed = Path(options.run_dir), options.seed
+    trainer.train_stage(stage, compute_losses, run_dir, "fovea", steps, 2e-3, seed=seed, evaluate=evaluate)
 
 
-def dense(
-    data: str = "data",
-    splits: str = "train",
-    run_dir: str = RUN_DIR,
-    steps: int = 3700,
-    batch_size: int = 64,
-    seed: int = 0,
-    init_from: str | None = None,
-) -> None:
+def dense(options: Options, steps: int = 3700) -> None:
     """Pretrain the vision encoder with dense box supervision; no zoom and no added karts during cooldown.
 
     Args:
-        data: the data folder.
-        splits: folders of the data, separated by commas, drawn equally often; own+more is drawn as one.
-        run_dir: folder of the checkpoint dense.pt and the curve dense.jsonl.
+        options: see `StageOptions`.
         steps: number of batches.
-        batch_size: views per batch.
-        seed: of weights, batches and augmentation.
-        init_from: a saved stage or a run's checkpoint (fovea.pt, dense.pt) to begin with, instead of random weights.
     """
+    from . import checkpoints, dataset, dense_heads, eval_vision, trainer
     from .augment import AUGMENT
-    from .checkpoints import VisionStage, load_vision_weights
-    from .dataset import load_training_data
-    from .dense_heads import dense_loss, run_heads
-    from .eval_vision import head_accuracy, predict_views
-    from .trainer import train_stage
 
-    _set_up(seed)
-    stage = VisionStage()
-    if init_from:
-        load_vision_weights(stage, Path(init_from))
-    dataset, held_out = load_training_data(data, splits), load_training_data(data, splits, held_out=True)
+    _set_up(options.seed)
+    stage = checkpoints.VisionStage()
+    if options.init_from:
+        checkpoints.load_vision_weights(stage, Path(options.init_from))
+    views, held_out = (dataset.load_training_data(options.data, options.splits, part) for part in (False, True))
 
     def compute_losses(rng, config=AUGMENT):
-        pixels, targets, _ = dataset.sample_batch(rng, batch_size, config)
-        return dense_loss(run_heads(stage.tower, stage.heads, pixels)[0], targets)
+        pixels, targets, _ = views.sample_batch(rng, options.batch_size, config)
+        return dense_heads.dense_loss(stage(pixels)[0], targets)
 
     as_rendered = replace(AUGMENT, zoom_prob=0, add_far_karts_prob=0)  # as many karts, and as sharp, as the game shows
-    train_stage(
+    trainer.train_stage(
         stage,
         compute_losses,
-        Path(run_dir),
+        Path(options.run_dir),
         "dense",
         steps,
         2e-3,
-        seed=seed,
+        seed=options.seed,
         cooldown_losses=lambda rng: compute_losses(rng, as_rendered),
-        evaluate=lambda: head_accuracy(predict_views(stage, held_out)),
+        evaluate=lambda: eval_vision.head_accuracy(eval_vision.predict_views(stage, held_out)),
     )
 
 
@@ -139,19 +135,17 @@ def average(*, checkpoints: tuple[str, ...], splits: str, data: str = "data", ru
         data: the data folder.
         run_dir: folder of the mean's checkpoint dense.pt.
     """
+    from . import dataset, trainer, weight_averaging
     from .checkpoints import load_vision_stage
-    from .dataset import load_training_data
-    from .trainer import save_checkpoint
-    from .weight_averaging import average_weights, recalibrate_batch_norm
 
     _set_up()
     path = Path(run_dir) / "dense.pt"
     if path.exists():
         raise InputError(path, "already the checkpoint of a run", "choose another --run-dir")
-    stage = average_weights([load_vision_stage(Path(file)) for file in checkpoints])
-    recalibrate_batch_norm(stage, load_training_data(data, splits))
+    stage = weight_averaging.average_weights([load_vision_stage(Path(file)) for file in checkpoints])
+    weight_averaging.recalibrate_batch_norm(stage, dataset.load_training_data(data, splits))
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(path, 0, stage, {})
+    trainer.save_checkpoint(path, 0, stage, {})
 
 
 def read(run_dir: str = RUN_DIR, steps: int = 800, seed: int = 0, init_from: str | None = None) -> None:
@@ -163,57 +157,42 @@ def read(run_dir: str = RUN_DIR, steps: int = 800, seed: int = 0, init_from: str
         seed: of weights and scenes.
         init_from: a checkpoint text.pt or a base's folder to begin with, instead of random weights.
     """
-    from .init_name_attention import init_name_matching_head
-    from .trainer import train_stage
+    from . import init_name_attention, trainer
 
     _set_up(seed)
     stage = _make_text_stage(init_from)
     stage.init_connector()
-    init_name_matching_head(stage, seed)
+    init_name_attention.init_name_matching_head(stage, seed)
     stage.perturb_predictions = False
-    train_stage(stage, stage.synthetic_losses, Path(run_dir), "read", steps, 1e-3, seed=seed, warmup=50)
+    trainer.train_stage(stage, stage.synthetic_losses, Path(run_dir), "read", steps, 1e-3, seed=seed, warmup=50)
 
 
-def text(
-    data: str = "data",
-    splits: str = "train",
-    run_dir: str = RUN_DIR,
-    steps: int = 800,
-    batch_size: int = 64,
-    seed: int = 0,
-    init_from: str | None = None,
-) -> None:
-    """Train text model and connector on captions and paraphrased questions, with the vision encoder frozen.
+def text(options: Options, steps: int = 800) -> None:
+    """Train text model and connector on captions and paraphrased questions, above the run's frozen dense.pt.
 
     Args:
-        data: the data folder.
-        splits: folders of the data, separated by commas.
-        run_dir: folder of the dense stage's checkpoint dense.pt, of text.pt and of the curve text.jsonl.
+        options: see `StageOptions`.
         steps: number of batches.
-        batch_size: views per batch.
-        seed: of weights, batches and augmentation.
-        init_from: a checkpoint (read.pt, text.pt) or a base's folder to begin with, instead of random weights.
     """
     from homework.labels.questions import classify_caption
     from homework.models.clip import class_prior_logits
 
-    from .checkpoints import load_vision_stage
-    from .dataset import load_training_data
-    from .trainer import train_stage
+    from . import checkpoints, dataset, trainer
 
-    _set_up(seed)
-    vision = load_vision_stage(Path(run_dir) / "dense.pt")
-    dataset = load_training_data(data, splits)
-    stage = _make_text_stage(init_from)
+    _set_up(options.seed)
+    run_dir = Path(options.run_dir)
+    vision = checkpoints.load_vision_stage(run_dir / "dense.pt")
+    views = dataset.load_training_data(options.data, options.splits)
+    stage = _make_text_stage(options.init_from)
     stage.load_vision(vision.tower, vision.heads)
     caption_types = [classify_caption(caption) for caption in stage.captions]
-    stage.prior_logits = class_prior_logits(stage.caption_targets(dataset.scenes), caption_types)
+    stage.prior_logits = class_prior_logits(stage.caption_targets(views.scenes), caption_types)
 
     def compute_losses(rng):
-        pixels, _, scenes = dataset.sample_batch(rng, batch_size)
-        return stage.losses(pixels, scenes, rng, whole=pixels.shape[-1] == dataset.views.shape[2])
+        pixels, _, scenes = views.sample_batch(rng, options.batch_size)
+        return stage.losses(pixels, scenes, rng, whole=pixels.shape[-1] == views.views.shape[2])
 
-    train_stage(stage, compute_losses, Path(run_dir), "text", steps, 1e-3, seed=seed, warmup=50)
+    trainer.train_stage(stage, compute_losses, run_dir, "text", steps, 1e-3, seed=options.seed, warmup=50)
 
 
 def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
@@ -227,13 +206,12 @@ def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
 
     from homework.models.tux_nano.modeling_hf import TuxNanoForConditionalGeneration
 
-    from .assemble import fold_batch_norm, make_config
-    from .trainer import load_checkpoint
+    from . import assemble, trainer
 
     stage = _make_text_stage(base=output)
-    load_checkpoint(Path(run_dir) / "text.pt", stage)
-    encoder = fold_batch_norm(stage.tower)
-    model = TuxNanoForConditionalGeneration(make_config(encoder.config)).eval()
+    trainer.load_checkpoint(Path(run_dir) / "text.pt", stage)
+    encoder = assemble.fold_batch_norm(stage.tower)
+    model = TuxNanoForConditionalGeneration(assemble.make_config(encoder.config)).eval()
     weights = {k: v for k, v in stage.model.state_dict().items() if ".vision_model." not in k}
     table = stage.vocabulary.expand(stage.model.get_input_embeddings())
     weights |= {"model.text_model.embed_tokens.weight": table, "lm_head.weight": table}
@@ -250,28 +228,23 @@ def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
 def evaluate_vision(
     split: str = "valid", data: str = "data", checkpoint: str = str(SAVED_STAGE), quality: int | None = None
 ) -> None:
-    """Evaluate the vision encoder by its heads, in percent: counts above 0, both halves of a relation.
-
-    Accuracies by kart size, difficulty and ego kart follow.
+    """Evaluate the vision encoder by its heads: accuracies in percent, also by kart size, difficulty and ego kart.
 
     Args:
         split: folder of the data.
         data: the data folder.
-        checkpoint: a saved stage, or a run's checkpoint dense.pt.
-        quality: re-encode images at this JPEG quality (1 to 100) before evaluating.
+        checkpoint: a run's dense.pt, or pretrain/stage.safetensors.
+        quality: re-encode images at this JPEG quality (1-100) before evaluating.
     """
     if quality is not None and not 1 <= quality <= 100:
         raise UsageError("--quality", f"expected 1 to 100, got {quality}", "choose another quality")
-    from .checkpoints import load_vision_stage
-    from .dataset import PretrainDataset
-    from .eval_vision import format_report, jpeg_roundtrip, predict_views
+    from . import checkpoints, dataset, eval_vision
 
     _set_up()
-    stage = load_vision_stage(Path(checkpoint)).eval()
-    dataset = PretrainDataset(Path(data), [split])
+    stage, views = checkpoints.load_vision_stage(Path(checkpoint)).eval(), dataset.PretrainDataset(Path(data), [split])
     if quality is not None:
-        dataset.views = jpeg_roundtrip(quality, dataset.views)
-    print("\n".join(format_report(list(predict_views(stage, dataset)), dataset)))
+        views.views = eval_vision.jpeg_roundtrip(quality, views.views)
+    print("\n".join(eval_vision.format_report(list(eval_vision.predict_views(stage, views)), views)))
 
 
 def evaluate_text(split: str = "valid", data: str = "data", base: str = str(BASE_DIR)) -> None:
@@ -285,41 +258,39 @@ def evaluate_text(split: str = "valid", data: str = "data", base: str = str(BASE
     from homework.base_vlm import BaseVLM
     from homework.labels.eval_sets import split_scenes
 
-    from .eval_text import evaluate_paraphrased, format_accuracy_table
+    from . import eval_text
 
     _set_up()
     vlm = BaseVLM(base)
     vlm.show_progress = True
-    print("\n".join(format_accuracy_table(*evaluate_paraphrased(vlm, split_scenes(data, split), Path(data)))))
+    counts = eval_text.evaluate_paraphrased(vlm, split_scenes(data, split), Path(data))
+    print("\n".join(eval_text.format_accuracy_table(*counts)))
 
 
-# the commands' names, which those of the functions cannot be: modules have them
+# The commands are eval-vision and eval-text; functions of these names would hide the modules.
 evaluate_vision.__name__, evaluate_text.__name__ = "eval_vision", "eval_text"
 
 
-def _set_up(seed: int | None = None) -> None:
-    """Use all cores, and seed the weights."""
+def _set_up(seed: int = 0) -> None:
     import torch
 
     from homework.training.trainer import use_all_cores
 
     use_all_cores()
-    if seed is not None:
-        torch.manual_seed(seed)
+    torch.manual_seed(seed)
 
 
 def _make_text_stage(init_from: str | None = None, base: str = str(BASE_DIR)) -> "TextStage":
-    """Build a text stage with the processor of a base, initialised from another stage or base if one is given."""
+    """Build a text stage with the processor of a base, and load the weights to begin with."""
     from transformers import AutoProcessor
 
     from homework.models.prompts import PromptTokens
 
-    from .checkpoints import VISION_CONFIG, load_text_weights
-    from .text_stage import TextStage
+    from . import checkpoints, text_stage
 
-    stage = TextStage(VISION_CONFIG, PromptTokens(AutoProcessor.from_pretrained(base)))
+    stage = text_stage.TextStage(checkpoints.VISION_CONFIG, PromptTokens(AutoProcessor.from_pretrained(base)))
     if init_from:
-        load_text_weights(stage, Path(init_from))
+        checkpoints.load_text_weights(stage, Path(init_from))
     return stage
 
 

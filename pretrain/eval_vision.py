@@ -12,7 +12,7 @@ from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE
 from homework.models.tux_nano.connector import average_tta
 
 from .dataset import AnnotatedScene, PretrainDataset
-from .dense_heads import IMAGE_HEADS, count_correct, fuse_logits, match_relations, run_heads
+from .dense_heads import IMAGE_HEADS, count_correct, fuse_logits, match_relations
 from .targets import FOVEA_GRID, KART_ID, KARTS, UNKNOWN, Grid
 
 Predictions = Sequence[tuple[dict, dict]]  # (logits, targets) by name, of one batch after another
@@ -38,7 +38,7 @@ def predict_views(stage: nn.Module, dataset: PretrainDataset, batch_size: int = 
     names = (*IMAGE_HEADS, "relation")
     for start in range(0, len(dataset), batch_size):
         pixels, targets = dataset.get_batch(np.arange(start, min(start + batch_size, len(dataset))))
-        logits, flipped = (run_heads(stage.tower, stage.heads, images)[0] for images in (pixels, pixels.flip(-1)))
+        logits, flipped = (stage(images)[0] for images in (pixels, pixels.flip(-1)))
         logits |= average_tta([fuse_logits(logits), fuse_logits(flipped)])
         cells = {name: logits[name].argmax(-1).to(torch.int8) for name in CELL_GRIDS}
         yield {name: logits[name] for name in names} | cells, {name: targets[name] for name in names}

@@ -1,24 +1,23 @@
 """First stage: train the foveal branch to name small karts, before the whole encoder is trained."""
 
-import torch
 from torch import Tensor, nn
 
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
 
-from .dense_heads import DenseHeads, cell_loss, token_loss
+from .checkpoints import VisionStage
+from .dense_heads import cell_loss, token_loss
 from .targets import KARTS
 
 
-class FoveaStage(nn.Module):
+class FoveaStage(VisionStage):
     """Vision encoder and heads, of which only the foveal convolutions are trained.
 
     A step costs a third of one of the dense stage, and its windows are full of far karts, which views have few of.
     """
 
     def __init__(self, config: TuxNanoVisionConfig):
-        super().__init__()
-        self.tower = TuxNanoVisionModel(config).to(memory_format=torch.channels_last).requires_grad_(False)
-        self.heads = DenseHeads(config).requires_grad_(False)
+        super().__init__(config)
+        self.requires_grad_(False)
         self.last = nn.Linear(config.fovea_channels[-1], len(KARTS) + 1)  # head of the last map, discarded afterwards
         nn.init.constant_(self.last.bias, -4.0)
         self.tower.fovea.requires_grad_(True)

@@ -3,24 +3,17 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from .augment import AugmentConfig
 from .checkpoints import VisionStage
 from .dataset import PretrainDataset
-from .dense_heads import run_heads
 
-NUM_BATCHES, BATCH_SIZE = 30, 64  # that batch norms are recalibrated with
+NUM_BATCHES, BATCH_SIZE = 30, 64  # to recalibrate batch norms with
 
 
-@torch.no_grad()
 def average_weights(stages: Sequence[VisionStage]) -> VisionStage:
-    """Load the mean of the weights into the first stage, and return it.
-
-    Args:
-        stages: of one architecture, trained from a common checkpoint; otherwise the mean is useless.
-    """
+    """Load the mean of the stages' weights into the first of them, and return it."""
     states = [stage.state_dict() for stage in stages]
     mean = {
         name: sum(state[name] for state in states) / len(states) if weight.is_floating_point() else weight
@@ -30,18 +23,8 @@ def average_weights(stages: Sequence[VisionStage]) -> VisionStage:
     return stages[0]
 
 
-@torch.no_grad()
 def recalibrate_batch_norm(stage: VisionStage, dataset: PretrainDataset) -> None:
     """Recompute batch norm statistics on views as rendered: averaged weights have other statistics."""
-    norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
-    momentum = norms[0].momentum
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average: each batch has the same weight
-    stage.train()
     config = AugmentConfig(swap_ego_prob=0, zoom_prob=0, add_far_karts_prob=0)
-    for number in range(NUM_BATCHES):
-        pixels, *_ = dataset.sample_batch(np.random.default_rng((5, number)), BATCH_SIZE, config)
-        run_heads(stage.tower, stage.heads, pixels)
-    for norm in norms:
-        norm.momentum = momentum
+    rngs = (np.random.default_rng((5, number)) for number in range(NUM_BATCHES))
+    update_bn((dataset.sample_batch(rng, BATCH_SIZE, config) for rng in rngs), stage)
