@@ -25,10 +25,9 @@ from homework.models.prompts import PromptTokens
 from homework.models.tux_nano.modeling_hf import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
 from homework.training.lora import add_lora
 from homework.utils.images import open_image
-from pretrain.annotated_scene import Seen
 from pretrain.assemble import make_config
-from pretrain.compact_vocab import SmallVocabulary
-from pretrain.dataset import Frames
+from pretrain.compact_vocab import CompactVocabulary
+from pretrain.dataset import AnnotatedScene, PretrainDataset
 
 torch.set_num_threads(1)
 
@@ -52,7 +51,7 @@ VISION = {
 
 TEXTS = ["tux is the ego car.", "The track is gran_paradiso_island.", "There are 10 karts in the scene."]
 
-SCENE = Seen(
+SCENE = AnnotatedScene(
     "abyss",
     (Kart(0, "tux", (60, 40, 90, 71)), Kart(1, "gnu", (10, 20, 40, 48)), Kart(2, "xue", (100, 60, 137, 91))),
 )
@@ -81,7 +80,7 @@ def save_tiny_nano(folder: Path) -> None:
         setattr(config.text_config, name, value)
     torch.manual_seed(0)
     model, processor = stir(TuxNanoForConditionalGeneration(config)), AutoProcessor.from_pretrained(DEFAULT_BASE)
-    small, embedding = SmallVocabulary(PromptTokens(processor)), model.get_input_embeddings().weight.data
+    small, embedding = CompactVocabulary(PromptTokens(processor)), model.get_input_embeddings().weight.data
     embedding[:] = small.shrink(embedding)[small.row]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -166,9 +165,9 @@ def no_progress(tiny_data) -> Path:
 
 
 @pytest.fixture
-def frames(tiny_data) -> Frames:
+def frames(tiny_data) -> PretrainDataset:
     """The tiny train split in memory."""
-    return Frames(tiny_data, ["train"])
+    return PretrainDataset(tiny_data, ["train"])
 
 
 def stand_still(folder, times: int) -> None:
