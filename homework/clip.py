@@ -193,7 +193,9 @@ def test(
         rows = MultiChoiceQADataset(split, data).rows
     clip, tokenizer = load_with_tokenizer(checkpoint)
     predictions = predict(clip, tokenizer, rows, show_progress=True)
-    _print_score(rows, predictions, f"{checkpoint} on {f'{num_questions} questions from ' if num_questions else ''}{split}")
+    _print_score(
+        rows, predictions, f"{checkpoint} on {f'{num_questions} questions from ' if num_questions else ''}{split}"
+    )
     if output:
         write_json(output, [{**row, "prediction": p} for row, p in zip(rows, predictions, strict=True)])
 

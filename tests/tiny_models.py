@@ -25,10 +25,8 @@ from homework.models.tux_nano.model import TuxNano
 from homework.models.tux_nano.processor import TOKENIZER_FILE
 from homework.training.lora import add_lora
 from homework.utils.images import open_image
-from pretrain.annotated_scene import Seen
-from pretrain.assemble import make_config
-from pretrain.compact_vocab import SmallVocabulary
-from pretrain.dataset import Frames
+from pretrain.compact_vocab import CompactVocabulary
+from pretrain.dataset import AnnotatedScene, PretrainDataset
 
 torch.set_num_threads(1)
 
@@ -44,11 +42,19 @@ VISION = VisionConfig(
     num_layers=1,
     num_heads=4,
 )
+SMOLVLM_TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+}
 CONFIG = TuxNanoConfig(vision=VISION, text=TEXT)
 
 TEXTS = ["tux is the ego car.", "The track is gran_paradiso_island.", "There are 10 karts in the scene."]
 
-SCENE = Seen(
+SCENE = AnnotatedScene(
     "abyss",
     (Kart(0, "tux", (60, 40, 90, 71)), Kart(1, "gnu", (10, 20, 40, 48)), Kart(2, "xue", (100, 60, 137, 91))),
 )
@@ -73,7 +79,7 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
 def save_tiny_nano(folder: Path) -> None:
     """Write a narrow TuxNano with the shipped tokenizer; tokens that no text holds share an embedding."""
     torch.manual_seed(0)
-    model, vocab = stir(TuxNano(CONFIG)), CompactVocab(PromptTokens(load_processor(DEFAULT_BASE)))
+    model, vocab = stir(TuxNano(CONFIG)), CompactVocabulary(PromptTokens(load_processor(DEFAULT_BASE)))
     embedding = model.language_model.embed_tokens.weight.data
     embedding[:] = vocab.shrink(embedding)[vocab.row]
     model.save(folder)
@@ -93,7 +99,9 @@ def smol_folder(tmp_path_factory) -> Path:
     """A tiny base of SmolVLM's architecture, its text model as wide as `nano_folder`'s."""
     folder = tmp_path_factory.mktemp("bases") / "tiny_smolvlm"
     vision = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    save_smolvlm(folder, smolvlm_config(TEXT, {"image_size": 64, "patch_size": 16, **vision}, scale_factor=2), stir)
+    save_smolvlm(
+        folder, smolvlm_config(SMOLVLM_TEXT, {"image_size": 64, "patch_size": 16, **vision}, scale_factor=2), stir
+    )
     return folder
 
 
@@ -159,9 +167,9 @@ def no_progress(tiny_data) -> Path:
 
 
 @pytest.fixture
-def frames(tiny_data) -> Frames:
+def frames(tiny_data) -> PretrainDataset:
     """The tiny train split in memory."""
-    return Frames(tiny_data, ["train"])
+    return PretrainDataset(tiny_data, ["train"])
 
 
 def stand_still(folder, times: int) -> None:

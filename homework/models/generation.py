@@ -46,7 +46,9 @@ def decode(
     question_ids = [tokens.question(question) for question in questions]
     length, start = max(map(len, question_ids)), len(tokens.prefix)
     padding = [length - len(ids) for ids in question_ids]  # on the left
-    input_ids = torch.tensor([[tokens.end] * n + ids for n, ids in zip(padding, question_ids, strict=True)], device=device)
+    input_ids = torch.tensor(
+        [[tokens.end] * n + ids for n, ids in zip(padding, question_ids, strict=True)], device=device
+    )
     is_token = torch.tensor([[0] * n + [1] * (length - n) for n in padding], device=device)
     attention_mask = torch.cat([is_token.new_ones(len(questions), start), is_token], dim=1)  # [b, prefix + question]
     position_ids = (start + is_token.cumsum(1) - 1).clamp(min=0)

@@ -101,7 +101,9 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
         from .lora_weights import read_lora_config
 
-        peft_model = PeftModel.from_pretrained(model, str(checkpoint), config=_lora_config(read_lora_config(checkpoint)))
+        peft_model = PeftModel.from_pretrained(
+            model, str(checkpoint), config=_lora_config(read_lora_config(checkpoint))
+        )
         # peft only warns of layers without a weight, and ignores weights without a layer
         expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
         stored = load_peft_weights(str(checkpoint), device="cpu")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Union
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import InputError, folder_not_found
+from ..utils.errors import folder_not_found
 from ..utils.io import read_json
 from . import idefics3
 from .lora_weights import is_adapter, merge_lora, read_adapter_base
@@ -63,7 +63,9 @@ def resolve_base(base: str) -> str:
         return DEFAULT_BASE
     # a hub name has an owner, and there is no folder of the owner's name here
     if not Path(base).is_dir() and ("/" not in base or Path(base).parent.is_dir()):
-        raise folder_not_found(Path(base), "no such base or checkpoint", "name a folder, or a model of the hub as OWNER/NAME")
+        raise folder_not_found(
+            Path(base), "no such base or checkpoint", "name a folder, or a model of the hub as OWNER/NAME"
+        )
     return base
 
 

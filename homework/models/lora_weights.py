@@ -86,7 +86,9 @@ def merge_lora(model: nn.Module, checkpoint: str | Path) -> nn.Module:
             raise ValueError(f"{len(differing)} weights are in only one of adapter and base, e.g. {min(differing)}")
         for name, layer in layers.items():
             down, up = (weights[f"{prefix}{name}.lora_{half}.weight"].float() for half in "AB")  # [r, in], [out, r]
-            layer.weight.addmm_(up.to(layer.weight.device), down.to(layer.weight.device), alpha=config["lora_alpha"] / config["r"])
+            layer.weight.addmm_(
+                up.to(layer.weight.device), down.to(layer.weight.device), alpha=config["lora_alpha"] / config["r"]
+            )
     except InputError:
         raise
     except Exception as error:  # safetensors and torch have errors of their own, and a broken config makes any

@@ -45,7 +45,10 @@ class CLIPTrainingModule(PeftTrainingModule):
             features: of the images, see `CLIP.encode_vision_features`, [b, width].
         """
         features = self.base.encode_vision_features(pixel_values) if features is None else features
-        image_features, text_features = self.base.project_image(features), self.base.encode_text(input_ids, attention_mask)
+        image_features, text_features = (
+            self.base.project_image(features),
+            self.base.encode_text(input_ids, attention_mask),
+        )
         return {"loss": self.base.loss(image_features, text_features, targets, prior_logits)}
 
     def save_adapter(self, folder: str | Path) -> None:

@@ -88,7 +88,9 @@ class TuxNano(nn.Module):
             model = cls(config)
             model.load_state_dict({name: weight.float() for name, weight in load_file(file).items()})
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-            raise InputError(file, f"not the weights that config.json describes ({first_line(error)})", RETRIEVE) from None
+            raise InputError(
+                file, f"not the weights that config.json describes ({first_line(error)})", RETRIEVE
+            ) from None
         return model.eval().requires_grad_(False)
 
 
