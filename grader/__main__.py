@@ -46,7 +46,9 @@ def grade(
     tokenizer: str | None = None,
     require_sandbox: bool = False,
 ) -> None:
-    """Grade a bundle, or every bundle of a folder, on data/valid_grader, in a sandbox (docs/GRADER_SECURITY.md).
+    """Grade a bundle, or every bundle of a folder, on data/valid_grader, in a sandbox.
+
+    docs/GRADER_SECURITY.md lists what the sandbox blocks.
 
     Exit status: 0 if all parts were scored, 1 if a bundle was refused or a part has no score, 2 for a usage error.
 

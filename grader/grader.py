@@ -20,7 +20,7 @@ TIME_BAR = "{desc}: {n:.0f} s of at most {total:.0f} s |{bar}|"
 
 @dataclass(frozen=True)
 class Grade:
-    """Result of one bundle: a grade for each part, or the reason why the bundle was refused."""
+    """Hold the grades of a bundle's parts, or the reason why the bundle was refused."""
 
     bundle: Path
     parts: Sequence[PartGrade] = ()
@@ -28,12 +28,10 @@ class Grade:
 
     @property
     def is_scored(self) -> bool:
-        """Return whether every part has a score."""
         return not self.refused and all(part.result is not None for part in self.parts)
 
     @property
     def total(self) -> float:
-        """Return the points of all parts, extra credit included."""
         return sum(part.points + part.extra for part in self.parts)
 
 
@@ -71,7 +69,7 @@ class Grader:
             return Grade(bundle, [self._grade_part(name, root) for name in self.truth])
 
     def grade_all(self, bundles: Sequence[Path], workers: int, on_result: Callable[[Grade], None]) -> Iterator[Grade]:
-        """Yield grades in the order of the bundles. A bundle that is refused or fails does not stop the others.
+        """Yield grades in the order of the bundles; one that is refused or fails does not stop the others.
 
         Args:
             workers: number of bundles graded at the same time; each uses at least one core.

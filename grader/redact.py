@@ -1,4 +1,4 @@
-"""Write the data that a bundle may read: the images and questions of the evaluation, without the answers."""
+"""Write the data that a bundle may read: images and questions of the evaluation, without answers."""
 
 import random
 import shutil
@@ -41,14 +41,10 @@ def write_redacted_data(truth: Truth, target: Path) -> None:
     """
     rng = random.Random(0)
     pairs = [{"image_file": row["image_file"], "question": row["question"], "answer": ""} for row in truth["vlm"]]
-    choices = [
-        {
-            "image_file": row["image_file"],
-            "candidates": rng.sample(row["candidates"], len(row["candidates"])),
-            "correct_index": 0,
-        }
-        for row in truth["clip"]
-    ]
+    choices = []
+    for row in truth["clip"]:
+        candidates = rng.sample(row["candidates"], len(row["candidates"]))
+        choices.append({"image_file": row["image_file"], "candidates": candidates, "correct_index": 0})
     for name, rows in ((QA_FILE, pairs), (MC_FILE, choices)):
         rng.shuffle(rows)
         write_json(target / EVAL_SPLIT / name, rows)

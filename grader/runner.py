@@ -1,6 +1,7 @@
 """Run one part of a bundle in a worker process and validate what it sends. Nothing is scored here."""
 
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -30,12 +31,12 @@ _workers: set[subprocess.Popen] = set()
 
 
 class PartError(Exception):
-    """Reason, in one line, why a part has no answers."""
+    """Report in one line why a part has no answers."""
 
 
 @dataclass(frozen=True)
 class PartRun:
-    """Answers of one part of a bundle, and what the grader's process measured."""
+    """Hold the answers of one part of a bundle, and what the grader's process measured."""
 
     num_parameters: int
     load_seconds: float
@@ -66,8 +67,9 @@ def run_part(
     if Path(tokenizer).exists():
         tokenizer = Path(tokenizer).resolve()
     job = {"part": part, "root": str(root), "tokenizer": str(tokenizer), "memory": memory}
+    job["unenforced"] = unenforced_limits()
     start = time.monotonic()
-    lines, status = _communicate(job | {"unenforced": unenforced_limits()}, timeout, on_poll)
+    lines, status = _communicate(job, timeout, on_poll)
     if status:
         name = next((s.name for s in signal.Signals if s == -status), f"signal {-status}")
         how = f"was killed by {name}" if status < 0 else f"exited with status {status}"
@@ -91,7 +93,7 @@ def run_part(
 
 @cache
 def unenforced_limits() -> list[str]:
-    """Return the limits that this system cannot enforce, one line each, as a worker without a bundle reports them.
+    """Return the limits that this system cannot enforce, found by a worker without a bundle.
 
     Raises:
         PartError: the sandbox cannot be started.
@@ -136,11 +138,8 @@ def _make_environment(work: str) -> dict[str, str]:
     }
 
 
-def _communicate(job: dict, timeout: float, on_poll: Callable[[float], None]) -> tuple[list[tuple[float, bytes]], int]:
-    """Run a worker to its end and return its first two lines, each with its time of arrival, and its exit status.
-
-    None of its processes is left running.
-    """
+def _communicate(job: dict, timeout: float, on_poll: Callable) -> tuple[list[tuple[float, bytes]], int]:
+    """Run a worker to its end or kill it; return two lines with their arrival times, and its status."""
     # An empty working directory: a bundle that relied on the repository's files would fail elsewhere.
     work = Path(job["root"], "work")
     work.mkdir(exist_ok=True)
@@ -173,7 +172,7 @@ def _communicate(job: dict, timeout: float, on_poll: Callable[[float], None]) ->
                 raise PartError(f"stopped: exceeded the time limit of {timeout:g} s (raise it with --timeout)")
             if stop_requested.is_set():
                 raise PartError("stopped: the grader was interrupted")
-            if _count_threads(worker.pid) > MAX_THREADS:
+            if len(glob.glob(f"/proc/{worker.pid}/task/*")) > MAX_THREADS:  # none without /proc
                 raise PartError(f"stopped: more than {MAX_THREADS} threads")
         return list(zip(times, bytes(output).split(b"\n", 2), strict=False)), worker.returncode
     finally:
@@ -188,14 +187,6 @@ def _kill(worker: subprocess.Popen) -> None:
     """Kill a worker's process group; on systems without groups, the worker."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL) if hasattr(os, "killpg") else worker.kill()
-
-
-def _count_threads(pid: int) -> int:
-    """Return a process's number of threads; 0 without /proc."""
-    try:
-        return len(os.listdir(f"/proc/{pid}/task"))
-    except OSError:
-        return 0
 
 
 def make_printable(text: str) -> str:

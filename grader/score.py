@@ -1,4 +1,4 @@
-"""Turn answers into accuracy and points. Runs in the grader's process, which alone decides what is right."""
+"""Turn answers into accuracy and points, in the grader's process, which no bundle can reach."""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def compute_extra_points(accuracy: float) -> float:
 
 @dataclass(frozen=True)
 class PartGrade:
-    """Grade of one model. Without a `result` there is a `reason`, and no points."""
+    """Hold the grade of one model; without a `result` there is a `reason`, and no points."""
 
     name: str
     result: BenchmarkResult | None = None
@@ -49,12 +49,10 @@ class PartGrade:
 
     @property
     def points(self) -> float:
-        """Return the points, 0 to 50."""
         return compute_points(self.name, self.result.accuracy) if self.result else 0.0
 
     @property
     def extra(self) -> float:
-        """Return the extra credit, 0 to 5."""
         return compute_extra_points(self.result.accuracy) if self.result else 0.0
 
     @property
@@ -64,7 +62,7 @@ class PartGrade:
 
 
 def match_answers(rows: Sequence[dict], key: str, records: Sequence[dict]) -> list[str | None]:
-    """Return the answer to each row, None where it is missing. The order of records and candidates is irrelevant.
+    """Return the answer to each row, None where it is missing, in whatever order the records come.
 
     Args:
         rows: rows of the grader's own data.
@@ -80,15 +78,10 @@ def match_answers(rows: Sequence[dict], key: str, records: Sequence[dict]) -> li
 
 
 def score_part(part: str, rows: Sequence[dict], records: Sequence[dict]) -> tuple[BenchmarkResult, int]:
-    """Compare a worker's answers with the true ones; a missing answer is wrong.
-
-    Returns:
-        the result, and the number of missing answers.
-    """
+    """Compare a worker's answers with the true ones; return the result and the number of missing answers."""
     answers = match_answers(rows, "question" if part == "vlm" else "candidates", records)
     score_row = _score_question if part == "vlm" else _score_choice
-    samples = [score_row(row, answer) for row, answer in zip(rows, answers, strict=True)]
-    return BenchmarkResult(samples), answers.count(None)
+    return BenchmarkResult(list(map(score_row, rows, answers))), answers.count(None)
 
 
 def _score_question(row: dict, answer: str | None) -> Sample:

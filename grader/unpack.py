@@ -1,4 +1,4 @@
-"""Check a bundle, zip or folder, and copy it to a temporary folder. Nothing is extracted before all checks pass."""
+"""Check a bundle, zip or folder, then copy it to a temporary folder."""
 
 import contextlib
 import os
@@ -28,10 +28,7 @@ NO_INIT = "not a package: it has no __init__.py"
 
 @contextlib.contextmanager
 def unpack_bundle(bundle: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder that holds the bundle's `homework/`, removed after the block.
-
-    Args:
-        bundle: a zip, or the folder of a package, which is copied.
+    """Yield a temporary folder with the `homework/` of a zip or of a package's folder.
 
     Raises:
         InputError: the bundle is refused.
@@ -58,7 +55,8 @@ def _copy_folder(folder: Path, target: Path) -> None:
         for path in (Path(place, name) for name in [*folders, *names]):
             if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(home)):
                 raise InputError(path, "a link to a folder or out of the bundle", "replace it by a copy")
-        for path in (Path(place, name) for name in names):
+            if path.is_dir():
+                continue
             if not path.is_file():
                 raise InputError(path, "not a regular file", "remove it from the package")
             size += path.stat().st_size
@@ -125,7 +123,7 @@ def find_bad_names(entries: Sequence[zipfile.ZipInfo]) -> Iterator[str]:
 
 
 def find_clashes(entries: Sequence[zipfile.ZipInfo]) -> Iterator[str]:
-    """Yield names that collide on case-insensitive or Unicode-normalising file systems, or as file and folder."""
+    """Yield names that collide on case-insensitive or Unicode-normalising file systems."""
     seen = {}  # normalised path -> (path as first written, whether it is a file)
     for entry in entries:
         parts = PurePosixPath(entry.filename).parts

@@ -1,9 +1,8 @@
 """Run one model of a bundle in a sandboxed process: a job in the first argument, answers on stdout.
 
-It has neither points nor right answers, and `homework` is the bundle's here. `runner.py` starts it as a script. It
-writes lines of JSON: `{"unenforced": [...]}` for a job without a part; else `{"num_parameters": n}`, then
-`{"records": [...]}`, or `{"error": "..."}` in place of either. The bundle's code can change anything in this process,
-so `runner.py` trusts none of it.
+`runner.py` starts it as a script, without points or right answers; `homework` is the bundle's here. It writes lines of
+JSON: `{"unenforced": [...]}` for a job without a part; else `{"num_parameters": n}`, then `{"records": [...]}`, or
+`{"error": "..."}` in place of either. The bundle's code can change anything here, so `runner.py` trusts none of it.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ MAX_ANSWER_CHARS = 10_000  # right answers have fewer than 30
 
 
 class StepError(Exception):
-    """Reason, in one line, why a step of the bundle failed."""
+    """Report in one line which step of the bundle failed, and why."""
 
 
 @contextlib.contextmanager
@@ -43,7 +42,7 @@ def wrap_errors(step: str) -> Iterator[None]:
 
 
 def image_key(path: str) -> str:
-    """Return the path relative to the data folder: `.../data/valid/00000_00_im.jpg` -> `valid/00000_00_im.jpg`."""
+    """Return a path relative to the data folder: `data/valid/00000_00_im.jpg` -> `valid/00000_00_im.jpg`."""
     return "/".join(PurePath(path).parts[-2:])
 
 
@@ -86,13 +85,10 @@ def answer_vlm(homework, vlm, job: dict) -> list[dict]:
 
 
 def clip_pixels(image):
-    """Transform an RGB image as torchvision's Resize, CenterCrop, ToTensor and Normalize do.
+    """Resize, crop and normalise an RGB image to float32 [1, 3, 192, 192], as torchvision does.
 
     It replaces the bundle's own transform, since the grader decides what a model sees. A test checks that it equals
     `homework.models.images.clip_pixels`.
-
-    Returns:
-        float32 [1, 3, 192, 192].
     """
     import numpy as np
     import torch
@@ -154,19 +150,15 @@ def make_parameter_counter(package: Path) -> Callable[[object], int]:
     A model that is not a `torch.nn.Module` counts for itself. If no line of the package begins with an import of torch,
     every model does, and torch is not imported.
     """
+    module_class, numel = (), None
+    if any(IMPORTS_TORCH.search(file.read_bytes()) for file in package.rglob("*.py")):
+        import torch
 
-    def count_declared(model) -> int:
-        return sum(parameter.numel() for parameter in model.parameters())
-
-    if not any(IMPORTS_TORCH.search(file.read_bytes()) for file in package.rglob("*.py")):
-        return count_declared
-    import torch
-
-    module_class, numel = torch.nn.Module, torch.Tensor.numel
+        module_class, numel = torch.nn.Module, torch.Tensor.numel
 
     def count(model) -> int:
         if not isinstance(model, module_class):
-            return count_declared(model)
+            return sum(parameter.numel() for parameter in model.parameters())
         waiting, modules, tensors = [model], set(), {}  # by id: shared tensors count once
         while waiting:
             module = waiting.pop()
@@ -207,12 +199,8 @@ def redirect_stdout() -> int:
 
 
 def enter_sandbox(job: dict) -> list[str]:
-    """Start the sandbox. Its package lies beside this file, a folder that is not searched for a bundle's imports.
-
-    Returns:
-        the limits that this system does not enforce, one line each.
-    """
-    here = str(Path(__file__).parent)
+    """Start the sandbox and return the limits that this system does not enforce, one line each."""
+    here = str(Path(__file__).parent)  # never searched for a bundle's imports
     sys.path.insert(0, here)
     try:
         from sandbox import enforce_limits

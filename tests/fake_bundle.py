@@ -1,4 +1,4 @@
-"""Write small bundles of fake models that answer by rule and the data to grade them on, and run the grader."""
+"""Write bundles of fake models that answer by rule and data to grade them on; run the grader."""
 
 import json
 import subprocess
@@ -83,7 +83,7 @@ def write_zip(path, package, names=()):
 
 
 def write_data(root):
-    """Write a data folder with 10 questions (`Tux, I think` answers 7) and 10 choices (the fake CLIP gets 8)."""
+    """Write data with 10 questions (`Tux, I think` answers 7) and 10 choices (the fake CLIP gets 8)."""
     split = root / "data" / "valid_grader"
     split.mkdir(parents=True)
     (root / "data" / "valid").mkdir()

@@ -1,6 +1,6 @@
-"""Sandbox the current process before it imports a bundle: resource limits, Landlock, seccomp and audit hooks.
+"""Sandbox the current process: resource limits, Landlock, seccomp and Python's audit hooks.
 
-Only workers use it (`worker.py`), one of them without a bundle, to find out which limits the system cannot enforce.
+Only workers use it (`worker.py`), before they import a bundle; one without a bundle finds out what is not enforced.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ DEV_NULL = (Path("/dev/null"),)
 
 
 def readable_paths(job: dict) -> list[Path]:
-    """Return the folders and files that a bundle may read: its own, its data, Python's and the system's libraries."""
+    """Return what a bundle may read: its own files, its data, Python's and the system's libraries."""
     paths = {job["root"], job["tokenizer"], job["hub"], sys.prefix, sys.base_prefix, sys.exec_prefix}
     paths |= {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     if site.ENABLE_USER_SITE:
@@ -40,14 +40,10 @@ def readable_paths(job: dict) -> list[Path]:
 
 
 def limit_resources(memory: int) -> list[str]:
-    """Limit memory, open files, written bytes and core dumps.
+    """Limit memory, open files, written bytes and core dumps; return the limits that are not enforced.
 
-    Args:
-        memory: bytes of the process's own data. Address space is not limited, as an allocator reserves far more of it,
-            for each thread, than it uses.
-
-    Returns:
-        the limits that are not enforced, one line each.
+    `memory` is in bytes and counts the process's own data. Address space is not limited, as an allocator reserves far
+    more of it, for each thread, than it uses.
     """
     try:
         import resource

@@ -1,6 +1,6 @@
-"""Block actions by Python's audit hooks: the second line of defence behind the kernel, and the only one elsewhere.
+"""Block actions by Python's audit hooks: the second line of defence, or the only one.
 
-They cover what goes through Python, not what a bundle does through ctypes.
+They are the only one where the kernel offers none, and cover what goes through Python, not through ctypes.
 """
 
 import errno
@@ -20,7 +20,7 @@ ALLOWED_SOCKET_EVENTS = {"socket.gethostname"}
 
 
 def add_audit_hook(readable: Iterable[Path], writable: Iterable[Path]) -> None:
-    """Make Python refuse to open other files, write, start or signal processes, and use the network, for good.
+    """Make Python refuse other files, writes, processes, signals and the network, for good.
 
     `pickle` loads no classes either; `torch.load(weights_only=True)` needs none and still works.
     """

@@ -31,29 +31,15 @@ class _PathBeneath(ctypes.Structure):
     _fields_ = [("rights", ctypes.c_uint64), ("descriptor", ctypes.c_int32)]
 
 
-def _raise_errno() -> None:
-    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
 def _syscall(number: int, *arguments) -> int:
     result = ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *arguments)
     if result < 0:
-        _raise_errno()
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 
 
-def abi_version() -> int:
-    """Return the version of the kernel's Landlock ABI; 0 if it has none."""
-    if sys.platform != "linux":
-        return 0
-    try:
-        return _syscall(SYS_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(CREATE_RULESET_VERSION))
-    except OSError:
-        return 0
-
-
 def restrict_files(readable: Iterable[Path], writable: Iterable[Path]) -> None:
-    """Allow this process to read what lies in `readable` and to write the files `writable`, and nothing else.
+    """Allow this process to read what lies in `readable` and write the files `writable`, nothing else.
 
     It can execute, move, create or delete nothing, use no TCP port and send no signal to a process outside. Paths that
     do not exist are ignored.
@@ -61,9 +47,9 @@ def restrict_files(readable: Iterable[Path], writable: Iterable[Path]) -> None:
     Raises:
         OSError: the kernel has no Landlock, or refused.
     """
-    version = abi_version()
-    if not version:
+    if sys.platform != "linux":
         raise OSError(errno.ENOSYS, "no Landlock")
+    version = _syscall(SYS_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(CREATE_RULESET_VERSION))
     handled = (1 << NUM_FILE_RIGHTS[min(version, len(NUM_FILE_RIGHTS)) - 1]) - 1
     has_net, has_scopes = version >= MIN_NET_ABI, version >= MIN_SCOPE_ABI
     attributes = _RulesetAttributes(handled, NET_RIGHTS * has_net, SCOPES * has_scopes)
@@ -75,7 +61,7 @@ def restrict_files(readable: Iterable[Path], writable: Iterable[Path]) -> None:
         for path in writable:
             _allow(ruleset, path, (READ_FILE | WRITE_FILE | TRUNCATE) & handled)
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-            _raise_errno()
+            raise OSError(ctypes.get_errno(), "no_new_privs was refused")
         _syscall(SYS_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)

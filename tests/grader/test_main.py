@@ -1,4 +1,4 @@
-"""The grader's command line: one bundle, a folder of bundles, interruptions, and systems without a sandbox."""
+"""The grader's command line: one bundle, many, interruptions, and systems without a sandbox."""
 
 import csv
 import json
@@ -84,7 +84,7 @@ def test_help_starts_without_torch():
 
 
 def test_grades_a_folder(place, bundles, tmp_path):
-    """One line per bundle on screen and as CSV, everything as JSON; one refused or failed is exit status 1."""
+    """One line per bundle on screen and as CSV, everything as JSON; a refused bundle is exit status 1."""
     flags = ("--workers", 2, "--csv", tmp_path / "points.csv", "--json", tmp_path / "report.json")
     done = run_grader(bundles, place / "data", *flags)
     assert done.returncode == 1
@@ -153,7 +153,7 @@ def test_data_without_an_image(bundles, tmp_path):
 
 
 def block_calls(*names):
-    """Return a function that makes system calls unknown to a process and its children, as on an older kernel."""
+    """Return a function that makes system calls unknown to a process, as on an older kernel."""
     seccomp = pytest.importorskip("pyseccomp")
 
     def restrict():

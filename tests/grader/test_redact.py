@@ -6,7 +6,7 @@ from grader.redact import read_truth, write_redacted_data
 
 
 def test_redacted_data_has_questions_but_no_answers(place, tmp_path):
-    """Rows and candidates are shuffled, and the folder holds every image of the evaluation and nothing else."""
+    """Rows and candidates are shuffled; the folder holds every image of the evaluation, nothing else."""
     truth = read_truth(place / "data")
     write_redacted_data(truth, tmp_path)
     pairs, choices = (

@@ -49,7 +49,7 @@ except OSError as error: assert error.errno == errno.EACCES and str(error)
     ],
 )
 def test_libraries_may_attempt_blocked_actions(place, tmp_path, attempt):
-    """Python 3.12 and 3.13: torch's CUDA build searches for libraries, and shutil changes errors that it catches."""
+    """Python 3.12 and 3.13: CUDA builds of torch search for libraries, shutil changes caught errors."""
     assert len(run_vlm(place, tmp_path, attempt).records) == 10
 
 

@@ -1,4 +1,4 @@
-"""Bundles, zip or folder, that are refused before anything is extracted; tests/security has the hostile zips."""
+"""Bundles that are refused before anything is extracted; tests/security has the hostile zips."""
 
 import zipfile
 

@@ -62,7 +62,7 @@ def find_processes(root):
 
 
 def run_and_score(part, package, truth, timeout, tokenizer=""):
-    """Run a part; return its accuracy, or the reason why it has none. Checks that it leaves nothing behind."""
+    """Run a part; return its accuracy, or why it has none. Checks that it leaves nothing behind."""
     with unpack_bundle(package) as root:
         write_redacted_data(truth, root / "data")
         before = read_state(root)

@@ -102,14 +102,8 @@ REFUSED = {
     "line_break_in_a_name": (with_names("homework/a\n50 points.py"), "is not a valid file name"),
     "long_name": (with_names(f"homework/{'a' * 300}.py"), "is not a valid file name"),
     "bomb": (with_entry("homework/a.bin", bytes(5_000_000)), "grows .* times"),
-    "bomb_by_bzip2": (
-        with_entry("homework/a.bin", bytes(500_000), method=zipfile.ZIP_BZIP2),
-        "by deflate",
-    ),
-    "bomb_by_lzma": (
-        with_entry("homework/a.bin", bytes(500_000), method=zipfile.ZIP_LZMA),
-        "by deflate",
-    ),
+    "bomb_by_bzip2": (with_entry("homework/a.bin", bytes(500_000), method=zipfile.ZIP_BZIP2), "by deflate"),
+    "bomb_by_lzma": (with_entry("homework/a.bin", bytes(500_000), method=zipfile.ZIP_LZMA), "by deflate"),
     "bomb_that_declares_its_size": (with_declared_size(4_000_000_000), "unpacks to 4,000 MB, more than 250 MB"),
     "bomb_with_false_size": (with_declared_size(1000), "not a readable zip"),
     "overlapping_files": (build_overlapping, "not a readable zip|another name"),
