@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from homework.labels.generate import Rows
+from homework.labels.generate import RowsFn
 from homework.labels.rows import image_file, info_files
 from homework.labels.scene import build_scene
 
@@ -21,7 +21,7 @@ ANSWER_BATCH_SIZE = 32
 IGNORED_LABEL = -100  # of torch's cross entropy
 
 
-def write_pairs(split_dir: Path, file: str, rows: Rows) -> None:
+def write_pairs(split_dir: Path, file: str, rows: RowsFn) -> None:
     """Write a split's QA pairs with a plain loop that reads a frame's file again for each view."""
     pairs = []
     for path in info_files(split_dir):
