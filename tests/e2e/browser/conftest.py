@@ -1,5 +1,6 @@
 """A browser, its pages, and the servers that they open."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ def browser():
     with sync_api.sync_playwright() as playwright:
         browser = launch(playwright)
         if browser is None:
-            pytest.skip("no browser: apt install chromium, or python -m playwright install chromium")
+            no_browser = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+            no_browser("no browser found. Run `apt install chromium` or `python -m playwright install chromium`")
         sync_api.expect.set_options(timeout=PATIENCE)
         yield browser
         browser.close()
