@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SAMPLE = ROOT / "sample"
 PYTHON = sys.executable
 NUM_FRAMES = 200  # of the sample, for `generate`
 TRAINING_STEPS = 12
@@ -24,11 +24,18 @@ DOWNLOAD = (
 DOWNLOAD = DOWNLOAD.format("run(d.download, d.unpack)")
 
 
-def copy_frames(target: Path, count: int, split: str = "train") -> None:
-    """Copy the first frames of the sample's split, with their images."""
+def unpack_sample(folder: Path) -> Path:
+    """Unpack the frames of sample/ into a folder."""
+    command = [PYTHON, "-m", "supertux", "use-sample", "--data", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def copy_frames(split_dir: Path, target: Path, count: int) -> None:
+    """Copy the first frames of a split, with their images."""
     target.mkdir(parents=True)
-    for info in sorted((SAMPLE / split).glob("*_info.json"))[:count]:
-        for file in (SAMPLE / split).glob(info.name.replace("info.json", "*")):
+    for info in sorted(split_dir.glob("*_info.json"))[:count]:
+        for file in split_dir.glob(info.name.replace("info.json", "*")):
             shutil.copy(file, target)
 
 
@@ -80,7 +87,7 @@ class Generate(Command):
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        copy_frames(shared / "frames", NUM_FRAMES)
+        copy_frames(unpack_sample(shared / "sample") / "train", shared / "frames", NUM_FRAMES)
 
     def prepare(self, folder: Path) -> None:
         folder.mkdir()
@@ -130,8 +137,9 @@ class Train(Command):
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        copy_frames(shared / "data/train", 4)
-        copy_frames(shared / "data/valid", 4, "valid")
+        sample = unpack_sample(shared / "sample")
+        for split in ("train", "valid"):
+            copy_frames(sample / split, shared / "data" / split, 4)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
         from homework import base_vlm, finetune  # noqa: F401
         from homework.generate_qa import generate
@@ -220,11 +228,11 @@ class Download(Command):
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        # only split folders: image caches may lie beside them
-        files = sorted(path for path in SAMPLE.glob("[!.]*/*") if path.is_file())
+        sample = unpack_sample(shared / "sample")
+        files = sorted(file for split in sample.glob("[!.]*") if split.name != "train" for file in split.iterdir())
         with zipfile.ZipFile(shared / "source.zip", "w") as archive:
-            for file in [file for file in files if not file.is_relative_to(SAMPLE / "train")][:900]:
-                archive.write(file, f"data/{file.relative_to(SAMPLE)}")
+            for file in files[:900]:
+                archive.write(file, f"data/{file.relative_to(sample)}")
         self.server = SlowServer((shared / "source.zip").read_bytes(), seconds=1.5)
 
     def line(self, folder: Path) -> list[str]:

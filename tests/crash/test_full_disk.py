@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from .commands import SAMPLE
-
 ROOT = Path(__file__).parents[2]
 CASES = ("generate", "bundle", "download")
 
@@ -43,7 +41,6 @@ def run(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_full_and_read_only(tmp_path: Path, case: str):
-    assert SAMPLE.is_dir()
     run(case, tmp_path)
 
 

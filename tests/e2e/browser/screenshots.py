@@ -1,4 +1,7 @@
-"""The pictures of docs/: `python -m tests.browser.screenshots [report/index.html]`, of what `viewer report` wrote."""
+"""Take the screenshots of docs/: `python -m tests.e2e.browser.screenshots [report/index.html]`.
+
+Needs the sample's frames (`python -m supertux use-sample --data runs/sample`), and the page of `viewer report`.
+"""
 
 import sys
 from pathlib import Path
@@ -9,11 +12,11 @@ from playwright.sync_api import expect, sync_playwright
 from .driving import PATIENCE, ROOT, launch, serving
 
 DOCS = ROOT / "docs"
-MOST_BYTES = 300_000  # of a picture; a larger one is reduced to 256 colours
+MAX_IMAGE_BYTES = 300_000  # larger screenshots are reduced to 256 colours
 
 
 def main(report: Path | None) -> None:
-    """The page to explore, and the top of a report if there is one."""
+    """Save the explorer, and the top of a report if one is given."""
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = launch(playwright)
@@ -26,8 +29,8 @@ def main(report: Path | None) -> None:
 
 
 def show_explore(page) -> None:
-    """A view with an answer and compared captions."""
-    with serving("--data", ROOT / "sample") as server:
+    """Save a view with an answer and ranked captions."""
+    with serving("--data", ROOT / "runs" / "sample") as server:
         page.goto(f"{server.url}/#valid/00001_03")
         expect(page.locator("#pairs td:nth-child(3):not(:empty)")).to_have_count(10)
         page.fill("#question", "What track is this?")
@@ -40,7 +43,7 @@ def show_explore(page) -> None:
 
 
 def show_report(page, report: Path) -> None:
-    """Its top, without some parts, so that the cards are seen."""
+    """Save the top of a report, without some sections, so that the cards are visible."""
     page.set_viewport_size({"width": 1000, "height": 1400})
     page.goto(report.resolve().as_uri())
     for title in ("What is taken for what", "Answers that agree", "Training"):
@@ -49,13 +52,13 @@ def show_report(page, report: Path) -> None:
 
 
 def save(page, file: Path) -> None:
-    """What is seen of a page, as a PNG."""
+    """Save the visible part of a page as PNG."""
     page.mouse.move(0, 0)
     page.screenshot(path=file)
     with Image.open(file) as opened:
         picture = opened.convert("RGB")
     picture.save(file, optimize=True)
-    if file.stat().st_size > MOST_BYTES:
+    if file.stat().st_size > MAX_IMAGE_BYTES:
         picture.quantize(256).save(file, optimize=True)
     print(f"saved {file} ({file.stat().st_size / 1000:.0f} kB)")
 
