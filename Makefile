@@ -1,10 +1,10 @@
 # Needs: make, git, Python 3.11 or newer with venv (Debian, Ubuntu: apt install make git python3-venv).
 #
-#   make demo DATA_ZIP=FILE   takes the course's data from a zip that is already here
+#   make demo DATA_ZIP=FILE   takes the course's data from a zip on disk; several: DATA_ZIP='a.zip b.zip'
 #   make test PYTHON=python3.12   takes another Python
 
 PYTHON ?= python3
-DATA_ZIP ?= $(wildcard ../shared/supertux/supertux_data.zip)
+DATA_ZIP ?=
 ID ?= demo
 VLM ?= runs/vlm
 CLIP ?= runs/clip
@@ -74,7 +74,7 @@ HAS_FRAMES = { [ ! -e data/.sample ] && find -L data/train -name '*_info.json' 2
 
 course: venv  ## the course's own data set into data/: from DATA_ZIP, else from the net (464 MB)
 	mkdir -p data && touch data/.unfinished
-	$(PY) -m supertux download $(if $(DATA_ZIP),--from '$(DATA_ZIP)')
+	$(PY) -m supertux download $(if $(DATA_ZIP),--from $(DATA_ZIP))
 	rm data/.unfinished
 
 frames: venv  ## render 2,000 frames into data/own; needs the game assets

@@ -4,12 +4,12 @@ import gc
 import json
 from pathlib import Path
 
-from homework.labels.generate import Rows
+from homework.labels.generate import RowsFn
 from homework.labels.rows import image_file, info_files
 from homework.labels.scene import build_scene
 
 
-def write_pairs(split_dir: Path, file: str, rows: Rows) -> None:
+def write_pairs(split_dir: Path, file: str, rows: RowsFn) -> None:
     """The question-answer pairs of a split by a plain loop that reads a frame's file again for each view.
 
     Args:

@@ -51,7 +51,7 @@ def _accuracy(result: BenchmarkResult) -> str:
 
 
 def _kind_lines(result: BenchmarkResult) -> list[str]:
-    accuracy_by_type, strict, counts = result.accuracy_by_type, result.exact_accuracy_by_type, result.counts
+    accuracy_by_type, strict, counts = result.accuracy_by_type, result.exact_accuracy_by_type, result.num_by_type
     return [
         f"        {kind:<10} {accuracy_by_type[kind]:6.1%} of {counts[kind]:<4} strict {strict[kind]:6.1%}"
         for kind in sorted(counts)

@@ -182,7 +182,7 @@ def print_result(result: BenchmarkResult, title: str) -> None:
     """Accuracy in total and by kind, prefix and strict, in percent, with the prefix rule's 95 % interval."""
     print(f"{title}: {len(result.samples)} questions")
     print(f"{'':16}{'prefix':>8}{'strict':>8}{'n':>8}{'95 %':>16}")
-    for kind, n in sorted(result.counts.items()):
+    for kind, n in sorted(result.num_by_type.items()):
         _print_row(
             kind,
             result.accuracy_by_type[kind],

@@ -1,4 +1,4 @@
-"""Captions: `check` shows those of one view, `generate` writes those of a whole split."""
+"""Generate captions: `check` shows those of one view, `generate` writes those of a whole split."""
 
 import sys
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ FILE_NAME = "generated_captions.json"
 
 
 def rows(scene: Scene, image_file: str) -> Iterator[dict]:
-    """The rows of a `*_captions.json` for one view."""
+    """Build the rows of a `*_captions.json` for one view."""
     for caption in captions(scene):
         yield {"image_file": image_file, "caption": caption}
 
@@ -27,9 +27,9 @@ def check(*, info_file: Path, view_index: int, output: Path | None = None) -> No
     """Show a view, its boxes and its captions.
 
     Args:
-        info_file: the frame, e.g. data/valid/00000_info.json
-        view_index: which view of it, from 0
-        output: save the picture here instead of showing it
+        info_file: the frame's file, e.g. data/valid/00000_info.json
+        view_index: the index of the view, from 0
+        output: file to save the picture to instead of showing it
     """
     from .labels.visualize import show_view
 
@@ -40,8 +40,8 @@ def generate(*, split: str, data: Path = DATA_DIR) -> None:
     """Write the captions of all views of a split to its generated_captions.json.
 
     Args:
-        split: folder of the data, e.g. train
-        data: where the splits are
+        split: the split to annotate, e.g. train
+        data: the folder of the splits
     """
     generate_annotations(split_folder(data, split), FILE_NAME, rows)
 

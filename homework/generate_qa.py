@@ -1,4 +1,4 @@
-"""Question-answer pairs: `check` shows those of one view, `generate` writes those of a whole split."""
+"""Generate question-answer pairs: `check` shows those of one view, `generate` writes those of a whole split."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ FILE_NAME = "generated_qa_pairs.json"
 
 
 def rows(scene: Scene, image_file: str) -> list[dict]:
-    """The rows of a `*_qa_pairs.json` for one view."""
+    """Build the rows of a `*_qa_pairs.json` for one view."""
     return [
         {"question": question, "answer": answer, "image_file": image_file}
         for _, question, answer in generate_questions(scene)
@@ -28,9 +28,9 @@ def check(*, info_file: Path, view_index: int, output: Path | None = None) -> No
     """Show a view, its boxes and its question-answer pairs.
 
     Args:
-        info_file: the frame, e.g. data/valid/00000_info.json
-        view_index: which view of it, from 0
-        output: save the picture here instead of showing it
+        info_file: the frame's file, e.g. data/valid/00000_info.json
+        view_index: the index of the view, from 0
+        output: file to save the picture to instead of showing it
     """
     from .labels.visualize import show_view
 
@@ -41,8 +41,8 @@ def generate(*, split: str, data: Path = DATA_DIR) -> None:
     """Write the question-answer pairs of all views of a split to its generated_qa_pairs.json.
 
     Args:
-        split: folder of the data, e.g. train
-        data: where the splits are
+        split: the split to annotate, e.g. train
+        data: the folder of the splits
     """
     generate_annotations(split_folder(data, split), FILE_NAME, rows)
 

@@ -30,8 +30,8 @@ def seen(info: dict, view_index: int) -> Seen:
         info, view_index: as `scene`'s.
     """
     karts = list(detected_karts(info, view_index))
-    small = tuple(kart for kart in karts if not kart.counts and kart.side >= LEAST_SIDE)
-    return Seen(info["track"], tuple(kart for kart in karts if kart.counts), small)
+    small = tuple(kart for kart in karts if not kart.is_large_enough and kart.min_side >= LEAST_SIDE)
+    return Seen(info["track"], tuple(kart for kart in karts if kart.is_large_enough), small)
 
 
 def mirror(scene: Seen) -> Seen:

@@ -22,7 +22,7 @@ from .targets import KARTS, MAX_COUNT, TRACKS
 def caption_texts() -> list[str]:
     """Every caption that can be true of some frame of the game, in a fixed order."""
     values = {"ego": KARTS, "total": [str(n) for n in range(1, MAX_COUNT + 2)], "track": TRACKS, "relation": KARTS}
-    return [row.template.format(value) for row in CAPTIONS for value in values[row.kind]]
+    return [row.template.format(value) for row in CAPTIONS for value in values[row.caption_type]]
 
 
 def answer_texts() -> list[str]:

@@ -62,7 +62,7 @@ class Frames:
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.chances = np.array(chances)
         self.hardness = np.array([_hardness(scene) for scene in self.scenes])
-        self.places = [kart.box for scene in self.scenes for kart in scene.all_karts if kart.side < MIDDLE]
+        self.places = [kart.box for scene in self.scenes for kart in scene.all_karts if kart.min_side < MIDDLE]
         alone = [i for i, scene in enumerate(self.scenes) if len(scene.karts) == 1 and self._can_be_pasted(scene)]
         self.alone = np.array(alone, dtype=int)
         self.alone_chances = _each_as_often([self.scenes[i].ego.name for i in alone], self.chances[self.alone])
@@ -90,7 +90,7 @@ class Frames:
     def _can_be_pasted(scene: Scene) -> bool:
         if scene.ego is None:
             return False
-        return scene.ego.side >= 10 and scene.ego.name in KART_ID
+        return scene.ego.min_side >= 10 and scene.ego.name in KART_ID
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
         """Pixels [b, 3, 100, 150] and targets (see `targets.py`) of views as they are."""
@@ -170,7 +170,7 @@ class Frames:
     def _places(self, scene: Scene, rng: np.random.Generator) -> list[tuple]:
         """Boxes of far karts of other views, some of them brought to the columns of the nearest kart."""
         boxes = [self.places[i] for i in rng.integers(len(self.places), size=rng.integers(1, MOST_ADDED + 1))]
-        near = max(scene.karts, key=lambda kart: kart.side, default=None)
+        near = max(scene.karts, key=lambda kart: kart.min_side, default=None)
         for i, (x1, y1, x2, y2) in enumerate(boxes):
             if near is not None and rng.random() < AHEAD:
                 middle = near.center[0] + rng.uniform(-0.6, 0.6) * (near.box[2] - near.box[0])
@@ -191,16 +191,16 @@ class Frames:
             donor = min(rng.choice(donors, DONORS), key=lambda i: stretch(self.scenes[i].ego.box, box))
             name, side = self.scenes[donor].ego.name, min(box[2] - box[0], box[3] - box[1])
             near = [kart for kart in karts if overlap(kart.box, box)]
-            if any(kart.name == name for kart in (*karts, *small)) or any(kart.side < 1.2 * side for kart in near):
+            if any(kart.name == name for kart in (*karts, *small)) or any(kart.min_side < 1.2 * side for kart in near):
                 continue
             covered = np.zeros(view.shape[:2], dtype=bool)
             for kart in near:
                 covered |= hidden(kart.box, covered.shape)
             visible, share = seen_of(box, covered)
             kart = Kart(len(karts), name, visible)
-            if share >= LEAST_SEEN and kart.side >= LEAST_SIDE:
+            if share >= LEAST_SEEN and kart.min_side >= LEAST_SIDE:
                 view = pasted(view, box, self.views[donor], self.scenes[donor].ego.box, rng.random(), covered)
-                (karts if kart.counts else small).append(kart)
+                (karts if kart.is_large_enough else small).append(kart)
         return view, replace(scene, karts=tuple(karts), small=tuple(small))
 
     def windows(self, rng: np.random.Generator, size: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -263,7 +263,7 @@ def _each_as_often(names: list[str], chances: np.ndarray) -> np.ndarray:
 
 def _hardness(scene: Scene) -> int:
     """How many karts there are beside the first, and far ones among all; at most HARDEST."""
-    far = sum(kart.side < FAR for kart in scene.karts)
+    far = sum(kart.min_side < FAR for kart in scene.karts)
     return int(np.clip(len(scene.karts) - 1 + far, 0, HARDEST))
 
 

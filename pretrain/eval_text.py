@@ -23,9 +23,9 @@ def asked_as_taught(vlm: BaseVLM, scenes: Scenes, data_dir: Path) -> tuple[Count
     rows, keys = [], []
     for image, scene in scenes.items():
         for row, question, answer in generate_questions(scene, REWORDED):
-            if in_official_eval(row.kind, answer):
+            if in_official_eval(row.question_type, answer):
                 rows.append({"image_file": image, "question": question, "answer": answer})
-                keys.append((min(MOST_KARTS, len(scene.karts)), row.kind))
+                keys.append((min(MOST_KARTS, len(scene.karts)), row.question_type))
     rows = add_image_paths(rows, data_dir)
     answers = vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
     right = Counter()

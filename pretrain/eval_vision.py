@@ -99,8 +99,8 @@ def ego_by_place(answers: Iterable[tuple[dict, dict]], frames: Frames) -> dict[s
         for name, kart, (scene, times) in zip(named, true, islice(remaining, len(true)), strict=True):
             if kart == IGNORE:
                 continue
-            size = next((f"{side}+ px" for side in EGO_SIDES if scene.ego.side >= side), f"under {EGO_SIDES[-1]}")
-            larger = any(other.side > scene.ego.side for other in scene.others)
+            size = next((f"{side}+ px" for side in EGO_SIDES if scene.ego.min_side >= side), f"under {EGO_SIDES[-1]}")
+            larger = any(other.min_side > scene.ego.min_side for other in scene.others)
             place = f"{'taken again' if times > 1 else 'taken once'}, {size}{', a larger one there' if larger else ''}"
             right, views = result.get(place, (0, 0))
             result[place] = right + (name == kart), views + 1
@@ -118,7 +118,7 @@ def by_nearness(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Seen]) ->
     for logits, targets in answers:
         right = {name: logits[name].argmax(-1) == targets[name] for name in result}
         for number, scene in enumerate(islice(remaining, len(targets["ego"]))):
-            sides = {kart.side for kart in scene.all_karts}
+            sides = {kart.min_side for kart in scene.all_karts}
             place = next(name for name, those in NEARNESS.items() if not those or sides & those)
             for name, rows in result.items():
                 if targets[name][number] != IGNORE:
@@ -157,7 +157,7 @@ def cells_by_size(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Scene])
             for kart in scene.karts:
                 # the grids in the order of CELLS, from the finest
                 cells, at = next((name, at) for name, grid in CELLS.items() if (at := grid.cell_of(*kart.center)))
-                size = f"{max(side for side in SIDES if side <= kart.side)}+ px"
+                size = f"{max(side for side in SIDES if side <= kart.min_side)}+ px"
                 right, karts = result[size]
                 named = int(logits[cells][(number, *at)])
                 result[size] = right + (named == KART_ID.get(kart.name)), karts + 1

@@ -5,20 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from homework.labels.game import KARTS, TRACKS
 from homework.labels.scene import VIEW_SIZE, Scene
 from homework.models.tux_nano.vision import FOVEA_SIZE, FOVEA_TOP
 
 from .annotated_scene import Seen
 
-KARTS = (
-    "adiumy amanda beastie emule gavroche gnu hexley kiki konqi nolok pidgin puffy sara_the_racer "
-    "sara_the_wizard suzanne tux wilber xue"
-).split()
-TRACKS = (
-    "abyss black_forest candela_city cocoa_temple cornfield_crossing fortmagma gran_paradiso_island hacienda "
-    "lighthouse minigolf olivermath overworld ravenbridge_mansion sandtrack scotland snowmountain snowtuxpeak "
-    "tutorial volcano_island xr591 zengarden"
-).split()
 KART_ID = {name: index for index, name in enumerate(KARTS)}
 TRACK_ID = {name: index for index, name in enumerate(TRACKS)}
 NONE = len(KARTS)  # a cell without a kart
@@ -131,7 +123,7 @@ def kart_maps(scenes: Sequence[Seen], grid: Grid) -> dict[str, np.ndarray]:
             index, (x1, y1, x2, y2), at = KART_ID.get(kart.name, IGNORE), kart.box, grid.cell_of(*kart.center)
             rows, columns = grid.cells_of(*kart.box)
             cells = kart_map[i, rows, columns].size
-            heavy = (KART_WEIGHT if kart.counts else SMALL_WEIGHT) / max(1, cells) ** 0.5
+            heavy = (KART_WEIGHT if kart.is_large_enough else SMALL_WEIGHT) / max(1, cells) ** 0.5
             kart_map[i, rows, columns], weight[i, rows, columns] = index, heavy
             if at is None:
                 continue

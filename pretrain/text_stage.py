@@ -130,7 +130,7 @@ def sample_pairs(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str,
     """A few of a scene's questions in other words: (question, answer, weight)."""
     accuracy_by_type = {kind: [] for kind in QUESTION_TYPES}
     for row, question, answer in generate_questions(scene, REWORDED):
-        accuracy_by_type[row.kind].append((question, answer, sample_weight(row.kind, answer)))
+        accuracy_by_type[row.question_type].append((question, answer, sample_weight(row.question_type, answer)))
     chosen = []
     for kind, pairs in accuracy_by_type.items():
         order = rng.permutation(len(pairs))[: PAIRS_A_KIND.get(kind, 1)]

@@ -1,11 +1,13 @@
-"""The course's data set: its zip from the net, resumable, or from a file; unpacked into `data/` and nowhere else."""
+"""Download the course's data set (resumable), or take its zips from disk, and unpack them into `data/` only."""
 
+import contextlib
 import logging
 import os
 import shutil
 import stat
 import zipfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -18,41 +20,36 @@ from homework.utils.io import atomic_write, with_filename
 from homework.utils.progress import progress_bar
 
 from . import BROKEN_ZIP
-from .sample import remove_sample
+from .sample import MARKER, SPLITS, UNPACKING, unchanged_sample_files
 
 logger = logging.getLogger(__name__)
 
 URL = "https://utexas.box.com/shared/static/qubjm5isldqvyimfj9rsmbnvnbezwcv4.zip"
-TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
-PIECE = 1 << 16  # bytes; when a transfer breaks off, less than one is lost
-BLOCK = 4096  # bytes a file system rounds a file up to
+TIMEOUTS_S = (20, 60)  # to connect, and between two chunks
+CHUNK_BYTES = 1 << 16  # an interrupted transfer loses less than one chunk
+BLOCK_BYTES = 4096  # file systems round file sizes up to this
+ANNOTATIONS = ("_qa_pairs.json", "_captions.json", "_mc_qas.json")
 
 
-def download(*, from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None, data: Path = DATA_DIR) -> None:
-    """Get the course's data set and unpack it. Run again, it goes on where it stopped.
+def download(*, from_: Annotated[tuple[Path, ...], tyro.conf.arg(name="from")] = (), data: Path = DATA_DIR) -> None:
+    """Get the course's data set and unpack it. If interrupted, the same command resumes.
 
     Args:
-        from_: a zip that is already here, instead of the course's from the net
-        data: where the splits go
+        from_: zips that are already on disk, instead of downloading the course's
+        data: the folder of the splits
     """
-    file = from_ or fetch(URL, data / "data.zip")
-    remove_sample(data)
-    counts = unpack(file, data)
-    left_out = f", {counts['left out']:,} left out (not a file of data/)" if counts["left out"] else ""
-    logger.info(f"{data}: {counts['new']:,} files unpacked, {counts['present']:,} were there already{left_out}")
+    files = from_ or (fetch(URL, data / "data.zip"),)
+    counts = unpack(files, data)
+    skipped = f", {counts['skipped']:,} skipped (hidden, or not below data/)" if counts["skipped"] else ""
+    logger.info(f"{data}: {counts['new']:,} files unpacked, {counts['present']:,} already present{skipped}")
     logger.info("\n".join(summary(data)))
-    if from_ is None:
-        logger.info(
-            f"{file} can mend missing files when you run this again; delete it to save {file.stat().st_size:,} bytes"
-        )
+    if not from_:
+        size = files[0].stat().st_size
+        logger.info(f"{files[0]} can restore missing files if you run this again; delete it to free {size:,} bytes")
 
 
 def fetch(url: str, target: Path) -> Path:
-    """Download `url` to `target`, by way of a `.part` file that the next call goes on with.
-
-    Raises:
-        InputError: the server can't be reached, refuses, breaks off or sends no zip; or the disk is too small.
-    """
+    """Download `url` to `target` through a `.part` file, which the next call resumes; raise InputError on failure."""
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,148 +57,152 @@ def fetch(url: str, target: Path) -> Path:
     try:
         total = _receive(url, part)
     except requests.RequestException as error:
-        have = part.stat().st_size if part.exists() else 0
-        problem = f"the transfer of {url} failed after {have:,} bytes ({_reason(error)})"
+        reason = f"HTTP {error.response.status_code}" if error.response is not None else type(error).__name__
+        problem = f"the transfer of {url} failed after {_size(part):,} bytes ({reason})"
         raise InputError(part, problem, "run again to resume, or give a zip with --from FILE") from None
-    size = part.stat().st_size
-    if total is not None and size != total:
-        raise InputError(part, f"{size:,} of {total:,} bytes have arrived", "run again to resume")
+    if total is not None and _size(part) != total:
+        raise InputError(part, f"received {_size(part):,} of {total:,} bytes", "run again to resume")
     if not zipfile.is_zipfile(part):
         part.unlink()
-        raise InputError(url, "what it sent is not a zip", "get the zip with a browser and give it with --from FILE")
+        raise InputError(url, "the response is not a zip", "get the zip with a browser and give it with --from FILE")
     part.replace(target)
     return target
 
 
 def _receive(url: str, part: Path) -> int | None:
-    """Append what is missing of `url` to `part`.
-
-    Returns:
-        The size of the whole file; None where the server doesn't tell.
-    """
-    have = part.stat().st_size if part.exists() else 0
-    # unpacked by the transport, the sizes of pieces would not be those of the file
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        first, total = _content_range(response.headers.get("Content-Range", ""))
-        if response.status_code == 416 and total == have:
-            return total  # the last run got everything but the end of this function
+    """Append the missing bytes of `url` to `part` and return the total size, None if the server does not send it."""
+    received = max(_size(part), 0)
+    # identity: with a compressed transfer, sizes of chunks would not be those of the file
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={received}-"} if received else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_S) as response:
+        content_range = response.headers.get("Content-Range", "")  # bytes FIRST-LAST/TOTAL
+        length = content_range.rpartition("/")[2]
+        if response.status_code == 416 and length == str(received):
+            return received  # complete, but interrupted before it was renamed
         if response.status_code == 416:
             part.unlink()
             raise InputError(part, "longer than the file on the server", "run again to start over")
         response.raise_for_status()
-        resumed = response.status_code == 206 and first == have
-        if response.status_code == 206 and not resumed:
-            raise InputError(url, f"asked for bytes from {have}, it sent others", f"delete {part} and run again")
-        if not resumed:  # the server sends the whole file
-            have = 0
-            length = response.headers.get("Content-Length", "")
-            total = int(length) if length.isdigit() else None
-        _require_space(part.parent, (total or have) - have)
+        if response.status_code != 206:  # the server sends the whole file
+            received, length = 0, response.headers.get("Content-Length", "")
+        elif not content_range.startswith(f"bytes {received}-"):
+            raise InputError(url, f"expected bytes from {received}, got others", f"delete {part} and run again")
+        total = int(length) if length.isdigit() else None
+        _check_free_space(part.parent, (total or received) - received)
         with (
             with_filename(part),
-            open(part, "ab" if resumed else "wb") as stream,
-            progress_bar(desc="download", total=total, initial=have, unit="B", unit_scale=True) as progress,
+            open(part, "ab" if received else "wb") as stream,
+            progress_bar(desc="download", total=total, initial=received, unit="B", unit_scale=True) as progress,
         ):
-            for piece in response.iter_content(PIECE):
-                stream.write(piece)
-                progress.update(len(piece))
+            for chunk in response.iter_content(CHUNK_BYTES):
+                stream.write(chunk)
+                progress.update(len(chunk))
     return total
 
 
-def _content_range(header: str) -> tuple[int | None, int | None]:
-    """(first byte, size of the whole file) of `bytes 5-9/10` or `bytes */10`."""
-    span, _, total = header.removeprefix("bytes ").partition("/")
-    first = span.partition("-")[0]
-    return int(first) if first.isdigit() else None, int(total) if total.isdigit() else None
+def _size(path: Path) -> int:
+    """Return the size of a file in bytes, -1 if it is missing."""
+    return path.stat().st_size if path.exists() else -1
 
 
-def _reason(error: requests.RequestException) -> str:
-    status = getattr(error.response, "status_code", None)
-    return f"HTTP {status}" if status else type(error).__name__
-
-
-def _require_space(folder: Path, size: int) -> None:
+def _check_free_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
-        problem = f"{size / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"
-        raise InputError(folder, problem, "free some space or name another folder with --data")
+        problem = f"{size / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
+        raise InputError(folder, problem, "free some space or choose another folder with --data")
 
 
-def unpack(file: Path, data: Path) -> Counter:
-    """Unpack what belongs under `data/` of a zip into the folder `data`, each file whole or not at all.
+def unpack(files: tuple[Path, ...], data: Path) -> Counter:
+    """Unpack what the zips hold below `data/` into the folder `data`: into a folder inside it first, moved at the end.
 
-    Files that are there in the right size stay as they are. Left out are names that lead elsewhere, links,
-    and whatever the zip holds beside `data/`.
+    Files that exist with the right size are kept, unless they are the sample's. Hidden files, links, names that lead
+    outside and everything outside of `data/` are skipped.
 
     Returns:
-        How many files are `new`, `present` and `left out`.
+        The number of files that are `new`, `present` and `skipped`.
 
     Raises:
-        InputError: no such file, no zip, a broken one, one without data, or too little space.
+        InputError: a zip is missing, broken or without data, or there is too little space.
     """
+    members, num_skipped = {}, 0
+    for file in files:
+        with _open_zip(file) as archive:
+            found, others = _find_members(archive)
+        if not found:
+            raise InputError(file, "nothing in it belongs under data/", "choose the course's zip")
+        members |= {name: (file, member) for name, member in found.items()}
+        num_skipped += others
+    sample = unchanged_sample_files(data)
+    new = {n: m for n, m in members.items() if n in sample or _size(data / n) != m[1].file_size}
+    todo = {n: m for n, m in new.items() if _size(data / UNPACKING / n) != m[1].file_size}
+    data.mkdir(parents=True, exist_ok=True)
+    _check_free_space(data, sum(-(-member.file_size // BLOCK_BYTES) * BLOCK_BYTES for _, member in todo.values()))
+    for folder in {(data / name).parent for name in new}:
+        if not folder.resolve().is_relative_to(data.resolve()):
+            raise InputError(folder, "a link that leads out of the data folder", "remove it or choose another --data")
+    with progress_bar(total=len(todo), desc="unpack", unit="file", delay=1) as progress:
+        for file in files:
+            with _open_zip(file) as archive:
+                for name in [name for name in todo if todo[name][0] == file]:
+                    with atomic_write(data / UNPACKING / name) as temporary:
+                        temporary.write_bytes(archive.read(todo[name][1]))
+                    progress.update()
+    _swap(sample, new, {data / name for name in members}, data)
+    return Counter({"new": len(new), "present": len(members) - len(new), "skipped": num_skipped})
+
+
+def _swap(sample: set[str], new: Iterable[str], members: set[Path], data: Path) -> None:
+    """Remove the sample's files and move the unpacked ones to their places; if interrupted, `unpack` resumes."""
+    for name in sample:
+        (data / name).unlink()
+    if (data / MARKER).exists():  # annotations of the sample's frames are wrong for other frames of the same names
+        for path in {path for split in SPLITS for path in (data / split).glob("*.json")} - members:
+            if path.name.endswith(ANNOTATIONS):
+                path.replace(f"{path}.sample")
+                logger.info(f"{path} annotates the sample's frames: renamed to {path.name}.sample")
+    for name in new:
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / UNPACKING / name).replace(data / name)
+    (data / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(data / UNPACKING, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _open_zip(file: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip for the block; raise InputError if it is missing or broken."""
     try:
         with zipfile.ZipFile(file) as archive:
-            members, left_out = _members(archive, data)
-            if not members:
-                raise InputError(file, "nothing in it belongs under data/", "take the course's zip")
-            missing = {path: member for path, member in members.items() if not _is_there(path, member)}
-            data.mkdir(parents=True, exist_ok=True)
-            _require_space(data, sum(-(-member.file_size // BLOCK) * BLOCK for member in missing.values()))
-            for folder in {path.parent for path in missing}:
-                _require_inside(folder, data)
-            for path, member in progress_bar(missing.items(), desc="unpack", unit="file", delay=1):
-                with archive.open(member) as source, atomic_write(path) as temporary, open(temporary, "wb") as stream:
-                    shutil.copyfileobj(source, stream)
+            yield archive
     except FileNotFoundError as error:
         if error.filename != os.fspath(file):
             raise
         raise InputError(file, "no such file", "check the path after --from") from None
-    except InputError:  # a ValueError too
+    except InputError:  # also a ValueError
         raise
     except BROKEN_ZIP as error:
         raise InputError(file, f"a broken zip ({first_line(error)})", "delete it and get it again") from None
-    return Counter({"new": len(missing), "present": len(members) - len(missing), "left out": left_out})
 
 
-def _members(archive: zipfile.ZipFile, data: Path) -> tuple[dict[Path, zipfile.ZipInfo], int]:
-    """(path -> member of those that belong under `data`, the number of other files)."""
-    members, left_out = {}, 0
-    for member in archive.infolist():
-        if member.is_dir():
-            continue
-        parts = PurePosixPath(member.filename).parts
-        # ":" and "\" would be a drive and a separator on Windows
-        unsafe = ".." in parts or any(char in member.filename for char in ":\\")
+def _find_members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], int]:
+    """Return (name below `data/` -> member, number of other files) of a zip."""
+    files = [member for member in archive.infolist() if not member.is_dir()]
+    members = {}
+    for member in files:
+        first, *parts = PurePosixPath(member.filename).parts
+        # ":" and "\\" are a drive and a separator on Windows; ".." begins with a dot, as hidden files do
+        is_safe = not any(char in member.filename for char in ":\\") and not any(part[0] == "." for part in parts)
         is_file = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)
-        if unsafe or not is_file or len(parts) < 2 or parts[0] != "data":
-            left_out += 1
-        else:
-            members[data.joinpath(*parts[1:])] = member
-    return members, left_out
-
-
-def _is_there(path: Path, member: zipfile.ZipInfo) -> bool:
-    try:
-        return path.stat().st_size == member.file_size
-    except FileNotFoundError:
-        return False
-
-
-def _require_inside(folder: Path, data: Path) -> None:
-    """A split that is a link would carry the files out of `data`."""
-    if not folder.resolve().is_relative_to(data.resolve()):
-        raise InputError(folder, "a link that leads out of the data folder", "remove the link or name another --data")
+        if is_safe and is_file and first == "data" and parts:
+            members["/".join(parts)] = member
+    return members, len(files) - len(members)
 
 
 def summary(data: Path) -> list[str]:
-    """A line for each split: its frames, views and pair files."""
+    """Return one line per split: its number of frames, views and annotation files."""
     lines = []
-    for split in sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        names = os.listdir(split)
-        frames, views, pairs = (
-            sum(name.endswith(ends) for name in names)
-            for ends in ("_info.json", "_im.jpg", ("_qa_pairs.json", "_captions.json", "_mc_qas.json"))
-        )
-        lines.append(f"{split.name}: {frames:,} frames, {views:,} views, {pairs} pair files")
+    for split in sorted(path for path in data.glob("[!.]*") if path.is_dir()):
+        names = [path.name for path in split.glob("[!.]*")]
+        kinds = (("frames", "_info.json"), ("views", "_im.jpg"), ("annotation files", ANNOTATIONS))
+        counts = (f"{sum(name.endswith(ends) for name in names):,} {kind}" for kind, ends in kinds)
+        lines.append(f"{split.name}: {', '.join(counts)}")
     return lines

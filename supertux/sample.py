@@ -1,14 +1,21 @@
-"""The small data set of our own frames that is in git: how it is made, and how it comes into `data/`."""
+"""Make the sample data set of rendered frames that is in git, and unpack it into `data/`.
 
+`sample/train.tar` and `sample/valid.tar` are WebDataset shards with one sample per frame: a member's key is its name up
+to the first dot, as in `00000.info.json`, `00000.00.jpg`, `00000.01.jpg`.
+"""
+
+import io
 import logging
-import shutil
+import re
+import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from homework.labels.eval_sets import balanced_pairs, build, multiple_choice, split_scenes
-from homework.labels.rows import DATA_DIR
+from homework.labels.rows import DATA_DIR, info_files
 from homework.utils.errors import InputError
-from homework.utils.io import write_json
+from homework.utils.io import atomic_write, write_json
 from homework.utils.parallel import available_cores
 from homework.utils.progress import progress_bar
 
@@ -19,77 +26,101 @@ from .render.renderer import is_done, views_of, watch, with_processes
 logger = logging.getLogger(__name__)
 
 SAMPLE = Path(__file__).parents[1] / "sample"
-SPLITS = ("train", "valid", "valid_grader", "train_demo")
-MARKER = ".sample"  # in the data folder: these frames are the sample's
-# Of 16 karts, two races of 8 have each once: in train every kart is followed on every track for as many frames.
+SHARDS = ("train", "valid")
+SPLITS = (*SHARDS, "valid_grader", "train_demo")
+MARKER = ".sample"  # in a data folder: its frames are those of the sample
+UNPACKING = ".unpacking"  # in a data folder: files of an unfinished `download` that will replace the sample
+# 16 karts in two races of 8: in train the camera follows every kart on every track in equally many frames.
 KARTS_PER_RACE = 8
-FRAMES = {"train": 13, "valid": 4}  # of each race
-RACES = {"train": 2, "valid": 1}  # on each track
+FRAMES_PER_RACE = {"train": 13, "valid": 4}
+RACES_PER_TRACK = {"train": 2, "valid": 1}
 SEEDS = {"train": 2024, "valid": 2025}
-QUALITY = 80  # of the JPEG files; all of it is to stay under 25 MB
+JPEG_QUALITY = 80  # keeps the sample under 25 MB
 
 
-def make_sample(*, out: Path = SAMPLE) -> None:
-    """Draw the sample data set again: train and valid splits of different races, and the evaluation sets.
+def make_sample(*, output: Path = SAMPLE, run_dir: Path = Path("runs/sample")) -> None:
+    """Render the sample data set again: train and valid splits of different races, and the evaluation sets.
 
     Args:
-        out: its folder
+        output: folder of the sample
+        run_dir: folder for the rendered frames; if interrupted, the same command resumes
     """
     art.require_engine()
     art.installed()
-    for split, frames in FRAMES.items():
-        count = len(TRACKS) * RACES[split] * frames
-        options = {"num_karts": KARTS_PER_RACE, "frames_per_race": frames, "quality": QUALITY}
+    for split, frames in FRAMES_PER_RACE.items():
+        count = len(TRACKS) * RACES_PER_TRACK[split] * frames
+        options = {"num_karts": KARTS_PER_RACE, "frames_per_race": frames, "quality": JPEG_QUALITY}
         plans = list(race_plans(SEEDS[split], count, list(TRACKS), list(KARTS), "hd", **options))
-        todo = [plan for plan in plans if not is_done(plan, out / split)]
-        failed, missing = watch(with_processes(todo, out / split, available_cores()), sum(map(views_of, todo)))
+        todo = [plan for plan in plans if not is_done(plan, run_dir / split)]
+        failed, missing = watch(with_processes(todo, run_dir / split, available_cores()), sum(map(views_of, todo)))
         if failed or missing:
-            problem = f"{failed} races lost, {missing} frames missing"
-            raise InputError(out / split, problem, "run again, or take another seed")
-    build(split="valid", output=out / "valid_grader", data=out)
-    scenes = split_scenes(out, "train")
-    write_json(out / "train_demo/balanced_qa_pairs.json", balanced_pairs(scenes, 5, 0))
+            problem = f"{failed} races failed, {missing} frames missing"
+            raise InputError(run_dir / split, problem, "run again, or choose another seed")
+        write_shard(run_dir / split, output / f"{split}.tar")
+    build(split="valid", output=output / "valid_grader", data=run_dir)
+    scenes = split_scenes(run_dir, "train")
+    write_json(output / "train_demo/balanced_qa_pairs.json", balanced_pairs(scenes, 5, 0))
     true = [(row["image_file"], row["candidates"][row["correct_index"]]) for row in multiple_choice(scenes, 5, 0)]
-    write_json(out / "train_demo/example_captions.json", [{"image_file": i, "caption": c} for i, c in true])
+    write_json(output / "train_demo/example_captions.json", [{"image_file": i, "caption": c} for i, c in true])
+
+
+def write_shard(split_dir: Path, shard: Path) -> None:
+    """Pack the frames of a split into a WebDataset shard; the same frames give the same bytes."""
+    files = [file for info in info_files(split_dir) for file in split_dir.glob(f"{info.name.partition('_')[0]}_*")]
+    members = {re.sub(r"_im\.jpg$", ".jpg", file.name).replace("_", "."): file for file in files}
+    with atomic_write(shard) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, file in sorted(members.items()):
+            content, member = file.read_bytes(), tarfile.TarInfo(name)  # TarInfo sets owner and time to 0
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def sample_files(split: str) -> Iterator[tuple[str, bytes]]:
+    """Yield (file name in the course's layout, content) of a split of the sample.
+
+    Raises:
+        InputError: a file of the sample is missing.
+    """
+    try:
+        if split not in SHARDS:
+            yield from ((file.name, file.read_bytes()) for file in sorted((SAMPLE / split).iterdir()))
+            return
+        with tarfile.open(SAMPLE / f"{split}.tar") as archive:
+            for member in archive:
+                name = re.sub(r"\.(\d\d)\.jpg$", r"_\1_im.jpg", member.name).replace(".info.", "_info.")
+                yield name, archive.extractfile(member).read()
+    except FileNotFoundError as error:
+        raise InputError(error.filename, "a part of the sample is missing", "run `git checkout sample`") from None
 
 
 def use_sample(*, data: Path = DATA_DIR) -> None:
-    """Copy the sample data set into the data folder, unless frames are there.
+    """Unpack the sample data set into the data folder, unless it holds other frames.
 
     Args:
         data: the data folder
     """
-    marked = (data / MARKER).exists()
-    if not marked and any(next((data / split).glob("*"), None) for split in SPLITS):
-        logger.info(f"{data} has frames: nothing to copy")
+    if (data / UNPACKING).exists():
+        raise InputError(data, "an unfinished download is in it", "run the download again, or delete the folder")
+    if not (data / MARKER).exists() and any(next((data / split).glob("*"), None) for split in SPLITS):
+        logger.info(f"{data} has frames: nothing to unpack")
         return
     data.mkdir(parents=True, exist_ok=True)
     (data / MARKER).touch()
     for split in SPLITS:
-        if not (SAMPLE / split).is_dir():
-            raise InputError(SAMPLE / split, "a part of the sample is missing", "run `git checkout sample`")
-        if not (data / split).exists():  # a copy that was cut short goes on here
-            with tempfile.TemporaryDirectory(dir=data) as folder:
-                _copy(SAMPLE / split, Path(folder) / split).rename(data / split)
-    logger.info(f"{data}: the sample's frames; the course's take their place with `python -m supertux download`")
+        if (data / split).exists():  # from an interrupted run
+            continue
+        with tempfile.TemporaryDirectory(dir=data) as folder:
+            target = Path(folder) / split
+            target.mkdir()
+            for name, content in progress_bar(sample_files(split), desc=f"unpacking {split}", unit="file", delay=1):
+                (target / name).write_bytes(content)
+            target.rename(data / split)
+    logger.info(f"{data}: the sample's frames; `python -m supertux download` replaces them by the course's")
 
 
-def _copy(source: Path, target: Path) -> Path:
-    files = sum(path.is_file() for path in source.rglob("*"))
-    with progress_bar(total=files, desc=f"copying {source.name}", unit="file", delay=1) as progress:
-
-        def copy(*paths: str) -> None:
-            shutil.copy2(*paths)
-            progress.update()
-
-        return shutil.copytree(source, target, copy_function=copy)
-
-
-def remove_sample(data: Path) -> None:
-    """Take the sample out of the data folder, where it is, so that no frame of it stays among others."""
+def unchanged_sample_files(data: Path) -> set[str]:
+    """Return which files of the sample a data folder holds with the same content: names relative to it."""
     if not (data / MARKER).exists():
-        return
-    for split in SPLITS:
-        shutil.rmtree(data / split, ignore_errors=True)
-    (data / MARKER).unlink()
-    logger.info(f"{data}: the sample's frames are removed, to make room for others")
+        return set()
+    files = ((f"{split}/{name}", content) for split in SPLITS for name, content in sample_files(split))
+    return {name for name, content in files if (data / name).is_file() and (data / name).read_bytes() == content}

@@ -114,6 +114,30 @@ def tiny_data(tmp_path: Path) -> Path:
     return data
 
 
+@pytest.fixture(scope="session")
+def sample_data(tmp_path_factory) -> Path:
+    """Unpack the sample into a data folder, once per process. Tests must not write into it."""
+    from supertux.sample import use_sample
+
+    data = tmp_path_factory.mktemp("sample")
+    use_sample(data=data)
+    return data
+
+
+@pytest.fixture
+def small_sample(tmp_path: Path, monkeypatch) -> Path:
+    """Put a sample of one frame per split in place of the shipped one."""
+    from supertux import sample
+
+    folder = tmp_path / "sample"
+    for split in sample.SPLITS:
+        write_frame(folder / split, "00000", "abyss")
+        if split in sample.SHARDS:
+            sample.write_shard(folder / split, folder / f"{split}.tar")
+    monkeypatch.setattr(sample, "SAMPLE", folder)
+    return folder
+
+
 @pytest.fixture
 def call(monkeypatch, capsys) -> Callable:
     """`call(functions, *arguments)` runs a command and gives (exit status, stdout, stderr)."""

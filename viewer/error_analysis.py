@@ -61,7 +61,7 @@ class Asked:
         if self.kind == "relation":
             words = self.question.split()
             return next(kart for kart in self.scene.others if kart.name in words)
-        return min(self.scene.karts, key=lambda kart: kart.side)
+        return min(self.scene.karts, key=lambda kart: kart.min_side)
 
 
 def ask_everything(vlm: BaseVLM, scenes: dict[str, Scene], data: Path) -> dict[str, list[Asked]]:
@@ -121,7 +121,7 @@ def by_side(one: Asked) -> str | None:
     """How small the kart is that decides."""
     if one.kart is None:
         return None
-    at = max(i for i, side in enumerate(SIDES) if one.kart.side >= side)
+    at = max(i for i, side in enumerate(SIDES) if one.kart.min_side >= side)
     return f"{SIDES[at]:2} to {SIDES[at + 1] - 1}" if at + 1 < len(SIDES) else f"{SIDES[at]} or more"
 
 

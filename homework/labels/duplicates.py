@@ -1,4 +1,4 @@
-"""Which frames show the same moment: after a race's end the course's frames repeat one again and again."""
+"""Find frames of the same game state: after the end of a race, the course's frames repeat one state many times."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from ..utils.errors import InputError
 
 
 def state_key(info: dict, path: Path) -> tuple:
-    """The track and where each kart is on it, in whole metres: the same in frames of karts that stand still.
+    """Return the track and each kart's position along it in whole metres, which are equal in duplicate frames.
 
     Raises:
-        InputError: the frame doesn't tell; with its `path`.
+        InputError: the frame at `path` does not hold the positions.
     """
     distances = info.get("distance_down_track")
     if not isinstance(distances, list) or len(distances) < len(info["detections"]):
-        raise InputError(path, "`distance_down_track` is missing or too short", "name a folder of the game's frames")
+        raise InputError(path, "`distance_down_track` is missing or too short", "choose a folder of the game's frames")
     return info["track"], *(round(distance) for distance in distances)

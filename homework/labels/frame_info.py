@@ -1,6 +1,7 @@
-"""An `*_info.json`, read and checked, and the scenes of its views.
+"""Read and check an `*_info.json`, and build the scenes of its views.
 
-The course's grader reads no frames and may lack msgspec: what it loads must not import this module at its top.
+The course's grader reads no frames and its environment may lack msgspec, so modules that it loads must not import this
+one at their top.
 """
 
 import re
@@ -19,19 +20,19 @@ _X, _Y = (Annotated[float, msgspec.Meta(ge=0, le=size)] for size in DETECTION_SI
 
 
 class FrameInfo(TypedDict):
-    """What is read of an `*_info.json`; other keys are left out."""
+    """Content of an `*_info.json`; other keys are ignored."""
 
     track: str
-    karts: list[str]  # a kart's place in it is its track id
-    detections: list[list[tuple[int, int, _X, _Y, _X, _Y]]]  # of each view: class id, track id, x1, y1, x2, y2
-    distance_down_track: NotRequired[Any]  # checked where it is needed, in `homework.labels.duplicates`
+    karts: list[str]  # the index of a kart is its track id
+    detections: list[list[tuple[int, int, _X, _Y, _X, _Y]]]  # per view: (class id, track id, x1, y1, x2, y2)
+    distance_down_track: NotRequired[Any]  # checked where it is used, in `homework.labels.duplicates`
 
 
 _DECODER = msgspec.json.Decoder(FrameInfo)
 
 
 def read_frame_info(path: str | Path) -> FrameInfo:
-    """An `*_info.json`, strict JSON in UTF-8, checked: track, karts and detections are there and fit together.
+    """Read an `*_info.json` (strict JSON in UTF-8), and check that track, karts and detections are consistent.
 
     Raises:
         InputError: a missing or broken file, key, kart or box, named in one line.
@@ -39,7 +40,7 @@ def read_frame_info(path: str | Path) -> FrameInfo:
     with open_json(path) as content:
         try:
             info = _DECODER.decode(content)
-        except (msgspec.ValidationError, RecursionError) as error:  # it is JSON, but no frame
+        except (msgspec.ValidationError, RecursionError) as error:  # valid JSON, but not a frame
             problem = first_line(error)
             view = re.search(r"\$\.detections\[(\d+)\]", problem)
             raise InputError(path, f"view {view[1]}: {problem}" if view else problem, REMEDY) from None
@@ -47,15 +48,16 @@ def read_frame_info(path: str | Path) -> FrameInfo:
     for view, detections in enumerate(info["detections"]):
         for class_id, track_id, x1, y1, x2, y2 in detections:
             if x1 > x2 or y1 > y2:
-                box = f"the box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g})"
-                raise InputError(path, f"view {view}: {box} ends before it begins", REMEDY)
+                box = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+                raise InputError(path, f"view {view}: expected a box (x1 <= x2, y1 <= y2), got {box}", REMEDY)
             if class_id == KART_CLASS and not 0 <= track_id < num_karts:
-                raise InputError(path, f"view {view}: kart {track_id} is not among the {num_karts} of `karts`", REMEDY)
+                problem = f"view {view}: track id {track_id} is not an index of the {num_karts} `karts`"
+                raise InputError(path, problem, REMEDY)
     return info
 
 
 def read_scenes(info_path: str | Path) -> list[tuple[int, Scene]]:
-    """All (view index, scene) of one frame; the file is read once.
+    """Read one frame and return (view index, scene) of each view.
 
     Raises:
         InputError: see `read_frame_info`.

@@ -1,4 +1,4 @@
-"""Frames -> a pair file: a whole split on all cores, the same bytes every time."""
+"""Generate an annotation file for a whole split on all cores; the result does not depend on their number."""
 
 import logging
 import os
@@ -20,73 +20,77 @@ from .scene import Scene
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 32  # frames a task: few enough to share out evenly, enough to hide the transfer
+FRAMES_PER_TASK = 32  # few enough to balance the load, enough to hide the transfer between processes
 
-Rows = Callable[[Scene, str], Iterable[dict]]
+RowsFn = Callable[[Scene, str], Iterable[dict]]
 _ENCODER = msgspec.json.Encoder()
 
 
-def _chunk(rows: Rows, info_paths: list[Path]) -> tuple[bytes, int, list[str]]:
-    """(the rows' JSON, one a line; how many; image file of each view) of a few frames; runs in a worker."""
-    blocks, number, images = [], 0, []
+def _encode_frames(rows_fn: RowsFn, info_paths: list[Path]) -> tuple[bytes, int, list[str]]:
+    """Return (JSON of the rows, one per line; number of rows; image file of each view); runs in a worker."""
+    blocks, num_rows, images = [], 0, []
     for path in info_paths:
-        found = []
+        rows = []
         for view, scene in read_scenes(path):
             images.append(image_file(path, view))
-            found.extend(rows(scene, images[-1]))
-        if found:
+            rows.extend(rows_fn(scene, images[-1]))
+        if rows:
             try:
-                lines = _ENCODER.encode_lines(found)  # a line break ends each, and in JSON's texts there is none
+                lines = _ENCODER.encode_lines(rows)  # JSON strings contain no line breaks
             except UnicodeEncodeError:
                 raise InputError(path, "its name or its folder's is not UTF-8", "rename it") from None
             blocks.append(lines.removesuffix(b"\n").replace(b"\n", b",\n"))
-            number += len(found)
-    return b",\n".join(blocks), number, images
+            num_rows += len(rows)
+    return b",\n".join(blocks), num_rows, images
 
 
-def _begin_worker() -> None:
-    # Ctrl-C reaches every process of a terminal; the parent alone answers it
+def _ignore_ctrl_c() -> None:
+    # a terminal sends Ctrl-C to all processes; the parent stops the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _chunks(rows: Rows, frames: list[Path], workers: int | None) -> Iterator[tuple[bytes, int, list[str]]]:
-    """`_chunk` of every frame, in the order of the frames, with a progress bar."""
-    tasks = [frames[start : start + CHUNK] for start in range(0, len(frames), CHUNK)]
+def _encode_split(
+    rows_fn: RowsFn, frames: list[Path], num_workers: int | None
+) -> Iterator[tuple[bytes, int, list[str]]]:
+    """Yield `_encode_frames` of all frames in order, with a progress bar."""
+    tasks = [frames[start : start + FRAMES_PER_TASK] for start in range(0, len(frames), FRAMES_PER_TASK)]
     with (
-        ProcessPoolExecutor(workers, initializer=_begin_worker) as pool,
-        progress_bar(total=len(frames), desc="asking", unit="frame") as progress,
+        ProcessPoolExecutor(num_workers, initializer=_ignore_ctrl_c) as pool,
+        progress_bar(total=len(frames), desc="annotating", unit="frame") as progress,
     ):
-        for task, result in zip(tasks, pool.map(partial(_chunk, rows), tasks), strict=True):
+        for task, result in zip(tasks, pool.map(partial(_encode_frames, rows_fn), tasks), strict=True):
             yield result
             progress.update(len(task))
 
 
-def generate_annotations(split_dir: Path, name: str, rows: Rows, workers: int | None = None) -> Path:
-    """Write the rows of all views of a split to `split_dir/name`, one a line, and print how many.
+def generate_annotations(split_dir: Path, name: str, rows_fn: RowsFn, num_workers: int | None = None) -> Path:
+    """Write the annotation rows of all views of a split to `split_dir/name`, one per line.
 
     Args:
-        rows: the rows of a scene and its image file; a function that can be pickled.
-        workers: processes; all cores by default.
+        split_dir: the folder of the split.
+        name: file name, e.g. `generated_qa_pairs.json`.
+        rows_fn: returns the rows of a scene, given its image file; must be picklable.
+        num_workers: number of processes; all cores by default.
 
     Raises:
-        InputError: no such split, a broken frame, or a view without its image.
+        InputError: the split is missing, a frame is broken, or a view has no image.
     """
     start = time.perf_counter()
     frames = info_files(split_dir)
-    # one listing instead of a look at each file
-    present = {f"{split_dir.name}/{file}" for file in os.listdir(split_dir)}
-    num_pairs = num_views = 0
+    # one directory listing is much faster than a file system call per image
+    existing = {f"{split_dir.name}/{file}" for file in os.listdir(split_dir)}
+    total_rows = total_views = 0
     with atomic_write(split_dir / name) as temporary, open(temporary, "wb") as stream:
-        for lines, number, images in _chunks(rows, frames, workers):
-            if not present.issuperset(images):
-                missing = next(image for image in images if image not in present)
+        for lines, num_rows, images in _encode_split(rows_fn, frames, num_workers):
+            if not existing.issuperset(images):
+                missing = next(image for image in images if image not in existing)
                 raise InputError(split_dir.parent / missing, "no such image", "restore it or delete its frame")
-            if number:
-                stream.writelines((b",\n" if num_pairs else b"[\n", lines))
-            num_pairs += number
-            num_views += len(images)
-        stream.write(b"\n]\n" if num_pairs else b"[]\n")
+            if num_rows:
+                stream.writelines((b",\n" if total_rows else b"[\n", lines))
+            total_rows += num_rows
+            total_views += len(images)
+        stream.write(b"\n]\n" if total_rows else b"[]\n")
     seconds = time.perf_counter() - start
-    logger.info(f"{split_dir / name}: {num_pairs:,} pairs of {num_views:,} views in {len(frames):,} frames")
-    logger.info(f"{seconds:.1f} s, {num_pairs / seconds:,.0f} pairs/s")
+    logger.info(f"{split_dir / name}: {total_rows:,} rows for {total_views:,} views in {len(frames):,} frames")
+    logger.info(f"{seconds:.1f} s, {total_rows / seconds:,.0f} rows/s")
     return split_dir / name

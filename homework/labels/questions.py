@@ -1,8 +1,7 @@
-"""Questions and captions as data: a template, and a small program over a Scene that fills it.
+"""Define questions and captions as tables: a template, and a function that fills it from a Scene.
 
-This is the only place that knows their wording. To add a question, add a row to `QUESTIONS`, of a
-known kind or a new one; to add a caption, a row to `CAPTIONS`. A row with `{kart}` is asked once for
-each kart but the ego's.
+No other module knows their wording. To add a question, add a row to `QUESTIONS`, with a known or a new question type;
+to add a caption, add a row to `CAPTIONS`. A question with `{kart}` is asked about each kart except the ego kart.
 """
 
 import re
@@ -15,34 +14,34 @@ from .scene import Kart, Scene
 
 @dataclass(frozen=True)
 class Question:
-    """`program(scene, kart)` answers `template`, or gives None where it can't be asked.
+    """A question template and its answer: `answer_fn(scene, kart)`, or None if the question does not apply.
 
-    `kart` is None for questions without `{kart}`.
+    `kart` is None for templates without `{kart}`.
     """
 
-    kind: str
+    question_type: str
     template: str
-    program: Callable[[Scene, Kart | None], str | None]
+    answer_fn: Callable[[Scene, Kart | None], str | None]
     needs_ego: bool = True
 
     @cached_property
     def is_per_kart(self) -> bool:
-        """Whether it is asked once for each kart but the ego's."""
+        """Return whether the question is asked about each kart except the ego kart."""
         return "{kart}" in self.template
 
 
 def left_or_right(scene: Scene, kart: Kart) -> str:
-    """`left` or `right` of the ego kart."""
+    """Return `left` or `right`, relative to the ego kart."""
     return "left" if scene.is_left(kart) else "right"
 
 
 def front_or_back(scene: Scene, kart: Kart) -> str:
-    """`front` or `back` of the ego kart."""
+    """Return `front` or `back`, relative to the ego kart."""
     return "front" if scene.is_front(kart) else "back"
 
 
-def _count(test: Callable[[Scene, Kart], bool]) -> Callable[[Scene, None], str]:
-    return lambda scene, _: str(len([kart for kart in scene.others if test(scene, kart)]))
+def _count(predicate: Callable[[Scene, Kart], bool]) -> Callable[[Scene, None], str]:
+    return lambda scene, _: str(len([kart for kart in scene.others if predicate(scene, kart)]))
 
 
 QUESTIONS = (
@@ -62,20 +61,20 @@ QUESTIONS = (
     Question("count", "How many karts are behind the ego car?", _count(lambda s, k: not s.is_front(k))),
 )
 
-QUESTION_TYPES = tuple(dict.fromkeys(row.kind for row in QUESTIONS))
+QUESTION_TYPES = tuple(dict.fromkeys(row.question_type for row in QUESTIONS))
 
 
 @dataclass(frozen=True)
 class Caption:
-    """`template` is true of a scene for each of the values that `fills` gives."""
+    """A caption template, true of a scene with each of the values that `values_fn(scene)` returns."""
 
-    kind: str
+    caption_type: str
     template: str
-    fills: Callable[[Scene], list[str]]
+    values_fn: Callable[[Scene], list[str]]
 
 
-def _names(test: Callable[[Scene, Kart], bool]) -> Callable[[Scene], list[str]]:
-    return lambda scene: [kart.name for kart in scene.others if test(scene, kart)]
+def _names(predicate: Callable[[Scene, Kart], bool]) -> Callable[[Scene], list[str]]:
+    return lambda scene: [kart.name for kart in scene.others if predicate(scene, kart)]
 
 
 CAPTIONS = (
@@ -90,58 +89,58 @@ CAPTIONS = (
 
 
 def generate_questions(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> list[tuple[Question, str, str]]:
-    """All (row, question, answer) of a scene. Without a kart: only the track."""
+    """Return (table row, question, answer) of all questions about a scene; without karts, only the track question."""
     asked = []
     if scene.ego is None:
         questions = [row for row in questions if not row.needs_ego]
     for row in questions:
         for kart in scene.others if row.is_per_kart else (None,):
-            answer = row.program(scene, kart)
+            answer = row.answer_fn(scene, kart)
             if answer is not None:
                 asked.append((row, row.template.format(kart=kart.name) if kart else row.template, answer))
     return asked
 
 
 def qa_pairs(scene: Scene) -> Iterator[tuple[str, str]]:
-    """All (question, answer) of a scene."""
+    """Yield (question, answer) of all questions about a scene."""
     for _, question, answer in generate_questions(scene):
         yield question, answer
 
 
 def captions(scene: Scene) -> Iterator[str]:
-    """All captions that are true of a scene. Without a kart: only the track's."""
+    """Yield all captions that are true of a scene; without karts, only the track caption."""
     for caption in CAPTIONS:
-        for value in caption.fills(scene):
+        for value in caption.values_fn(scene):
             yield caption.template.format(value)
 
 
-def _pattern(template: str) -> str:
-    return re.escape(template).replace(r"\{kart\}", r"\S+").replace(r"\{\}", r"(\S+)")
+def _pattern(template: str) -> re.Pattern:
+    return re.compile(re.escape(template).replace(r"\{kart\}", r"\S+").replace(r"\{\}", r"(\S+)"))
 
 
-_QUESTION_KINDS = [(re.compile(_pattern(q.template)), q.kind) for q in QUESTIONS]
-_CAPTION_KINDS = [(re.compile(_pattern(c.template)), c) for c in CAPTIONS]
+_QUESTION_PATTERNS = [(_pattern(row.template), row.question_type) for row in QUESTIONS]
+_CAPTION_PATTERNS = [(_pattern(row.template), row.caption_type) for row in CAPTIONS]
 
 
 def classify_question(question: str) -> str:
-    """The kind of a question, one of `QUESTION_TYPES`; `other` for wording that is not ours."""
-    return next((kind for pattern, kind in _QUESTION_KINDS if pattern.fullmatch(question)), "other")
+    """Return the type of a question, one of `QUESTION_TYPES`, or `other` if it matches no template."""
+    return next((name for pattern, name in _QUESTION_PATTERNS if pattern.fullmatch(question)), "other")
 
 
 def classify_caption(caption: str) -> str:
-    """The kind of a caption: ego, total, track or relation; `other` for wording that is not ours."""
-    return next((row.kind for pattern, row in _CAPTION_KINDS if pattern.fullmatch(caption)), "other")
+    """Return the type of a caption (ego, total, track or relation), or `other` if it matches no template."""
+    return next((name for pattern, name in _CAPTION_PATTERNS if pattern.fullmatch(caption)), "other")
 
 
-def in_official_eval(kind: str, answer: str) -> bool:
-    """The official sets hold no count of 0."""
-    return kind != "count" or answer != "0"
+def in_official_eval(question_type: str, answer: str) -> bool:
+    """Return whether the official evaluation includes such a question: it has no counts of 0."""
+    return question_type != "count" or answer != "0"
 
 
-def sample_weight(kind: str, answer: str) -> float:
-    """How much a pair of a kind counts beside the others of its kind in training.
+def sample_weight(question_type: str, answer: str) -> float:
+    """Return the training weight of a QA pair relative to others of its type.
 
-    Three of four counts are 0, and the official sets ask none of those: at full weight a model learns to say
-    0 wherever it isn't sure.
+    Three of four counts are 0, and the official evaluation includes none of them: at full weight a model learns to
+    answer 0 whenever it is not confident.
     """
-    return 1.0 if in_official_eval(kind, answer) else 0.2
+    return 1.0 if in_official_eval(question_type, answer) else 0.2

@@ -1,6 +1,6 @@
-"""A view of a frame -> Scene: which karts count, and which of them is the ego kart.
+"""Apply the label rule to a view of a frame: which karts are large enough, and which of them is the ego kart.
 
-This is the only place that knows the label rule. It reproduces 120 of the 120 official answers.
+No other module implements the rule. It reproduces 120 of the 120 official answers.
 """
 
 import math
@@ -8,18 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# Detections are in pixels of a 600x400 image; the rule works on the stored 150x100 one.
+# Detections are in pixels of a 600x400 image; the rule applies to the stored 150x100 image.
 DETECTION_SIZE = (600, 400)
 VIEW_SIZE = (150, 100)
-MIDDLE = (VIEW_SIZE[0] / 2, VIEW_SIZE[1] / 2)
-SCALE = 0.25
-MIN_KART_SIZE_PX = 5  # pixels of the 150x100 image, on the truncated box
+VIEW_CENTER = (VIEW_SIZE[0] / 2, VIEW_SIZE[1] / 2)
+DETECTION_SCALE = 0.25
+MIN_KART_SIZE_PX = 5  # of the truncated box, in pixels of the 150x100 image
 KART_CLASS = 1
-CLASS_NAMES = {1: "kart", 2: "track boundary", 3: "track element", 4: "special 1", 5: "special 2", 6: "special 3"}
 
 
 class Kart(NamedTuple):
-    """A kart of a view. `box` is (x1, y1, x2, y2), whole pixels of the 150x100 view."""
+    """A kart in a view. `box` is (x1, y1, x2, y2) in whole pixels of the 150x100 view."""
 
     track_id: int
     name: str
@@ -27,27 +26,27 @@ class Kart(NamedTuple):
 
     @property
     def center(self) -> tuple[float, float]:
-        """(x, y) in pixels of the 150x100 view."""
+        """Return (x, y) in pixels of the 150x100 view."""
         x1, y1, x2, y2 = self.box
         return (x1 + x2) / 2, (y1 + y2) / 2
 
     @property
-    def side(self) -> int:
-        """The shorter side of the box, in pixels of the 150x100 view."""
+    def min_side(self) -> int:
+        """Return the shorter side of the box in pixels of the 150x100 view."""
         x1, y1, x2, y2 = self.box
         return min(x2 - x1, y2 - y1)
 
     @property
-    def counts(self) -> bool:
-        """Whether it is large enough for the label rule."""
-        return self.side >= MIN_KART_SIZE_PX
+    def is_large_enough(self) -> bool:
+        """Return whether the label rule includes the kart."""
+        return self.min_side >= MIN_KART_SIZE_PX
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is true of one view. `karts` keeps the order of the detections.
+    """A view's track and karts, in the order of the detections.
 
-    The ego kart is the one whose centre is nearest to the image's centre, None without karts; others are all the rest.
+    `ego` is the kart whose center is nearest to the image center (None without karts), `others` are all other karts.
     """
 
     track: str
@@ -56,38 +55,41 @@ class Scene:
     others: tuple[Kart, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        ego = min(self.karts, key=lambda kart: math.dist(kart.center, MIDDLE), default=None)
+        ego = min(self.karts, key=lambda kart: math.dist(kart.center, VIEW_CENTER), default=None)
         object.__setattr__(self, "ego", ego)
         object.__setattr__(self, "others", tuple([kart for kart in self.karts if kart is not ego]))
 
+    # Both predicates compare x1 + x2 or y1 + y2, twice the center's coordinate, which stays an integer.
+
     def is_left(self, kart: Kart) -> bool:
-        """Left of the ego kart (else it is right): the x of its centre is less, here twice of either."""
+        """Return whether a kart's center x is less than the ego kart's (otherwise it is right)."""
         return kart.box[0] + kart.box[2] < self.ego.box[0] + self.ego.box[2]
 
     def is_front(self, kart: Kart) -> bool:
-        """In front of the ego kart, that is, higher in the image (else it is behind): the y of its centre is less."""
+        """Return whether a kart's center y is less than the ego kart's, so higher in the image (otherwise behind)."""
         return kart.box[1] + kart.box[3] < self.ego.box[1] + self.ego.box[3]
 
 
 def detected_karts(info: dict, view_index: int, min_side: int = 0) -> Iterator[Kart]:
-    """The karts of a view, in the order of the detections; each box scaled and truncated.
+    """Yield the karts of a view in the order of the detections, with scaled and truncated boxes.
 
     Args:
-        info, view_index: as `scene`'s.
-        min_side: pixels of the shorter side of the truncated box; smaller karts are left out.
+        info, view_index: see `build_scene`.
+        min_side: omit karts whose truncated box has a shorter side below this, in pixels of the 150x100 view.
     """
     for class_id, track_id, x1, y1, x2, y2 in info["detections"][view_index]:
         if class_id == KART_CLASS:
-            x1, y1, x2, y2 = int(x1 * SCALE), int(y1 * SCALE), int(x2 * SCALE), int(y2 * SCALE)
-            if x2 - x1 >= min_side and y2 - y1 >= min_side:  # as `Kart.counts`, but before there is one
+            x1, y1 = int(x1 * DETECTION_SCALE), int(y1 * DETECTION_SCALE)
+            x2, y2 = int(x2 * DETECTION_SCALE), int(y2 * DETECTION_SCALE)
+            if x2 - x1 >= min_side and y2 - y1 >= min_side:
                 yield Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2))
 
 
 def build_scene(info: dict, view_index: int) -> Scene:
-    """The label rule: scale and truncate each box, keep karts of at least 5x5 pixels.
+    """Build the scene of a view by the label rule: karts whose scaled and truncated box is at least 5x5 pixels.
 
     Args:
-        info: as `info.read_info` returns it.
-        view_index: which view; 0 to `len(info["detections"]) - 1`.
+        info: a frame, as returned by `read_frame_info`.
+        view_index: 0 to `len(info["detections"]) - 1`.
     """
     return Scene(info["track"], tuple(detected_karts(info, view_index, MIN_KART_SIZE_PX)))

@@ -1,5 +1,6 @@
-"""The picture of `check`: a view with its boxes, and beside it what is asked or said about it."""
+"""Draw the picture of `check`: a view with its boxes, and its questions or captions beside it."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,165 +10,185 @@ from ..utils.errors import InputError
 from ..utils.io import atomic_write
 from .frame_info import read_frame_info
 from .rows import image_file
-from .scene import KART_CLASS, SCALE, VIEW_SIZE, Scene, build_scene
+from .scene import DETECTION_SCALE, KART_CLASS, VIEW_SIZE, Scene, build_scene
 
 COLOURS = {"ego": "#ff3b30", "kart": "#ffd60a", "small": "#64d2ff", "other": "#ffffff"}
-LINES = {
+LINE_STYLES = {
     "ego": {"linewidth": 3},
     "kart": {"linewidth": 2},
     "small": {"linewidth": 1.2, "linestyle": ":"},
     "other": {"linewidth": 0.6, "alpha": 0.45},
 }
-LEGEND = {"ego": "ego kart", "kart": "kart", "small": "kart too small to count", "other": "other detection"}
-WIDTH, IMAGE_WIDTH = 15.0, 8.4  # inches
-LINE = 0.25  # inches a row of text
-LABEL_HEIGHT = 5  # pixels of the view
+LEGEND = {"ego": "ego kart", "kart": "kart", "small": "kart below the minimum size", "other": "other detection"}
+FIGURE_WIDTH_IN, IMAGE_WIDTH_IN, ROW_HEIGHT_IN = 15.0, 8.4, 0.25
+NAME_HEIGHT_PX = 5  # in pixels of the view
 
-Pairs = Callable[[Scene], Iterable[tuple[str, str]]]
+RowsFn = Callable[[Scene], Iterable[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
-class Box:
-    """What is at (x1, y1, x2, y2), pixels of the 150x100 view.
+class LabeledBox:
+    """A detection at (x1, y1, x2, y2), in pixels of the 150x100 view.
 
-    `role` is `ego`, `kart`, `small` (a kart too small to count) or `other` (no kart); `name` is empty for the last.
+    `role` is `ego`, `kart`, `small` (below the minimum size) or `other` (not a kart, with an empty `name`).
     """
 
     role: str
     name: str
-    box: tuple[float, float, float, float]
+    corners: tuple[float, float, float, float]
 
 
-def boxes_for_drawing(info: dict, view_index: int, view: Scene) -> list[Box]:
-    """The boxes of a view in the order to draw them: the ego kart's last, so that it is on top.
+def boxes_for_drawing(info: dict, view_index: int, scene: Scene) -> list[LabeledBox]:
+    """List the boxes of a view in drawing order: the ego kart's last, so that it is on top.
 
     Args:
-        info: as `read_frame_info` returns it.
-        view: the scene of this view.
+        info: a frame, as returned by `read_frame_info`.
+        view_index: the index of the view.
+        scene: the scene of this view.
     """
-    found = []
-    kept = {kart.track_id for kart in view.karts}
-    for class_id, track_id, *box in info["detections"][view_index]:
-        scaled = tuple(value * SCALE for value in box)
+    boxes = []
+    kept = {kart.track_id for kart in scene.karts}
+    for class_id, track_id, *corners in info["detections"][view_index]:
+        scaled = tuple(value * DETECTION_SCALE for value in corners)
         if class_id != KART_CLASS:
-            found.append(Box("other", "", scaled))
+            boxes.append(LabeledBox("other", "", scaled))
         elif track_id not in kept:
-            found.append(Box("small", info["karts"][track_id], scaled))
-    found += [Box("kart", kart.name, kart.box) for kart in view.others]
-    return found + ([Box("ego", view.ego.name, view.ego.box)] if view.ego else [])
+            boxes.append(LabeledBox("small", info["karts"][track_id], scaled))
+    boxes += [LabeledBox("kart", kart.name, kart.box) for kart in scene.others]
+    return boxes + ([LabeledBox("ego", scene.ego.name, scene.ego.box)] if scene.ego else [])
 
 
-def show_view(info_file: Path, view_index: int, pairs: Pairs, what: str, output: Path | None) -> None:
-    """Print the pairs of a view, and show them beside its picture.
+def show_view(info_file: Path, view_index: int, rows_fn: RowsFn, title: str, output: Path | None) -> None:
+    """Print the questions or captions of a view, and show them beside its picture.
 
     Args:
-        pairs: the rows of text of a scene, each (text, answer).
-        what: what they are, for the title.
-        output: the picture's file; None shows it on a screen, and without one saves it to a file.
+        info_file: the frame's `*_info.json`.
+        view_index: the index of the view.
+        rows_fn: returns the (text, answer) rows of a scene.
+        title: the heading of the rows.
+        output: file to save the picture to; None opens a window, or saves to a temporary file if there is no display.
 
     Raises:
-        InputError: a broken frame, no such view, no readable image, a picture format that isn't known.
+        InputError: a broken frame or image, a missing view, or an unknown picture format.
     """
     info = read_frame_info(info_file)
     num_views = len(info["detections"])
     if not 0 <= view_index < num_views:
-        remedy = f"take one of 0 to {num_views - 1}" if num_views else "it has none; take another frame"
+        remedy = f"choose one of 0 to {num_views - 1}" if num_views else "the frame has none, choose another"
         raise InputError(info_file, f"no view {view_index}", remedy)
-    view = build_scene(info, view_index)
-    rows = list(pairs(view))
-    # the name as generated, but in the frame's own folder, wherever that is
+    scene = build_scene(info, view_index)
+    rows = list(rows_fn(scene))
+    # annotations name the image relative to data/, but the frame may be in any folder
     image_path = Path(info_file).parent / Path(image_file(info_file, view_index)).name
-    figure = _draw(image_path, boxes_for_drawing(info, view_index, view), view.track, rows, what)
+    image_height_in = IMAGE_WIDTH_IN * VIEW_SIZE[1] / VIEW_SIZE[0]
+    height_in = max(image_height_in + 1.1, ROW_HEIGHT_IN * (len(rows) + 3))
+    figure, in_window = _new_figure(height_in, output is None)
+    axes = _draw_image(figure, image_path, image_height_in, height_in)
+    axes.set_title(f"{image_path.parent.name}/{image_path.name}   ({scene.track})", fontsize=12, loc="left")
+    _draw_boxes(axes, boxes_for_drawing(info, view_index, scene))
+    _write_rows(figure, height_in, rows, title)
     for text, answer in rows:
         print(f"{text} {answer}".rstrip())
-    _show_or_save(figure, output, f"{image_path.stem.removesuffix('_im')}_{what.replace(' ', '_')}.png")
+    if in_window:
+        import matplotlib.pyplot as plt
+
+        plt.show()
+    else:
+        name = f"{image_path.stem.removesuffix('_im')}_{title.replace(' ', '_')}.png"
+        _save(figure, Path(output) if output else Path(tempfile.gettempdir()) / name)
 
 
-def _draw(image_path: Path, boxes: list[Box], track: str, rows: list[tuple[str, str]], what: str):
-    """The figure: the view on the left, the rows on the right."""
-    import matplotlib.pyplot as plt
+def _new_figure(height_in: float, in_window: bool):
+    """Return (figure, whether it has a window): it has one if asked for and there is a display."""
+    backend = os.environ.pop("MPLBACKEND", None)  # an unknown name makes the import of matplotlib fail
+    try:
+        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    options = {"figsize": (FIGURE_WIDTH_IN, height_in), "facecolor": "white"}
+    if in_window:
+        try:
+            if backend:
+                plt.switch_backend(backend)
+            figure = plt.figure(**options)
+            if figure.canvas.required_interactive_framework:
+                return figure, True
+        except Exception:  # the backend is unknown, not installed, or its toolkit finds no display: any error type
+            pass
+    return Figure(**options), False
 
+
+def _draw_image(figure, image_path: Path, image_height_in: float, height_in: float):
+    """Draw the view on the left of the figure and return its axes, in pixels of the 150x100 view."""
     from ..utils.images import open_image
 
-    image_height = IMAGE_WIDTH * VIEW_SIZE[1] / VIEW_SIZE[0]
-    height = max(image_height + 1.1, LINE * (len(rows) + 3))
-    figure = plt.figure(figsize=(WIDTH, height), facecolor="white")
-    bottom = 1 - (image_height + 0.55) / height
-    axes = figure.add_axes((0.2 / WIDTH, bottom, IMAGE_WIDTH / WIDTH, image_height / height))
+    bottom = 1 - (image_height_in + 0.55) / height_in
+    place = (0.2 / FIGURE_WIDTH_IN, bottom, IMAGE_WIDTH_IN / FIGURE_WIDTH_IN, image_height_in / height_in)
+    axes = figure.add_axes(place)
     axes.imshow(open_image(image_path), extent=(0, VIEW_SIZE[0], VIEW_SIZE[1], 0), interpolation="lanczos")
-    axes.set_title(f"{image_path.parent.name}/{image_path.name}   ({track})", fontsize=12, loc="left")
     axes.set_axis_off()
-    _draw_boxes(axes, boxes)
-    _write_rows(figure, height, rows, what)
-    return figure
+    return axes
 
 
-def _draw_boxes(axes, boxes: list[Box]) -> None:
-    """Boxes of karts with their names, the ego kart's in its own colour, the rest thin."""
+def _draw_boxes(axes, boxes: list[LabeledBox]) -> None:
+    """Draw all boxes, the names of the karts, and a legend."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
 
     for box in boxes:
-        _draw_box(axes, box)
-    taken = []
+        x1, y1, x2, y2 = box.corners
+        style = {"edgecolor": COLOURS[box.role], **LINE_STYLES[box.role]}
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style))
+    placed = []
     named = [box for box in boxes if box.role in ("ego", "kart")]
-    for box in sorted(named, key=lambda box: -box.box[1]):  # upwards, as names give way upwards
-        _label(axes, box, taken)
-    styles = {role: {"color": COLOURS[role], **LINES[role]} for role in LEGEND}
-    styles["other"] = {"color": COLOURS["other"], "linewidth": 0.8}  # thinner, as in the picture, it could not be seen
+    for box in sorted(named, key=lambda box: -box.corners[1]):  # from the bottom up, as names are moved up
+        _draw_name(axes, box, placed)
+    styles = {role: {"color": COLOURS[role], **LINE_STYLES[role]} for role in LEGEND}
+    styles["other"] = {"color": COLOURS["other"], "linewidth": 0.8}  # the picture's thin line is invisible here
     handles = [Line2D([], [], label=LEGEND[role], **style) for role, style in styles.items()]
     legend = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": len(styles)}
     axes.legend(handles=handles, facecolor="#555555", labelcolor="white", fontsize=10, **legend)
 
 
-def _draw_box(axes, box: Box) -> None:
-    from matplotlib.patches import Rectangle
-
-    x1, y1, x2, y2 = box.box
-    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=COLOURS[box.role], **LINES[box.role]))
-
-
-def _label(axes, box: Box, taken: list[tuple[float, float, float]]) -> None:
-    """A kart's name above its box, higher up where other names are in the way.
+def _draw_name(axes, box: LabeledBox, placed: list[tuple[float, float, float]]) -> None:
+    """Draw a kart's name above its box, moved up as far as other names overlap it.
 
     Args:
-        taken: (x, y, half width) of the names so far, to which this one is added.
+        axes: the axes of the view.
+        box: the kart's box.
+        placed: (x, y, half width) of each name drawn so far; this one is added.
     """
     is_ego = box.role == "ego"
     text = f"{box.name} (ego)" if is_ego else box.name
-    half = 0.85 * len(text) + 1.5  # about the text's width, in pixels of the view
-    x = min(max((box.box[0] + box.box[2]) / 2, half), VIEW_SIZE[0] - half)
-    y = max(box.box[1] - 1.5, LABEL_HEIGHT)
-    while any(abs(x - x2) < half + half2 and abs(y - y2) < LABEL_HEIGHT for x2, y2, half2 in taken):
+    half_width = 0.85 * len(text) + 1.5  # approximate, in pixels of the view
+    x = min(max((box.corners[0] + box.corners[2]) / 2, half_width), VIEW_SIZE[0] - half_width)
+    y = max(box.corners[1] - 1.5, NAME_HEIGHT_PX)
+    while any(abs(x - x2) < half_width + other and abs(y - y2) < NAME_HEIGHT_PX for x2, y2, other in placed):
         y -= 1
-    taken.append((x, y, half))
+    placed.append((x, y, half_width))
     patch = {"boxstyle": "round,pad=0.2", "facecolor": COLOURS[box.role], "edgecolor": "none", "alpha": 0.9}
     style = {"ha": "center", "va": "bottom", "fontsize": 10, "color": "white" if is_ego else "black"}
     axes.text(x, y, text, bbox=patch, **style)
 
 
-def _write_rows(figure, height: float, rows: list[tuple[str, str]], what: str) -> None:
-    """The rows from the top right down, answers in a column of their own."""
-    left, right = (IMAGE_WIDTH + 0.5) / WIDTH, (IMAGE_WIDTH + 4.7) / WIDTH
-    figure.text(left, 1 - 0.42 / height, f"{len(rows)} {what}", fontsize=12, weight="bold", va="center")
+def _write_rows(figure, height_in: float, rows: list[tuple[str, str]], title: str) -> None:
+    """Write the rows on the right of the figure, with a column for answers."""
+    left, right = (IMAGE_WIDTH_IN + 0.5) / FIGURE_WIDTH_IN, (IMAGE_WIDTH_IN + 4.7) / FIGURE_WIDTH_IN
+    figure.text(left, 1 - 0.42 / height_in, f"{len(rows)} {title}", fontsize=12, weight="bold", va="center")
     for number, (text, answer) in enumerate(rows):
-        y = 1 - (0.8 + LINE * number) / height
+        y = 1 - (0.8 + ROW_HEIGHT_IN * number) / height_in
         figure.text(left, y, text, fontsize=10.5, va="center", color="#333333")
         figure.text(right, y, answer, fontsize=10.5, va="center", weight="bold")
 
 
-def _show_or_save(figure, output: Path | None, name: str) -> None:
-    """Show a figure where there is a screen and no `output`; else save it and say where."""
-    import matplotlib.pyplot as plt
-
-    # without a screen matplotlib falls back to this one, which only draws into memory
-    if output is None and plt.get_backend().lower() != "agg":
-        plt.show()
-        return
-    output = Path(output) if output else Path(tempfile.gettempdir()) / name
-    kind = output.suffix.removeprefix(".").lower() or "png"
+def _save(figure, output: Path) -> None:
+    """Save a figure and print where."""
+    suffix = output.suffix.removeprefix(".").lower() or "png"
     known = figure.canvas.get_supported_filetypes()
-    if kind not in known:
-        raise InputError(output, f"can't save a picture as .{kind}", f"take one of {', '.join(sorted(known))}")
+    if suffix not in known:
+        raise InputError(output, f"cannot save a picture as .{suffix}", f"choose one of {', '.join(sorted(known))}")
     with atomic_write(output) as temporary:
-        figure.savefig(temporary, format=kind, dpi=110)
+        figure.savefig(temporary, format=suffix, dpi=110)
     print(f"saved to {output.resolve()}")

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from ..utils.errors import InputError, first_line, no_folder
+from ..utils.errors import InputError, first_line, folder_not_found
 from ..utils.io import read_json
 from .tux_nano import model as nano_quick
 
@@ -52,7 +52,9 @@ def resolve_base(base: str) -> str:
         return DEFAULT_BASE
     # a name of the hub has an owner, for whom there is no folder here
     if not os.path.isdir(base) and ("/" not in base or os.path.isdir(os.path.dirname(base))):
-        raise no_folder(Path(base), "no such base or checkpoint", "name a folder, or a model of the hub as OWNER/NAME")
+        raise folder_not_found(
+            Path(base), "no such base or checkpoint", "name a folder, or a model of the hub as OWNER/NAME"
+        )
     return base
 
 
@@ -212,7 +214,7 @@ def adapter_base(checkpoint: str | Path) -> str:
     """
     file = Path(checkpoint) / "adapter_config.json"
     if not Path(checkpoint).is_dir():
-        raise no_folder(Path(checkpoint), "no such checkpoint", "train one")
+        raise folder_not_found(Path(checkpoint), "no such checkpoint", "train one")
     if not file.exists():
         raise InputError(checkpoint, "no adapter: it has no adapter_config.json", "name the folder of one")
     config = read_json(file)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..labels.questions import captions, classify_caption
-from ..labels.rows import CaptionDataset, drop_rows_without_image, frame_of
+from ..labels.rows import CaptionDataset, drop_rows_without_image, parse_image_file
 from ..labels.scene import build_scene
 from ..models.clip import CLIP, class_prior_logits
 from ..models.images import clip_pixels, load_views
@@ -41,7 +41,7 @@ class CaptionMatchingDataset(Dataset):
             true.setdefault(row["image_file"], set()).add(row["caption"])
         infos: dict[str, dict] = {}
         for image, known in progress_bar(true.items(), desc="reading frames", unit="view", delay=1):
-            frame, view = frame_of(image)
+            frame, view = parse_image_file(image)
             file = data_dir / f"{frame}_info.json"
             if frame not in infos and file.exists():
                 infos[frame] = read_frame_info(file)

@@ -1,4 +1,4 @@
-"""Make command lines of functions with tyro: parameters become flags, and docstrings their help."""
+"""Turn functions into command lines with tyro: parameters become flags, and docstrings their help."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from .progress import show_messages, suppress_output
 
 
 def run(*functions: Callable) -> None:
-    """Run the function that the command line names, or the only one there is.
+    """Run the function that the command line names, or the only one given.
 
     tyro reads signatures and docstrings: parameters before `/` are arguments, all others flags, and `--some_flag` is
     `--some-flag`. Each command also takes `--quiet`, which hides progress bars and messages.
@@ -19,7 +19,7 @@ def run(*functions: Callable) -> None:
     show_messages({"homework", "__main__", *(function.__module__.partition(".")[0] for function in functions)})
     arguments = [argument for argument in sys.argv[1:] if argument != "--quiet"]
     with cli_errors(), suppress_output("--quiet" in sys.argv[1:]):
-        import tyro  # here, since a grader needs no command line
+        import tyro  # deferred: a grader imports this module without needing a command line
 
         settings = {"prog": _program(), "config": (tyro.conf.FlagCreatePairsOff,)}
         if len(functions) == 1:
@@ -33,7 +33,7 @@ def run(*functions: Callable) -> None:
 
 
 def _program() -> str:
-    """Return what a user typed before the arguments."""
+    """Return the command that a user typed before the arguments."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
 

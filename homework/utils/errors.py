@@ -1,4 +1,4 @@
-"""Errors that a user can act on: one line that names the file and the remedy."""
+"""Report errors that a user can act on: one line with the file, the problem and the remedy."""
 
 import contextlib
 import difflib
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-MOST = 2**32  # NumPy takes no larger seed
+MAX_SEED = 2**32  # exclusive: NumPy takes no larger seed
 
 
 class InputError(ValueError):
@@ -16,68 +16,69 @@ class InputError(ValueError):
     status = 1
 
     def __init__(self, path: str | Path, problem: str, remedy: str):
-        super().__init__(path, problem, remedy)  # all three in `args`, so that a worker process can pass it on
+        super().__init__(path, problem, remedy)  # all three in `args`, so that the error can be pickled by a worker
 
     def __str__(self) -> str:
-        # a file's name may hold a line break
+        # file names may contain line breaks
         return "{}: {}; {}".format(*self.args).replace("\n", "\\n").replace("\r", "\\r")
 
 
 class UsageError(InputError):
-    """A flag's value that can't be."""
+    """Invalid value of a flag."""
 
     status = 2
 
 
-def check_min(least: float, **flags: float | None) -> None:
-    """Check numbers that are given as flags; None stands for the default.
+def check_min(minimum: float, **flags: float | None) -> None:
+    """Check that numeric flags are at least `minimum` and below `MAX_SEED`; None stands for the default.
 
     Raises:
-        UsageError: one of them is less, larger than libraries take a seed, or no number.
+        UsageError: a flag is out of range or NaN.
     """
     for name, value in flags.items():
-        if value is not None and not least <= value < MOST:
-            problem = f"{value:,}" if isinstance(value, int) else f"{value:g}"
-            raise UsageError(f"--{name.replace('_', '-')}", problem, f"give {least:g} or more, under {MOST:,}")
+        if value is not None and not minimum <= value < MAX_SEED:
+            given = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+            problem = f"expected {minimum:g} or more and less than {MAX_SEED:,}, got {given}"
+            raise UsageError(f"--{name.replace('_', '-')}", problem, "choose a value in this range")
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, for a message of one line; its type where it says nothing."""
+    """Return the first line of an exception's message (at most 200 characters), or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A remedy for a name that is not known: the nearest known one, else something else to do."""
+def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return a remedy for an unknown name: the closest known one, and `otherwise` what else to do."""
     nearest = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {nearest[0]}? Else {otherwise}" if nearest else otherwise
+    return f"did you mean {nearest[0]}? If not, {otherwise}" if nearest else otherwise
 
 
-def no_folder(folder: Path, problem: str, otherwise: str) -> InputError:
-    """The error for a folder that is not there: it names the nearest one beside it, or something else to do."""
-    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-    return InputError(folder, problem, did_you_mean(folder.name, beside, otherwise))
+def folder_not_found(folder: Path, problem: str, otherwise: str) -> InputError:
+    """Make the error for a missing folder; its remedy suggests the sibling with the closest name."""
+    siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    return InputError(folder, problem, suggest_name(folder.name, siblings, otherwise))
 
 
-def no_split(folder: Path, problem: str) -> InputError:
-    """The error for a split's folder that is not there."""
-    return no_folder(folder, problem, "run `python -m supertux download`")
+def split_not_found(folder: Path) -> InputError:
+    """Make the error for a missing split."""
+    return folder_not_found(folder, "no such split", "run `python -m supertux download`")
 
 
 @contextlib.contextmanager
 def cli_errors() -> Iterator[None]:
-    """Turn an `InputError`, a full disk or Ctrl-C inside a command into one line and an exit status.
+    """Turn an `InputError`, a failed write or Ctrl-C inside a command into one line and an exit status.
 
     Raises:
-        SystemExit: 1 for bad input or a failed write, 2 for a flag's value that can't be, 130 for an interrupted run,
-            141 where nobody reads on.
+        SystemExit: 1 for bad input or a failed write, 2 for an invalid flag, 130 after Ctrl-C, 141 if the reader of
+            stdout has closed it.
     """
     try:
         yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
-    except BrokenPipeError:  # whoever reads the output has had enough, as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+    except BrokenPipeError:  # as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter still flushes stdout
         raise SystemExit(141) from None
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -85,5 +86,5 @@ def cli_errors() -> Iterator[None]:
         name = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {name}{error.strerror}; check the path, its permissions and the free space, then run again")
     except KeyboardInterrupt:
-        print("interrupted: finished files are kept; run the same command again", file=sys.stderr)
+        print("interrupted: finished files are kept; run the same command again to resume", file=sys.stderr)
         raise SystemExit(130) from None

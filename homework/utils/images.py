@@ -4,43 +4,42 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from .errors import InputError, first_line
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # of those that Pillow knows some start other programs
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # for some of its other formats Pillow starts external programs
 
 
 @contextlib.contextmanager
 def open_checked(path: str | Path) -> Iterator[Image.Image]:
-    """An image file of any size, for as long as it is read; so far its header alone.
+    """Open an image file of any size for the block; only its header is decoded here.
 
     Raises:
-        InputError: the file is missing or no image, or what is read of it is broken.
+        InputError: the file is missing or not an image, or the block finds that its data is corrupt.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
     except FileNotFoundError:
         raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
-    except Exception as error:  # what a broken image makes of a decoder: nearly anything
+    except Exception as error:  # decoders raise nearly anything on corrupt data
         problem = f"not a readable image ({first_line(error)})"
         raise InputError(path, problem, "restore or delete the file") from None
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """A decoded RGB image of any size.
+    """Decode an image file of any size to RGB.
 
     Raises:
-        InputError: the file is missing, truncated or no image.
+        InputError: the file is missing, truncated or not an image.
     """
     with open_checked(path) as image:
         return as_rgb(image)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB; of 16 bits a pixel the upper ones count, where `convert` alone would clip."""
+    """Convert an image of any mode to RGB; 16-bit images keep their upper 8 bits, which `convert` alone would clip."""
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     return image.convert("RGB")

@@ -13,24 +13,24 @@ from .errors import InputError, first_line
 
 
 def read_json(path: str | Path):
-    """The parsed content of a JSON file.
+    """Read and parse a JSON file.
 
     Raises:
-        InputError: the file is missing, or it is not JSON.
+        InputError: the file is missing or not JSON.
     """
     with open_json(path) as text:
         content = json.loads(text)
-        if re.search(rb"\\u[dD][89a-fA-F]", text):  # half a character is no text: it can't be printed or written
+        if re.search(rb"\\u[dD][89a-fA-F]", text):  # a lone surrogate can be neither printed nor written
             json.dumps(content, ensure_ascii=False).encode()
         return content
 
 
 @contextlib.contextmanager
 def open_json(path: str | Path) -> Iterator[bytes]:
-    """What a JSON file holds, for a block that parses it.
+    """Read a JSON file for a block that parses it.
 
     Raises:
-        InputError: the file is missing, or the block finds that it is not JSON.
+        InputError: the file is missing, or the block fails to parse it.
     """
     try:
         yield Path(path).read_bytes()
@@ -45,7 +45,7 @@ def open_json(path: str | Path) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def with_filename(path: str | Path) -> Iterator[None]:
-    """Give an `OSError` that names no file, as that of a full disk does, the name of `path`."""
+    """Add `path` to an `OSError` without a file name, as a full disk raises it."""
     try:
         yield
     except OSError as error:
@@ -56,23 +56,23 @@ def with_filename(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` only if the block ends well.
+    """Yield a temporary file beside `path`, and rename it to `path` if the block succeeds.
 
-    A run that dies half-way leaves the old file, or none, but never half of a new one.
+    An interrupted write leaves the old file or none, never a part of the new one.
     """
     path = Path(path)
-    _require_file(path)
+    _check_not_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
-        error.filename = str(path)  # it names the temporary file
+        error.filename = str(path)  # instead of the temporary file's
         raise
     os.close(handle)
     try:
         with with_filename(path):
             yield Path(name)
-        apply_umask(name)  # mkstemp makes 0600
+        apply_umask(name)  # mkstemp creates files with mode 0600
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -80,41 +80,42 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def apply_umask(file: str | Path) -> None:
-    """Give a file the rights that a new one gets: libraries make some that nobody else can read."""
+    """Give a file the permissions of a newly created one; some libraries make it readable by its owner only."""
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(file, 0o666 & ~umask)
 
 
 def check_writable(path: str | Path, folder: bool = False) -> None:
-    """Say before the work what writing to `path` would say after it.
+    """Check before long work that its result can be written.
 
     Args:
-        folder: a folder is to be written, no file.
+        path: the file to write.
+        folder: whether `path` is a folder instead.
 
     Raises:
-        InputError: it is a folder and should be a file, or where it would lie nothing can be written.
+        InputError: `path` is a folder and should be a file, or the folder to write to is not writable.
     """
     if not folder:
-        _require_file(Path(path))
+        _check_not_folder(Path(path))
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(path, f"can't be written: {above} is no folder that may be", "name another place")
+        raise InputError(path, f"cannot write: {above} is not a writable directory", "choose another path")
 
 
-def _require_file(path: Path) -> None:
+def _check_not_folder(path: Path) -> None:
     if path.is_dir():
-        raise InputError(path, "is a folder", "name a file")
+        raise InputError(path, "is a folder", "choose a file name")
 
 
 def write_json(path: str | Path, content) -> None:
-    """Write `content` as JSON, whole or not at all. The same content gives the same bytes."""
+    """Write `content` as JSON, atomically. The same content gives the same bytes."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """A short name of texts in their order: other texts have another."""
+    """Return 16 hex digits that identify a sequence of strings."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part}\0".encode())

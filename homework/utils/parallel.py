@@ -1,21 +1,21 @@
-"""What the machine offers, and how work that is shared out ends."""
+"""Count cores, and interrupt work that is shared by several processes."""
 
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 
-POLL = 0.1  # seconds between two looks at what has ended
+POLL_SECONDS = 0.1
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 @contextlib.contextmanager
 def cancel_on_error(pool: Executor, stop: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Where an error or Ctrl-C ends the block, the pool begins nothing that still waits; `stop` ends what runs."""
+    """Cancel a pool's pending tasks if the block ends by an error or Ctrl-C; `stop` ends the running ones."""
     try:
         yield
     except BaseException:
@@ -25,11 +25,11 @@ def cancel_on_error(pool: Executor, stop: Callable[[], None] = lambda: None) -> 
 
 
 def interruptible_as_completed(futures: Iterable[Future]) -> Iterator[Future]:
-    """`concurrent.futures.as_completed`, but that Ctrl-C is heard at once.
+    """Yield futures as they complete, like `concurrent.futures.as_completed`, but handle Ctrl-C at once.
 
-    A signal that comes just before an endless wait begins is heard when the wait ends.
+    A signal that arrives just before a wait without timeout is handled only when that wait ends.
     """
-    left = set(futures)
-    while left:
-        done, left = wait(left, POLL, FIRST_COMPLETED)
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
         yield from done

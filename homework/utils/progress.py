@@ -1,4 +1,4 @@
-"""Progress bars and messages. `--quiet` hides both, but neither results nor errors."""
+"""Show progress bars and messages. `--quiet` hides both, but not results and errors."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ _quiet = False
 
 
 class _StdoutHandler(logging.Handler):
-    """Print messages bare, to whatever `sys.stdout` is when they come: tests and notebooks replace it."""
+    """Print messages without prefix to the current `sys.stdout`, which tests and notebooks replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stdout, flush=True)
@@ -24,7 +24,7 @@ def is_quiet() -> bool:
 
 
 def show_messages(packages: Iterable[str]) -> None:
-    """Print what the loggers of these packages say from level INFO on; those of libraries stay as they are."""
+    """Print messages of level INFO and above from the loggers of these packages; other loggers stay unchanged."""
     for package in packages:
         logger = logging.getLogger(package)
         logger.setLevel(logging.INFO)
@@ -34,12 +34,12 @@ def show_messages(packages: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def suppress_output(quiet: bool = True) -> Iterator[None]:
-    """Hide progress bars and messages inside the block, if `quiet`."""
+    """Hide progress bars and messages inside the block if `quiet`."""
     global _quiet
     before, _quiet = _quiet, _quiet or quiet
     _HANDLER.setLevel(logging.WARNING if _quiet else logging.NOTSET)
     if _quiet and "transformers" in sys.modules:
-        sys.modules["transformers"].utils.logging.disable_progress_bar()  # while it loads weights
+        sys.modules["transformers"].utils.logging.disable_progress_bar()  # shown while it loads weights
     try:
         yield
     finally:
@@ -48,13 +48,13 @@ def suppress_output(quiet: bool = True) -> Iterator[None]:
 
 
 def progress_bar(steps: Iterable | None = None, shown: bool = True, **options):
-    """Return a tqdm bar on stderr; hidden where stderr is not a terminal, lest a log get thousands of lines.
+    """Return a tqdm bar on stderr, hidden if stderr is not a terminal to keep logs short.
 
     Args:
-        steps: what to iterate over; without it, `total` says how much the calls of `update` add up to.
+        steps: what to iterate over; without it, `total` is the sum of all calls of `update`.
         shown: whether to show it at all; `--quiet` hides it too.
-        options: tqdm's, above all `desc` and `unit`.
+        options: tqdm's, usually `desc` and `unit`.
     """
-    from tqdm import tqdm  # here, so that --help and short commands start at once
+    from tqdm import tqdm  # deferred, so that --help and short commands start at once
 
     return tqdm(steps, **{"disable": None if shown and not _quiet else True, "dynamic_ncols": True, **options})

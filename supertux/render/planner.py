@@ -9,18 +9,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from homework.utils.errors import InputError, did_you_mean
+from homework.labels.game import KARTS as ALL_KARTS
+from homework.labels.game import REMOVED_KARTS, TRACKS
+from homework.utils.errors import InputError, suggest_name
 
-# The game's, by their names in the course's data; the karts beastie and hexley left it before release 1.0.
-TRACKS = (
-    "abyss black_forest candela_city cocoa_temple cornfield_crossing fortmagma gran_paradiso_island hacienda "
-    "lighthouse minigolf olivermath overworld ravenbridge_mansion sandtrack scotland snowmountain snowtuxpeak tutorial "
-    "volcano_island xr591 zengarden"
-).split()
-KARTS = (
-    "adiumy amanda emule gavroche gnu kiki konqi nolok pidgin puffy sara_the_racer sara_the_wizard suzanne tux wilber "
-    "xue"
-).split()
+KARTS = tuple(kart for kart in ALL_KARTS if kart not in REMOVED_KARTS)
 COURSE = "course"  # the preset that is drawn by the engine of the course's frames (`course_engine.py`)
 PRESETS = ("ld", "sd", "hd", COURSE)
 FRAMES_PER_RACE, COURSE_FRAMES_PER_RACE = 64, 20
@@ -162,6 +155,6 @@ def require_known(flag: str, names: list[str], known) -> None:
     """Raises InputError for a name that is not among the known ones, for one given twice, and for none."""
     for name in names:
         if name not in known:
-            raise InputError(flag, f"unknown name {name}", did_you_mean(name, known, f"choose from {', '.join(known)}"))
+            raise InputError(flag, f"unknown name {name}", suggest_name(name, known, f"choose from {', '.join(known)}"))
     if len(set(names)) < len(names) or not names:
         raise InputError(flag, "a name twice, or none", "name each once")

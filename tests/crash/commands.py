@@ -1,17 +1,19 @@
 """Define the commands to kill: how to prepare a fresh folder, how to start them, and what their result is."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from supertux.sample import sample_files
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
@@ -24,19 +26,13 @@ DOWNLOAD = (
 DOWNLOAD = DOWNLOAD.format("run(d.download, d.unpack)")
 
 
-def unpack_sample(folder: Path) -> Path:
-    """Unpack the frames of sample/ into a folder."""
-    command = [PYTHON, "-m", "supertux", "use-sample", "--data", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return folder
-
-
-def copy_frames(split_dir: Path, target: Path, count: int) -> None:
-    """Copy the first frames of a split, with their images."""
+def unpack_frames(target: Path, count: int, split: str = "train") -> None:
+    """Write the first frames of the sample's split, with their images."""
     target.mkdir(parents=True)
-    for info in sorted(split_dir.glob("*_info.json"))[:count]:
-        for file in split_dir.glob(info.name.replace("info.json", "*")):
-            shutil.copy(file, target)
+    frames = itertools.groupby(sample_files(split), key=lambda file: file[0].partition("_")[0])
+    for _, files in itertools.islice(frames, count):
+        for name, content in files:
+            (target / name).write_bytes(content)
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -87,7 +83,7 @@ class Generate(Command):
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        copy_frames(unpack_sample(shared / "sample") / "train", shared / "frames", NUM_FRAMES)
+        unpack_frames(shared / "frames", NUM_FRAMES)
 
     def prepare(self, folder: Path) -> None:
         folder.mkdir()
@@ -137,9 +133,8 @@ class Train(Command):
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        sample = unpack_sample(shared / "sample")
         for split in ("train", "valid"):
-            copy_frames(sample / split, shared / "data" / split, 4)
+            unpack_frames(shared / "data" / split, 4, split)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
         from homework import base_vlm, finetune  # noqa: F401
         from homework.generate_qa import generate
@@ -228,11 +223,10 @@ class Download(Command):
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        sample = unpack_sample(shared / "sample")
-        files = sorted(file for split in sample.glob("[!.]*") if split.name != "train" for file in split.iterdir())
+        files = [(split, *file) for split in ("train_demo", "valid", "valid_grader") for file in sample_files(split)]
         with zipfile.ZipFile(shared / "source.zip", "w") as archive:
-            for file in files[:900]:
-                archive.write(file, f"data/{file.relative_to(sample)}")
+            for split, name, content in files[:900]:
+                archive.writestr(f"data/{split}/{name}", content)
         self.server = SlowServer((shared / "source.zip").read_bytes(), seconds=1.5)
 
     def line(self, folder: Path) -> list[str]:

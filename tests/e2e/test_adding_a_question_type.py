@@ -40,16 +40,14 @@ def apply(block: str, root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def changed(tmp_path_factory) -> Path:
+def changed(tmp_path_factory, sample_data) -> Path:
     """Copy what the page changes, apply its changes, and add a few frames of the sample."""
     root = tmp_path_factory.mktemp("six")
-    unpack = [sys.executable, "-m", "supertux", "use-sample", "--data", root / "sample"]
-    subprocess.run(unpack, cwd=ROOT, check=True, capture_output=True)
     for package in ("homework", "viewer"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("weights", "__pycache__"))
     (root / "data" / "valid").mkdir(parents=True)
     for frame in range(6):
-        for file in (root / "sample" / "valid").glob(f"0000{frame}_*"):
+        for file in (sample_data / "valid").glob(f"0000{frame}_*"):
             if not file.name.endswith(".json") or file.name.endswith("_info.json"):
                 shutil.copy(file, root / "data" / "valid")
     for block in blocks("diff"):

@@ -1,6 +1,7 @@
 """The datasets read what is there, say what isn't, and the benchmark counts as the course does."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -91,12 +92,12 @@ class AlwaysOne:
 
 def test_benchmark_counts_in_total_by_kind_and_strictly(tiny_data: Path):
     result = benchmark(AlwaysOne(), VQADataset("valid", tiny_data))
-    assert result.counts == {"ego": 6, "total": 6, "track": 6, "relation": 18, "count": 24}
+    assert result.num_by_type == {"ego": 6, "total": 6, "track": 6, "relation": 18, "count": 24}
     assert result.accuracy_by_type == {"ego": 0, "total": 1 / 3, "track": 0, "relation": 0, "count": 12 / 24}
     assert result.accuracy == (2 + 12) / 60 == sum(sample.is_correct for sample in result.samples) / 60
     assert result.macro_accuracy == pytest.approx((1 / 3 + 12 / 24) / 5)
     assert result.exact_accuracy == 0
-    assert json.loads(json.dumps(result.to_json()))["counts"] == result.counts
+    assert json.loads(json.dumps(result.to_json()))["num_by_type"] == result.num_by_type
 
 
 def test_fewer_samples_are_spread_over_the_dataset(tiny_data: Path):
@@ -113,14 +114,15 @@ def test_what_is_measured_on_is_not_trained_on():
         check_not_eval_split(split)
 
 
-def test_a_part_of_the_data_can_be_trained_on(tiny_data, capsys):
-    """Pairs whose image is not there are left out, and counted; without any image it is an error."""
+def test_a_part_of_the_data_can_be_trained_on(tiny_data, caplog):
+    """Rows without an image are dropped and counted; if no image exists, it is an error."""
+    caplog.set_level(logging.INFO, "homework")
     rows = VQADataset("train", tiny_data)
     gone = rows[0]["image_path"]
     kept = [row for row in rows if row["image_path"] != gone]
     Path(gone).unlink()
     assert drop_rows_without_image(rows) == kept and kept
-    assert f"{len(rows) - len(kept)} of {len(rows)} pairs left out" in capsys.readouterr().out
+    assert f"dropped {len(rows) - len(kept)} of {len(rows)} rows without an image" in caplog.text
     for row in kept:
         Path(row["image_path"]).unlink(missing_ok=True)
     with pytest.raises(InputError, match="no such image"):

@@ -40,7 +40,7 @@ def test_every_ego_kart_is_counted_by_what_makes_it_hard(tiny_data):
     for start, copies in (("taken again", 4), ("taken once", 1)):
         counted = sum(views for place, (_, views) in places.items() if place.startswith(start))
         assert counted == sum(times == copies for _, times in egos) > 0
-    larger = sum(max(kart.side for kart in scene.karts) > scene.ego.side for scene, _ in egos)
+    larger = sum(max(kart.min_side for kart in scene.karts) > scene.ego.min_side for scene, _ in egos)
     assert sum(views for place, (_, views) in places.items() if place.endswith("a larger one there")) == larger
 
 
@@ -57,7 +57,7 @@ def test_views_are_counted_by_the_karts_that_nearly_count():
 
     def seen_at(*sides: int) -> Seen:
         karts = [Kart(i, "tux", (0, 0, side, side + 9)) for i, side in enumerate(sides)]
-        return Seen("abyss", tuple(k for k in karts if k.side >= 5), tuple(k for k in karts if k.side < 5))
+        return Seen("abyss", tuple(k for k in karts if k.min_side >= 5), tuple(k for k in karts if k.min_side < 5))
 
     scenes = [seen_at(20, 4), seen_at(5, 3), seen_at(20, 3), seen_at(6), seen_at(20, 2), seen_at(4)]
     logits = {name: torch.eye(3)[torch.tensor([1, 2, 1, 2, 1, 2])] for name in ("ego", "total")}
@@ -71,7 +71,7 @@ def test_views_are_counted_by_the_karts_that_nearly_count():
 def test_every_kart_is_counted_by_its_size(frames):
     sizes = cells_by_size(image_logits(VisionStage().eval(), frames, batch=2), frames.scenes)
     assert list(sizes) == ["5+ px", "8+ px", "12+ px", "18+ px"]
-    sides = [kart.side for scene in frames.scenes for kart in scene.karts]
+    sides = [kart.min_side for scene in frames.scenes for kart in scene.karts]
     assert sizes["18+ px"][1] == sum(side >= 18 for side in sides)
     assert sum(karts for _, karts in sizes.values()) == len(sides)
 

@@ -70,7 +70,9 @@ def test_base_learns_other_words_for_the_same_answers():
     by_template = {row.template: row for row in REWORDED}
     assert len(by_template) == len(REWORDED) == 3 * len(QUESTIONS)
     kinds = Counter(
-        row.kind for row, question, _ in generate_questions(SCENE, REWORDED) if question in {q for q, *_ in asked}
+        row.question_type
+        for row, question, _ in generate_questions(SCENE, REWORDED)
+        if question in {q for q, *_ in asked}
     )
     assert set(kinds) == set(QUESTION_TYPES)
     answers = {question: answer for _, question, answer in generate_questions(SCENE, REWORDED)}

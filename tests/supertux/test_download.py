@@ -1,4 +1,4 @@
-"""The course's zip: got from a server on the loopback, resumed, unpacked under `data/` and nowhere else."""
+"""The course's zip: downloaded from a server on the loopback, resumed, unpacked below `data/` and nowhere else."""
 
 import re
 import stat
@@ -12,7 +12,8 @@ import pytest
 from homework.utils.errors import InputError
 from supertux import download as module
 from supertux.download import download, fetch, unpack
-from tests.conftest import assert_one_line_error
+from supertux.sample import MARKER, use_sample
+from tests.conftest import assert_one_line_error, write_frame
 
 FILES = {
     "data/train/00000_info.json": b"{}",
@@ -87,20 +88,20 @@ def test_download_unpacks_and_says_what_it_found(server, tmp_path: Path, call, m
     data = tmp_path / "data"
     status, out, _ = call((download,), "download", "--data", data)
     assert status == 0
-    assert "train: 1 frames, 2 views, 0 pair files" in out.splitlines()
-    assert "valid_grader: 0 frames, 0 views, 2 pair files" in out.splitlines()
+    assert "train: 1 frames, 2 views, 0 annotation files" in out.splitlines()
+    assert "valid_grader: 0 frames, 0 views, 2 annotation files" in out.splitlines()
     assert (data / "data.zip").read_bytes() == server.content
     (data / "data.zip").rename(tmp_path / "kept.zip")
     assert tree(data) == FILES
 
     (tmp_path / "kept.zip").rename(data / "data.zip")
     (data / "valid" / "00001_info.json").unlink()
-    assert "1 files unpacked, 5 were there already" in call((download,), "download", "--data", data)[1]
+    assert "1 files unpacked, 5 already present" in call((download,), "download", "--data", data)[1]
     assert len(server.requests) == 1  # the second run mends what is missing without the net
 
 
 def test_a_broken_transfer_is_resumed(server, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(module, "PIECE", 1000)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1000)
     target = tmp_path / "new" / "data.zip"
     server.limit = 10_000
     with pytest.raises(InputError, match=r"data.zip.part: .*failed after 10,000 bytes.*; run again to resume") as error:
@@ -156,18 +157,18 @@ def test_only_files_under_data_are_unpacked(tmp_path: Path, call):
         archive.writestr("data/link/evil/../evil", "evil")
     data = tmp_path / "there" / "data"
     status, out, _ = call((download,), "download", "--from", file, "--data", data)
-    assert status == 0 and "6 files unpacked" in out and f"{len(evil) + 2} left out" in out
+    assert status == 0 and "6 files unpacked" in out and f"{len(evil) + 2} skipped" in out
     assert tree(data) == FILES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.zip", "there"]
 
 
 def test_files_of_the_same_size_stay_and_others_are_replaced(tmp_path: Path):
     file, data = make_zip(tmp_path / "data.zip", FILES), tmp_path / "data"
-    unpack(file, data)
+    unpack((file,), data)
     same, other = data / "train" / "00000_info.json", data / "valid" / "00001_info.json"
     same.write_bytes(b"[]")
     other.write_bytes(b"half a fi")
-    assert unpack(file, data) == {"new": 1, "present": 5, "left out": 0}
+    assert unpack((file,), data) == {"new": 1, "present": 5, "skipped": 0}
     assert same.read_bytes() == b"[]" and other.read_bytes() == b"{}"
 
 
@@ -186,7 +187,7 @@ def test_a_flipped_byte_is_noticed_and_nothing_half_written(tmp_path: Path, call
     content[content.index(b"imageimage") + 7000] ^= 1
     file.write_bytes(content)
     assert_one_line_error(call((download,), "download", "--from", file, "--data", tmp_path / "data"), "data.zip")
-    assert set(tree(tmp_path / "data")) <= set(FILES) - {"data/train/00000_00_im.jpg"}
+    assert set(tree(tmp_path / "data")) <= {name.replace("data", "data/.unpacking", 1) for name in FILES}
 
 
 @pytest.mark.parametrize("cut", [0, 10, -30])
@@ -210,5 +211,94 @@ def test_too_little_space_is_noticed_before_writing(tmp_path: Path, call, monkey
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
     file = make_zip(tmp_path / "data.zip", FILES)
     result = call((download,), "download", "--from", file, "--data", tmp_path / "data")
-    assert_one_line_error(result, f"{tmp_path / 'data'}: 0 MB are needed")
+    assert_one_line_error(result, f"{tmp_path / 'data'}: 0 MB needed")
     assert tree(tmp_path / "data") == {}
+
+
+def test_hidden_files_are_not_unpacked(tmp_path: Path):
+    hidden = ("data/train/._00000_info.json", "data/train/.DS_Store", "data/.cache/x", "__MACOSX/data/train/._x")
+    file = make_zip(tmp_path / "data.zip", FILES | dict.fromkeys(hidden, b"x"))
+    assert unpack((file,), tmp_path / "data") == {"new": 6, "present": 0, "skipped": 4}
+    assert tree(tmp_path / "data") == FILES
+
+
+def test_several_zips(tmp_path: Path, call):
+    names = list(FILES)
+    files = [make_zip(tmp_path / f"{i}.zip", {name: FILES[name] for name in names[3 * i : 3 * i + 3]}) for i in (0, 1)]
+    missing = call((download,), "download", "--from", *files, tmp_path / "2.zip", "--data", tmp_path / "data")
+    assert_one_line_error(missing, "2.zip: no such file")
+    assert not (tmp_path / "data").exists()
+    assert call((download,), "download", "--from", *files, "--data", tmp_path / "data")[0] == 0
+    assert tree(tmp_path / "data") == FILES
+
+
+@pytest.fixture
+def with_sample(small_sample: Path, tmp_path: Path) -> Path:
+    """A data folder with the sample, and frames and annotations of the user's own."""
+    data = tmp_path / "data"
+    use_sample(data=data)
+    write_frame(data / "own", "00002", "scotland")
+    (data / "train/notes.txt").write_text("mine")
+    (data / "train/generated_qa_pairs.json").write_text("[1]")
+    (data / "valid/00000_info.json").write_text("changed")
+    return data
+
+
+def test_a_failed_download_loses_nothing(with_sample: Path, tmp_path: Path, call):
+    before = tree(with_sample)
+    broken = make_zip(tmp_path / "broken.zip", FILES)
+    content = bytearray(broken.read_bytes())
+    content[content.index(b"imageimage") + 7000] ^= 1
+    broken.write_bytes(content)
+    for file in ("missing.zip", "broken.zip"):
+        assert_one_line_error(call((download,), "download", "--from", tmp_path / file, "--data", with_sample), file)
+        assert {name: text for name, text in tree(with_sample).items() if "/.unpacking/" not in name} == before
+    good = make_zip(tmp_path / "good.zip", FILES)
+    assert call((download,), "download", "--from", good, "--data", with_sample)[0] == 0
+    assert not (with_sample / ".unpacking").exists()
+
+
+def test_the_sample_makes_room_and_other_files_stay(with_sample: Path, tmp_path: Path, call):
+    """Annotations of the sample's frames are set aside, since the new frames have the same names."""
+    own = {name: text for name, text in tree(with_sample).items() if name.startswith("data/own/")}
+    out = call((download,), "download", "--from", make_zip(tmp_path / "data.zip", FILES), "--data", with_sample)[1]
+    assert "6 files unpacked" in out and "generated_qa_pairs.json.sample" in out
+    others = {
+        "train/notes.txt": b"mine",
+        "train/generated_qa_pairs.json.sample": b"[1]",
+        "valid/00000_info.json": b"changed",
+    }
+    assert tree(with_sample) == FILES | own | {f"data/{name}": text for name, text in others.items()}
+    assert not (with_sample / MARKER).exists()
+
+
+def test_frames_that_are_not_the_samples_stay(tmp_path: Path):
+    data = tmp_path / "data"
+    write_frame(data / "train", "00001", "hacienda")
+    before = tree(data)
+    unpack((make_zip(tmp_path / "data.zip", FILES),), data)
+    assert tree(data) == FILES | before
+
+
+@pytest.mark.parametrize("step", range(0, 24, 2))
+def test_a_swap_that_was_interrupted_is_finished_by_the_next_run(with_sample: Path, tmp_path, monkeypatch, step: int):
+    file, calls = make_zip(tmp_path / "data.zip", FILES), []
+    replace, unlink = Path.replace, Path.unlink
+
+    def counted(method):
+        def call(path, *arguments, **options):
+            calls.append(path)
+            if len(calls) == 1 + step:
+                raise KeyboardInterrupt
+            return method(path, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(Path, "replace", counted(replace))
+    monkeypatch.setattr(Path, "unlink", counted(unlink))
+    with pytest.raises(KeyboardInterrupt):
+        unpack((file,), with_sample)
+    unpack((file,), with_sample)
+    assert FILES.items() <= tree(with_sample).items() and not (with_sample / MARKER).exists()
+    assert (with_sample / "train/generated_qa_pairs.json.sample").read_bytes() == b"[1]"
+    assert len(tree(with_sample)) == len(FILES) + 4 + 3

@@ -1,6 +1,9 @@
-"""The shipped sample is what it says, and comes into the data folder and out of it without mixing frames."""
+"""The shipped sample is as documented, and enters and leaves the data folder without mixing frames."""
 
-from collections import Counter
+import io
+import json
+import tarfile
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -12,106 +15,131 @@ from homework.labels.rows import image_file, info_files
 from homework.labels.scene import VIEW_SIZE, build_scene
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
-from supertux import sample
 from supertux.render.planner import KARTS, TRACKS
-from supertux.sample import MARKER, SAMPLE, SPLITS, remove_sample, use_sample
+from supertux.sample import MARKER, SAMPLE, SHARDS, SPLITS, UNPACKING, unchanged_sample_files, use_sample, write_shard
 from tests.conftest import write_frame
 
 
-@pytest.fixture
-def small_sample(tmp_path: Path, monkeypatch) -> Path:
-    """A sample of one frame a split in place of the shipped one."""
-    for split in SPLITS:
-        write_frame(tmp_path / "sample" / split, "00000", "abyss")
-    monkeypatch.setattr(sample, "SAMPLE", tmp_path / "sample")
-    return tmp_path / "sample"
-
-
-def test_the_sample_comes_into_an_empty_data_folder(small_sample: Path, tmp_path: Path, capsys):
+def test_the_sample_comes_into_an_empty_data_folder(small_sample: Path, tmp_path: Path, caplog):
+    caplog.set_level("INFO", "supertux")
     use_sample(data=tmp_path / "data")
     for split in SPLITS:
-        names = {path.name for path in (small_sample / split).iterdir()}
-        assert {path.name for path in (tmp_path / "data" / split).iterdir()} == names
-    assert "sample" in capsys.readouterr().out
+        files = {path.name: path.read_bytes() for path in (small_sample / split).iterdir()}
+        assert {path.name: path.read_bytes() for path in (tmp_path / "data" / split).iterdir()} == files
+    assert "sample" in caplog.text
 
 
-def test_frames_that_are_there_stay_alone(small_sample: Path, tmp_path: Path, capsys):
+def test_other_frames_are_not_touched(small_sample: Path, tmp_path: Path, caplog):
+    caplog.set_level("INFO", "supertux")
     write_frame(tmp_path / "data/valid", "00001", "hacienda")
     use_sample(data=tmp_path / "data")
     assert [path.name for path in info_files(tmp_path / "data/valid")] == ["00001_info.json"]
     assert not (tmp_path / "data/train").exists() and not (tmp_path / "data" / MARKER).exists()
-    assert "nothing to copy" in capsys.readouterr().out
+    assert "nothing to unpack" in caplog.text
 
 
-def test_a_copy_that_was_cut_short_goes_on(small_sample: Path, tmp_path: Path):
+def test_an_interrupted_run_is_resumed(small_sample: Path, tmp_path: Path):
     use_sample(data=tmp_path / "data")
-    (tmp_path / "data/valid_grader/00000_info.json").unlink()
-    (tmp_path / "data/valid_grader").rename(tmp_path / "away")
+    (tmp_path / "data/valid").rename(tmp_path / "away")
     use_sample(data=tmp_path / "data")
-    assert (tmp_path / "data/valid_grader/00000_info.json").exists()
+    assert (tmp_path / "data/valid/00000_info.json").exists()
 
 
-def test_a_sample_with_a_part_missing_is_one_line(small_sample: Path, tmp_path: Path):
-    (small_sample / "valid").rename(tmp_path / "elsewhere")
+@pytest.mark.parametrize("part", ["valid.tar", "valid_grader"])
+def test_a_missing_part_of_the_sample_is_one_line(small_sample: Path, tmp_path: Path, part: str):
+    (small_sample / part).rename(tmp_path / "elsewhere")
     with pytest.raises(InputError) as error:
         use_sample(data=tmp_path / "data")
-    assert str(small_sample / "valid") in str(error.value) and "git checkout sample" in str(error.value)
+    assert str(small_sample / part) in str(error.value) and "git checkout sample" in str(error.value)
 
 
-def test_the_sample_makes_room_for_other_frames_and_other_frames_never_do(small_sample: Path, tmp_path: Path):
+def test_an_unfinished_download_is_not_mixed_with_the_sample(small_sample: Path, tmp_path: Path):
+    (tmp_path / "data" / UNPACKING).mkdir(parents=True)
+    with pytest.raises(InputError, match="unfinished download"):
+        use_sample(data=tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [UNPACKING]
+
+
+def test_only_unchanged_files_of_the_sample_are_its_own(small_sample: Path, tmp_path: Path):
     data = tmp_path / "data"
+    assert unchanged_sample_files(data) == set()
     use_sample(data=data)
-    write_frame(data / "own", "00002", "scotland")
-    remove_sample(data)
-    assert sorted(path.name for path in data.iterdir()) == ["own"]
-    write_frame(data / "train", "00001", "hacienda")
-    remove_sample(data)
-    assert (data / "train/00001_info.json").exists()
+    (data / "valid/00000_info.json").write_text("{}")
+    (data / "valid/00000_00_im.jpg").unlink()
+    write_frame(data / "train", "00001", "scotland")
+    names = {"00000_info.json", "00000_00_im.jpg", "00000_01_im.jpg", "00000_02_im.jpg"}
+    expected = {f"{split}/{name}" for split in SPLITS for name in names}
+    assert unchanged_sample_files(data) == expected - {"valid/00000_info.json", "valid/00000_00_im.jpg"}
+    (data / MARKER).unlink()  # these frames are not the sample's
+    assert unchanged_sample_files(data) == set()
 
 
-def shipped(split: str) -> list[tuple[Path, dict]]:
-    """The frames of a shipped split, checked as every reader checks them."""
-    return [(path, read_frame_info(path)) for path in info_files(SAMPLE / split)]
+@pytest.mark.parametrize("split", SHARDS)
+def test_shards_follow_the_webdataset_convention(sample_data: Path, tmp_path: Path, split: str):
+    """Members of one sample are adjacent; the key is the name up to the first dot, the rest is the field."""
+    keys, samples = [], defaultdict(dict)
+    with tarfile.open(SAMPLE / f"{split}.tar", "r:") as shard:
+        for member in shard:
+            assert member.isreg() and (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
+            key, _, field = member.name.partition(".")
+            keys += [key] if key not in keys[-1:] else []
+            samples[key][field] = shard.extractfile(member).read()
+    assert keys == sorted(set(keys))
+    assert keys == [path.name.removesuffix("_info.json") for path in info_files(sample_data / split)]
+    for key, fields in samples.items():
+        num_views = len(json.loads(fields.pop("info.json"))["detections"])
+        assert sorted(fields) == [f"{view:02d}.jpg" for view in range(num_views)]
+        path = sample_data / split / f"{key}_info.json"
+        for view in range(num_views):
+            assert (sample_data / image_file(path, view)).read_bytes() == fields[f"{view:02d}.jpg"]
+        with Image.open(io.BytesIO(fields["00.jpg"])) as image:
+            assert image.size == VIEW_SIZE
+    write_shard(sample_data / split, tmp_path / "again.tar")
+    assert (tmp_path / "again.tar").read_bytes() == (SAMPLE / f"{split}.tar").read_bytes()
 
 
-def test_every_kart_is_followed_on_every_track_for_as_many_frames():
+def read_frames(split_dir: Path) -> list[tuple[Path, dict]]:
+    """Return (file, content) of each frame."""
+    return [(path, read_frame_info(path)) for path in info_files(split_dir)]
+
+
+def test_every_kart_is_followed_on_every_track_for_as_many_frames(sample_data: Path):
     followed = Counter()
-    for _, info in shipped("train"):
+    for _, info in read_frames(sample_data / "train"):
         followed.update((info["track"], info["karts"][view]) for view in range(len(info["detections"])))
     assert set(followed) == {(track, kart) for track in TRACKS for kart in KARTS}
     assert len(set(followed.values())) == 1
     assert followed.total() >= 4000
 
 
-def test_train_and_valid_are_of_different_races():
+def test_train_and_valid_are_of_different_races(sample_data: Path):
     places = {
-        split: {str(read_json(path)["location"]) for path in info_files(SAMPLE / split)} for split in ("train", "valid")
+        split: {str(read_json(path)["location"]) for path in info_files(sample_data / split)}
+        for split in ("train", "valid")
     }
     assert not places["train"] & places["valid"]
-    assert sum(len(info["detections"]) for _, info in shipped("valid")) >= 400
+    assert sum(len(info["detections"]) for _, info in read_frames(sample_data / "valid")) >= 400
 
 
-def test_every_view_has_its_image_and_the_whole_is_small():
+def test_every_view_has_its_image_and_the_whole_is_small(sample_data: Path):
     for split in ("train", "valid"):
-        for path, info in shipped(split):
+        for path, info in read_frames(sample_data / split):
             for view in range(len(info["detections"])):
-                with Image.open(SAMPLE / image_file(path, view)) as image:
+                with Image.open(sample_data / image_file(path, view)) as image:
                     assert image.size == VIEW_SIZE
-    assert (
-        sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file() and ".cache" not in path.parts) < 25e6
-    )
+    assert sum(path.stat().st_size for path in sample_data.rglob("*") if path.is_file()) < 25e6
 
 
-def test_the_karts_are_as_many_as_in_the_courses_frames():
+def test_karts_per_view_are_distributed_as_in_the_courses_frames(sample_data: Path):
     numbers = Counter()
-    for path, info in shipped("train"):
+    for path, info in read_frames(sample_data / "train"):
         numbers.update(len(build_scene(info, view).karts) for view in range(len(info["detections"])))
         assert path.name.endswith("_info.json")
     assert 0.55 < numbers[1] / numbers.total() < 0.65
     assert max(numbers) >= 5
 
 
-def test_the_evaluation_sets_are_true_by_the_label_rule(capsys):
-    verify(data=SAMPLE)
+def test_the_evaluation_sets_are_true_by_the_label_rule(sample_data: Path, capsys):
+    verify(data=sample_data)
     printed = capsys.readouterr().out
     assert "120 of 120 answers" in printed and "200 of 200 true captions" in printed

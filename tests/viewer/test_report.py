@@ -10,7 +10,7 @@ from homework.clip import build_trainable
 from homework.labels.eval_sets import split_scenes
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import qa_pairs
-from homework.labels.rows import frame_of
+from homework.labels.rows import parse_image_file
 from homework.labels.scene import Kart, Scene, build_scene
 from homework.labels.visualize import boxes_for_drawing
 from homework.models.loading import load_base
@@ -137,9 +137,9 @@ def test_a_label_is_doubted_where_the_model_is_sure_and_mostly_right():
 def test_boxes_say_what_they_are(tiny_data):
     """Ego last, so that it is drawn on top; what counts no kart is there too."""
     image = next(iter(split_scenes(tiny_data, "valid")))
-    frame, view = frame_of(image)
+    frame, view = parse_image_file(image)
     info = read_frame_info(tiny_data / f"{frame}_info.json")
     info["detections"][view].append([1, 4, 0, 0, 16, 16])  # 4x4 pixels of the view
     boxes = boxes_for_drawing(info, view, build_scene(info, view))
     assert [box.role for box in boxes] == ["other", "small", "kart", "ego"]
-    assert boxes[-1].name == "nolok" and boxes[-1].box == VIEWS[0][0] and boxes[1].name == "xue"
+    assert boxes[-1].name == "nolok" and boxes[-1].corners == VIEWS[0][0] and boxes[1].name == "xue"

@@ -179,7 +179,7 @@ def describe(view: View) -> dict:
         "key": view.key,
         "track": view.scene.track,
         "ego": view.scene.ego.name if view.scene.ego else None,
-        "boxes": [{"role": box.role, "name": box.name, "box": box.box} for box in boxes],
+        "boxes": [{"role": box.role, "name": box.name, "box": box.corners} for box in boxes],
         "pairs": [{"question": q, "answer": a, "kind": classify_question(q)} for q, a in view.pairs],
         "captions": list(captions(view.scene)),
     }

@@ -12,7 +12,7 @@ from homework.clip import score
 from homework.data import wilson_interval
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import QUESTION_TYPES
-from homework.labels.rows import frame_of
+from homework.labels.rows import parse_image_file
 from homework.labels.scene import VIEW_SIZE, build_scene
 from homework.labels.visualize import COLOURS, boxes_for_drawing
 from homework.utils.images import open_image
@@ -77,7 +77,7 @@ def _range(low: float, high: float) -> str:
 
 def _accuracy(measured: Measured) -> str:
     result = measured.result
-    counts = result.counts
+    counts = result.num_by_type
     kinds = [kind for kind in QUESTION_TYPES if kind in counts]
     rows = [
         (
@@ -187,7 +187,7 @@ def _card(one: Answer, data: Path, note: str = "") -> str:
 
 def _picture(image: str, data: Path) -> str:
     """The view with its boxes as an SVG that holds the picture itself."""
-    frame, view = frame_of(image)
+    frame, view = parse_image_file(image)
     info = read_frame_info(data / f"{frame}_info.json")
     picture = open_image(data / image)
     picture.thumbnail(MOST_PIXELS, Image.Resampling.LANCZOS)
@@ -198,7 +198,7 @@ def _picture(image: str, data: Path) -> str:
     size = f'width="{width}" height="{height}"'
     parts = [f'<image {size} preserveAspectRatio="none" href="data:image/jpeg;base64,{source}"/>']
     for box in boxes_for_drawing(info, view, build_scene(info, view)):
-        x1, y1, x2, y2 = (round(value, 1) for value in box.box)
+        x1, y1, x2, y2 = (round(value, 1) for value in box.corners)
         place = f'x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" stroke="{COLOURS[box.role]}"'
         parts.append(f'<rect class="{box.role}" {place}><title>{escape(box.name or "no kart")}</title></rect>')
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(image)}">{"".join(parts)}</svg>'

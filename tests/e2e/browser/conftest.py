@@ -39,12 +39,9 @@ def page(browser):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server(sample_data):
     """Serve the sample's frames with the shipped models."""
-    data = tmp_path_factory.mktemp("sample")
-    unpack = [sys.executable, "-m", "supertux", "use-sample", "--data", data]
-    subprocess.run(unpack, cwd=ROOT, check=True, capture_output=True)
-    with serving("--data", data) as server:
+    with serving("--data", sample_data) as server:
         yield server
 
 

@@ -1,13 +1,14 @@
-"""Take the screenshots of docs/: `python -m tests.e2e.browser.screenshots [report/index.html]`.
+"""Take the screenshots of docs/: `python -m tests.e2e.browser.screenshots [report/index.html]`."""
 
-Needs the sample's frames (`python -m supertux use-sample --data runs/sample`), and the page of `viewer report`.
-"""
-
+import contextlib
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
+
+from supertux.sample import use_sample
 
 from .driving import PATIENCE, ROOT, launch, serving
 
@@ -30,7 +31,9 @@ def main(report: Path | None) -> None:
 
 def show_explore(page) -> None:
     """Save a view with an answer and ranked captions."""
-    with serving("--data", ROOT / "runs" / "sample") as server:
+    with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as stack:
+        use_sample(data=Path(data))
+        server = stack.enter_context(serving("--data", data))
         page.goto(f"{server.url}/#valid/00001_03")
         expect(page.locator("#pairs td:nth-child(3):not(:empty)")).to_have_count(10)
         page.fill("#question", "What track is this?")

@@ -84,7 +84,7 @@ def test_the_seed_decides(make):
 
 @pytest.mark.parametrize("make", [balanced_pairs, multiple_choice])
 def test_too_few_views_are_one_line(make):
-    with pytest.raises(InputError, match=r"^valid: .* views left for .*; ask for fewer questions"):
+    with pytest.raises(InputError, match=r"^valid: .* views left for .*; request fewer questions"):
         make(VIEWS, 5000, 0)
 
 
@@ -127,7 +127,7 @@ def test_verify_counts_and_names_what_disagrees(tiny_data: Path, call):
     status, out, _ = call(COMMANDS, "verify", "--data", tiny_data)
     assert status == 0
     assert out.splitlines()[:2] == ["5 of 5 answers", "6 of 6 true captions"]
-    assert out.splitlines()[2:] == ["0 of 6 questions hold a second true candidate"]
+    assert out.splitlines()[2:] == ["0 of 6 questions have more than one true candidate"]
     path = tiny_data / "valid_grader" / "balanced_qa_pairs.json"
     rows = json.loads(path.read_text())
     rows[0]["answer"] = "suzanne"
@@ -159,4 +159,4 @@ def test_verify_of_candidates_without_a_true_one(tiny_data: Path, call):
 def test_the_rule_gives_the_official_answers(call):
     lines = call(COMMANDS, "verify")[1].splitlines()
     assert "120 of 120 answers" in lines and "199 of 200 true captions" in lines
-    assert "12 of 200 questions hold a second true candidate" in lines
+    assert "12 of 200 questions have more than one true candidate" in lines

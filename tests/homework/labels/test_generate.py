@@ -12,7 +12,7 @@ from PIL import Image
 
 from homework import generate_captions, generate_qa
 from homework.labels.frame_info import read_scenes
-from homework.labels.generate import CHUNK, generate_annotations
+from homework.labels.generate import FRAMES_PER_TASK, generate_annotations
 from homework.labels.rows import VQADataset, image_file, info_files
 from homework.utils.errors import InputError
 from tests.conftest import assert_one_line_error, rows_of, write_frame
@@ -24,7 +24,7 @@ MODULES = (generate_qa, generate_captions)
 @pytest.mark.parametrize("module", MODULES)
 def test_one_worker_two_workers_and_json_dumps_give_the_same_bytes(tmp_path: Path, module):
     split = tmp_path / "train"
-    for number in range(2 * CHUNK + 1):
+    for number in range(2 * FRAMES_PER_TASK + 1):
         write_frame(split, f"{number:05x}", "abyss", shift=number)
     written = [generate_annotations(split, module.FILE_NAME, module.rows, workers).read_bytes() for workers in (1, 2)]
     rows = rows_of(split, module.rows)
@@ -57,7 +57,7 @@ def test_generate_replaces_the_file_and_says_how_many(tiny_data: Path, call, mod
     path.write_text("old")
     status, out, _ = call((module.check, module.generate), "generate", "--split", "train", "--data", tiny_data)
     assert status == 0 and json.loads(path.read_text()) == rows
-    assert f"{path}: {len(rows)} pairs of 9 views in 3 frames" in out and "pairs/s" in out
+    assert f"{path}: {len(rows)} rows for 9 views in 3 frames" in out and "rows/s" in out
 
 
 def test_what_is_generated_can_be_read_as_a_dataset(tiny_data: Path):
@@ -126,15 +126,30 @@ def test_check_prints_the_pairs_and_saves_the_picture(tiny_data: Path, tmp_path:
         assert image.format == "PNG" and image.width > 1000
 
 
-def test_check_shows_the_picture_where_there_is_a_screen(tiny_data: Path, call, monkeypatch):
+def test_check_opens_a_window_if_there_is_a_display(tiny_data: Path, call, monkeypatch):
     import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     shown = []
-    monkeypatch.setattr(plt, "get_backend", lambda: "TkAgg")
+    plt.switch_backend("agg")
+    monkeypatch.delenv("MPLBACKEND")
+    monkeypatch.setattr(FigureCanvasAgg, "required_interactive_framework", "tk")
     monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
     arguments = ("--info_file", tiny_data / "valid" / "000a0_info.json", "--view_index", 0)
     status, out, _ = call((generate_qa.check, generate_qa.generate), "check", *arguments)
     assert status == 0 and len(shown) == 1 and "saved" not in out
+
+
+@pytest.mark.parametrize("backend", ["TkAgg", "nonsense", "module://matplotlib_inline.backend_inline", "module://none"])
+def test_check_saves_the_picture_with_any_matplotlib_backend(tiny_data: Path, tmp_path: Path, backend: str):
+    """Jupyter sets MPLBACKEND for the commands that it starts, and there may be no display."""
+    info_file = tiny_data / "valid" / "000a0_info.json"
+    command = [sys.executable, "-m", "homework.generate_qa", "check", "--info_file", info_file, "--view_index", "0"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    environment |= {"MPLBACKEND": backend, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert Path(done.stdout.splitlines()[-1].removeprefix("saved to ")).parent == tmp_path
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from homework.labels.frame_info import read_frame_info
-from homework.labels.rows import frame_of, image_file, info_files
+from homework.labels.rows import image_file, info_files, parse_image_file
 from homework.labels.scene import build_scene
 from homework.utils.errors import InputError
 
@@ -70,13 +70,13 @@ def test_equal_centres_are_right_and_behind():
 
 def test_names_of_files():
     assert image_file("data/train/00a00_info.json", 3) == "train/00a00_03_im.jpg"
-    assert frame_of("train/00a00_03_im.jpg") == ("train/00a00", 3)
+    assert parse_image_file("train/00a00_03_im.jpg") == ("train/00a00", 3)
 
 
 @pytest.mark.parametrize("name", ["train/00a00_info.json", "train/00a00_3_im.jpg", "im.jpg", "train/00a00_xx_im.jpg"])
 def test_a_name_that_is_no_view(name: str):
-    with pytest.raises(InputError, match="not a view's name"):
-        frame_of(name)
+    with pytest.raises(InputError, match="not an image name"):
+        parse_image_file(name)
 
 
 # a detection, and how the error goes on after the file's name; the first two are no JSON, so there is no view yet
@@ -127,7 +127,7 @@ def test_more_keys_and_any_identifier_are_fine(tmp_path: Path):
 
 
 def test_a_missing_or_empty_split_names_the_folder(tmp_path: Path):
-    with pytest.raises(InputError, match="train: no such folder"):
+    with pytest.raises(InputError, match="train: no such split"):
         info_files(tmp_path / "train")
     (tmp_path / "train").mkdir()
     with pytest.raises(InputError, match=r"train: no \*_info.json"):

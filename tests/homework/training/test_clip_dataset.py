@@ -8,7 +8,7 @@ import torch
 from homework import clip
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import captions
-from homework.labels.rows import CaptionDataset, frame_of
+from homework.labels.rows import CaptionDataset, parse_image_file
 from homework.labels.scene import build_scene
 from homework.models.images import clip_pixels
 from homework.training import clip_dataset as captioned
@@ -18,7 +18,7 @@ from tests.tiny_models import TEXTS, build_clip
 
 
 def true_captions(data: Path, image: str) -> set[str]:
-    frame, view = frame_of(image)
+    frame, view = parse_image_file(image)
     return set(captions(build_scene(read_frame_info(data / f"{frame}_info.json"), view)))
 
 

@@ -44,7 +44,7 @@ def test_bars_are_for_terminals(monkeypatch, capsys):
 def test_generate_has_no_result_but_its_file(tiny_data, call):
     for module in (generate_qa, generate_captions):
         arguments = ("generate", "--split", "train", "--data", tiny_data)
-        assert "pairs" in call((module.check, module.generate), *arguments)[1]
+        assert "rows" in call((module.check, module.generate), *arguments)[1]
         assert call((module.check, module.generate), *arguments, "--quiet") == (0, "", "")
 
 
