@@ -1,9 +1,10 @@
 """The baseline: the course's starter pipeline as published solutions use it, reimplemented.
 
 Each sample is one question or caption; every sample opens its image again and, as SmolVLM's stock processor does,
-upscales it before resizing it to the model's input; labels mask the prompt; attention is eager; CLIP is trained with
-InfoNCE; answers come from `generate`, 32 questions per batch in file order. Base model, LoRA, optimizer and dtype are
-this repo's, so that ratios compare the pipelines alone; but CLIP pools vision tokens and has LoRA on both encoders.
+upscales it before resizing it to the model's input; labels mask the prompt; logits are computed for all tokens; CLIP is
+trained with InfoNCE; questions are answered 32 per batch in file order, each with its own image. Base model, LoRA,
+optimizer and dtype are this repo's, so that ratios compare the pipelines alone; but CLIP pools vision tokens and has LoRA
+on both encoders.
 """
 
 import json
@@ -30,38 +31,32 @@ def write_pairs(split_dir: Path, file: str, rows: RowsFn) -> None:
     Path(file).write_text(json.dumps(pairs, indent=2))
 
 
-def load_eager(base: str) -> tuple:
-    """Load (model with eager attention, processor) of a base onto the best device in its best dtype."""
-    from transformers import AutoModelForImageTextToText
-
-    from homework.models.loading import load_processor, pick_device, pick_dtype, resolve_base
-    from homework.models.tux_nano import modeling_hf  # noqa: F401 - registers TuxNano with transformers
-
-    device = pick_device()
-    model = AutoModelForImageTextToText.from_pretrained(
-        resolve_base(base), dtype=pick_dtype(device), attn_implementation="eager"
-    )
-    return model.to(device), load_processor(base)
-
-
 def load_trained(base: str, adapter: str | Path) -> tuple:
-    """Load (model with trained LoRA, processor)."""
-    from homework.models.loading import load_adapter
+    """Load (model with trained LoRA, not merged, and processor)."""
+    from peft import PeftModel
 
-    model, processor = load_eager(base)
-    return load_adapter(model, adapter).eval(), processor
+    from homework.models.loading import load_base
+
+    model, processor = load_base(base)
+    return PeftModel.from_pretrained(model, str(adapter)).eval(), processor
 
 
 def make_trainable_vlm(base: str, rank: int) -> tuple:
-    """Make (training module with new LoRA, processor)."""
+    """Make (training module with new LoRA, processor); the loss is computed over all tokens' logits."""
+    from torch.nn.functional import cross_entropy
+
+    from homework.models.loading import backbone, load_base, output_embedding
     from homework.training.lora import PeftTrainingModule, add_lora
 
     class BaselineVLM(PeftTrainingModule):
         def forward(self, input_ids, attention_mask, pixel_values, labels):
-            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "pixel_values": pixel_values}
-            return self.peft(**inputs, labels=labels)
+            hidden_states = backbone(self.base)(
+                input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values
+            ).last_hidden_state
+            logits = hidden_states @ output_embedding(self.base).T  # [b, s, tokens]
+            return {"loss": cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())}
 
-    model, processor = load_eager(base)
+    model, processor = load_base(base)
     return BaselineVLM(add_lora(model, rank, base)), processor
 
 
@@ -70,8 +65,9 @@ def make_trainable_clip(base: str, rank: int) -> tuple:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from homework.clip import with_lora
     from homework.models.clip import CLIP
+    from homework.models.loading import load_base
+    from homework.training.clip_dataset import add_lora_to_clip
     from homework.training.lora import PeftTrainingModule
 
     class InfoNCE(PeftTrainingModule):
@@ -83,9 +79,10 @@ def make_trainable_clip(base: str, rank: int) -> tuple:
             targets = torch.arange(len(logits), device=logits.device)
             return {"loss": (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2}
 
-    model, processor = load_eager(base)
-    clip = CLIP(model.model.vision_model, model.model.text_model).to(model.device)
-    return InfoNCE(with_lora(clip, rank, base)), processor
+    model, processor = load_base(base)
+    full = CLIP.from_vlm(model)
+    clip = CLIP(full.vision_encoder, full.text_encoder).to(model.device)
+    return InfoNCE(add_lora_to_clip(clip, rank, base)), processor
 
 
 def open_native(path: str) -> Image.Image:
@@ -100,21 +97,21 @@ def open_upscaled(path: str) -> Image.Image:
     return image.resize([round(edge * scale) for edge in image.size], Image.Resampling.LANCZOS)
 
 
-def format_prompt(processor, question: str) -> str:
-    """Format the chat turn that asks a question about an image."""
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-
-
 def encode_question(row: dict, processor, open_image: Callable = open_upscaled) -> dict:
     """Encode a row with image_path, question and answer; labels mask all but the answer and its end token."""
-    prompt, tokenizer = format_prompt(processor, row["question"]), processor.tokenizer
-    text = f"{prompt} {row['answer']}<end_of_utterance>"
-    item = processor(text=text, images=[open_image(row["image_path"])], return_tensors="pt")
-    item = {name: value[0] for name, value in item.items()}
-    labels = item["input_ids"].clone()
-    labels[: len(tokenizer(prompt)["input_ids"]) - len(tokenizer(text)["input_ids"])] = IGNORED_LABEL
-    return item | {"labels": labels}
+    import torch
+
+    from homework.models.prompts import PromptTokens
+
+    tokens = PromptTokens(processor)
+    prompt, answer = tokens.prefix + tokens.question(row["question"]), tokens.answer(row["answer"])
+    pixels = processor.image_processor([[open_image(row["image_path"])]], return_tensors="pt")["pixel_values"][0]
+    return {
+        "input_ids": torch.tensor(prompt + answer),
+        "attention_mask": torch.ones(len(prompt + answer), dtype=torch.long),
+        "labels": torch.tensor([IGNORED_LABEL] * len(prompt) + answer),
+        "pixel_values": pixels,
+    }
 
 
 def encode_caption(row: dict, processor) -> dict:
@@ -138,21 +135,33 @@ def encode_batch(rows: list[dict], encode: Callable, processor) -> dict:
     return batch
 
 
+class FullHead:
+    """The output layer over all tokens, in place of `SharedRowHead`."""
+
+    def __init__(self, weight):
+        self.table = weight
+
+    def argmax_token(self, hidden_states):
+        """Return the most likely token. [n, d] -> [n]."""
+        return (hidden_states @ self.table.T).argmax(-1)
+
+
 def generate_answers(model, processor, rows: Sequence[dict], open_image: Callable = open_upscaled) -> list[str]:
-    """Answer questions greedily, ANSWER_BATCH_SIZE at a time, in the order of the rows."""
+    """Answer questions greedily, ANSWER_BATCH_SIZE at a time in the order of the rows, each with its own image."""
     import torch
 
     from homework.base_vlm import MAX_NEW_TOKENS
+    from homework.models.generation import decode, prefill_image_prefix
+    from homework.models.loading import output_embedding
+    from homework.models.prompts import PromptTokens
 
-    answers, end = [], processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
-    for start in range(0, len(rows), ANSWER_BATCH_SIZE):
-        batch = rows[start : start + ANSWER_BATCH_SIZE]
-        texts = [format_prompt(processor, row["question"]) for row in batch]
-        images = [[open_image(row["image_path"])] for row in batch]
-        inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with torch.inference_mode():
-            ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end)
-        new_ids = ids[:, inputs["input_ids"].shape[1] :]
-        answers += [text.strip() for text in processor.batch_decode(new_ids, skip_special_tokens=True)]
+    answers, tokens, head = [], PromptTokens(processor), FullHead(output_embedding(model))
+    with torch.inference_mode():
+        for start in range(0, len(rows), ANSWER_BATCH_SIZE):
+            batch = rows[start : start + ANSWER_BATCH_SIZE]
+            images = [[open_image(row["image_path"])] for row in batch]
+            pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+            cache = prefill_image_prefix(model, tokens, pixels.to(model.device, model.dtype))
+            questions = [row["question"] for row in batch]
+            answers += decode(model, head, tokens, cache, range(len(batch)), questions, MAX_NEW_TOKENS)
     return answers

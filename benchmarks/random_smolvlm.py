@@ -24,6 +24,14 @@ SMOLVLM_VISION = {
     "patch_size": 16,
 }
 SMOLVLM_SCALE_FACTOR = 4
+# SmolVLM's chat template (Apache-2.0), without its line about missing end tokens.
+CHAT_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
 
 
 def smolvlm_config(text: dict, vision: dict, scale_factor: int):
@@ -45,15 +53,14 @@ def smolvlm_config(text: dict, vision: dict, scale_factor: int):
 def save_smolvlm(folder: Path, config, prepare: Callable) -> None:
     """Save a randomly initialised model, changed by `prepare`, and its processor, configured as SmolVLM's."""
     import torch
-    from transformers import AutoProcessor, Idefics3ForConditionalGeneration, Idefics3Processor
+    from transformers import Idefics3ForConditionalGeneration, Idefics3Processor, PreTrainedTokenizerFast
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
     from homework.models.loading import DEFAULT_BASE
-    from homework.models.tux_nano import modeling_hf  # noqa: F401 - registers TuxNano with transformers
 
     torch.manual_seed(0)
     prepare(Idefics3ForConditionalGeneration(config)).save_pretrained(folder)
-    ours, image_size = AutoProcessor.from_pretrained(DEFAULT_BASE), config.vision_config.image_size
+    tokenizer, image_size = PreTrainedTokenizerFast.from_pretrained(DEFAULT_BASE), config.vision_config.image_size
     images = Idefics3ImageProcessorPil(
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
@@ -61,7 +68,7 @@ def save_smolvlm(folder: Path, config, prepare: Callable) -> None:
         max_image_size={"longest_edge": image_size},
     )
     seq_len = (image_size // config.vision_config.patch_size // config.scale_factor) ** 2
-    processor = Idefics3Processor(images, ours.tokenizer, image_seq_len=seq_len, chat_template=ours.chat_template)
+    processor = Idefics3Processor(images, tokenizer, image_seq_len=seq_len, chat_template=CHAT_TEMPLATE)
     processor.save_pretrained(folder)
 
 

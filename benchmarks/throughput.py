@@ -93,9 +93,11 @@ def training_rates(
 
     timer = StepTimer(count or (lambda _: batch_size))
     hook = module.register_forward_pre_hook(timer, with_kwargs=True)
-    config = TrainingConfig("benchmark", steps + 2, batch_size, LEARNING_RATE, LORA_RANK, 0, len(dataset), "benchmark")
+    config = TrainingConfig(
+        "benchmark", "train", steps + 2, batch_size, LEARNING_RATE, LORA_RANK, 0, len(dataset), "benchmark"
+    )
     with tempfile.TemporaryDirectory() as folder, suppress_output():
-        fit(module, dataset, collate, config, Path(folder) / "run", Path(folder) / "adapter", dict, 1)
+        fit(module, dataset, collate, config, Path(folder) / "run", Path(folder) / "adapter", dict)
     hook.remove()
     return timer.rates()
 
@@ -103,10 +105,9 @@ def training_rates(
 def vlm_training_rates(base: str, rows: list[dict], cache_dir: Path, batch_size: int, steps: int) -> list[float]:
     """Return the questions per second of each step of VLM training, `batch_size` views per step."""
     from homework.base_vlm import BaseVLM
-    from homework.finetune import PackedVQADataset, collate_views
     from homework.models.loading import load_base
     from homework.training.lora import add_lora
-    from homework.training.packing import PackedTrainingModule
+    from homework.training.packing import PackedTrainingModule, PackedVQADataset, collate_views
 
     model, processor = load_base(base)
     vlm = BaseVLM.from_parts(add_lora(model, LORA_RANK, base), processor)
@@ -121,15 +122,23 @@ def clip_training_rates(base: str, rows: list[dict], data: Path, steps: int) -> 
     """Return the images per second of a full CLIP training, feature caching included, by each timed step."""
     import torch
 
-    from homework import clip
-    from homework.models.loading import load_processor
+    from homework.clip import DEFAULT_STEPS, default_batch_size
+    from homework.models.clip import CLIP
+    from homework.models.loading import load_base
+    from homework.training.clip_dataset import (
+        CaptionMatchingDataset,
+        CLIPTrainingModule,
+        add_lora_to_clip,
+        training_set,
+    )
 
     torch.manual_seed(0)
-    module, tokenizer = clip.build_trainable(base, LORA_RANK), load_processor(base).tokenizer
-    captioned = clip.CaptionMatchingDataset(rows, data, data / ".cache")
-    dataset, collate = clip.training_set(captioned, module.base, tokenizer, seed=0)
-    cache_seconds, batch_size = feature_cache_seconds(dataset), clip.default_batch_size(dataset)
-    num_images = clip.STEPS * batch_size
+    model, processor = load_base(base)
+    module = CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(model), LORA_RANK, base))
+    captioned = CaptionMatchingDataset(rows, data, data / ".cache")
+    dataset, collate = training_set(captioned, module.base, processor.tokenizer, seed=0)
+    cache_seconds, batch_size = feature_cache_seconds(dataset), default_batch_size(module.base)
+    num_images = DEFAULT_STEPS * batch_size
     rates = training_rates(module, dataset, collate, batch_size, steps)
     return [num_images / (cache_seconds + num_images / rate) for rate in rates]
 

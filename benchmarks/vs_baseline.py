@@ -163,11 +163,11 @@ def main(
         output: write all numbers to this JSON file.
     """
     check_min(1, repetitions=repetitions, batch_size=batch_size, steps=steps, views=views)
-    from homework.finetune import DEFAULT_CHECKPOINT
-    from homework.models.loading import DEFAULT_BASE, adapter_base, resolve_base
+    from homework.models.loading import DEFAULT_BASE, default_checkpoint, resolve_base
+    from homework.models.lora_weights import read_adapter_base
     from homework.training.trainer import use_all_cores
 
-    base, adapter = base or DEFAULT_BASE, adapter or DEFAULT_CHECKPOINT
+    base, adapter = base or DEFAULT_BASE, adapter or default_checkpoint("vlm")
     use_all_cores()
     info = throughput.print_system_info()
     print(f"{'per second':64}{'baseline':>10}{'ours':>10}{'ratio':>8}")
@@ -182,7 +182,7 @@ def main(
     questions = throughput.annotate(valid, generate_qa.rows, data)
     with tempfile.TemporaryDirectory() as folder:
         comparisons = [partial(compare_vlm_training, base, pairs, data / ".cache", batch_size, steps)]
-        if resolve_base(adapter_base(adapter)) == resolve_base(base):
+        if resolve_base(read_adapter_base(adapter)) == resolve_base(base):
             comparisons += [
                 partial(compare_clip_training, base, captions, data, steps),
                 partial(compare_vlm_answers, base, adapter, questions),

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from homework.base_vlm import BaseVLM
-from homework.models.loading import unwrap
+from homework.models.loading import backbone, output_embedding
 from homework.models.shared_vocab import SharedRowHead
-from homework.training.packing import IGNORE, collate, pack
+from homework.training.packing import IGNORE_INDEX, collate, pack
 from homework.utils.progress import progress_bar
 
 IMAGE_BATCH_SIZE = 16  # an image's pairs form one sequence of about 400 tokens; attention is quadratic in it
@@ -28,7 +28,7 @@ def compute_probabilities(
         InputError: an image is missing or broken.
     """
     paths, probabilities = list(pairs), {}
-    backbone, head = unwrap(vlm.model).model, SharedRowHead(vlm.model.get_output_embeddings().weight)
+    head = SharedRowHead(output_embedding(vlm.model))
     progress = progress_bar(total=len(paths), desc="answer probabilities", unit="view", shown=show_progress)
     for start in range(0, len(paths), IMAGE_BATCH_SIZE):
         chunk = paths[start : start + IMAGE_BATCH_SIZE]
@@ -36,14 +36,14 @@ def compute_probabilities(
         batch = collate(packed, vlm.pixel_values(chunk), vlm.processor.tokenizer.pad_token_id)
         batch = {name: values.to(vlm.device) for name, values in batch.items()}
         labels, _ = batch.pop("labels"), batch.pop("weights")
-        hidden_states = backbone(**batch, use_cache=False).last_hidden_state  # [b, s, d]
-        is_answer = labels != IGNORE
+        hidden_states = backbone(vlm.model)(**batch, use_cache=False).last_hidden_state  # [b, s, d]
+        is_answer = labels != IGNORE_INDEX
         losses = iter(head.cross_entropy(hidden_states[is_answer], labels[is_answer]).tolist())  # in reading order
         for path, view in zip(chunk, packed, strict=True):
             log_probs = [0.0] * len(pairs[path])
-            for branch, label in zip(view.branch, view.labels, strict=True):
-                if label != IGNORE:
-                    log_probs[branch - 1] -= next(losses)
+            for segment, label in zip(view.segment_ids, view.labels, strict=True):
+                if label != IGNORE_INDEX:
+                    log_probs[segment - 1] -= next(losses)
             probabilities[path] = [math.exp(log_prob) for log_prob in log_probs]
         progress.update(len(chunk))
     progress.close()

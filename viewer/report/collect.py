@@ -14,7 +14,8 @@ from homework.base_vlm import BaseVLM
 from homework.clip import load_with_tokenizer, predict
 from homework.labels.eval_sets import Scenes, multiple_choice, split_scenes
 from homework.labels.rows import add_image_paths
-from homework.models.loading import adapter_base, resolve_base
+from homework.models.loading import resolve_base
+from homework.models.lora_weights import read_adapter_base
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
 
@@ -144,7 +145,7 @@ def summarize_model(checkpoint: str, model: torch.nn.Module, seconds_per_questio
     folder = Path(checkpoint)
     base_size_mb, num_lora = None, 0
     if (folder / "adapter_config.json").exists():
-        base = Path(resolve_base(adapter_base(folder)))
+        base = Path(resolve_base(read_adapter_base(folder)))
         base_size_mb = _folder_size_mb(base) if base.is_dir() else None
         # counted in the file, since LoRA may be merged into the base's weights for inference
         weights = load_file(folder / "adapter_model.safetensors")

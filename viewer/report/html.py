@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from homework.clip import score
+from homework.clip import count_correct
 from homework.data import score_answers, wilson_interval
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import QUESTION_TYPES
@@ -101,7 +101,7 @@ def _render_accuracy(data: ReportData) -> str:
     table = _table(("VLM", "% prefix match", "% exact match", "95 % interval", "questions"), rows)
     html = _columns(table, _figure(plot_accuracies("Accuracy of the VLM by question type", correct)))
     if data.clip:
-        hits, totals = score(*zip(*data.clip_predictions, strict=True))
+        hits, totals = count_correct(*zip(*data.clip_predictions, strict=True))
         correct = {type_: (hits[type_], totals[type_]) for type_ in QUESTION_TYPES if totals[type_]}
         rows = [
             (name, _percent(k / n), _range(*wilson_interval(k / n, n)), f"{n:,}")
