@@ -1,4 +1,4 @@
-"""Check a bundle, zip or folder, then copy it to a temporary folder."""
+"""Copy a bundle, zip or folder, to a temporary folder; a zip is checked before it is extracted."""
 
 import contextlib
 import os

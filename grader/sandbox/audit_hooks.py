@@ -1,6 +1,6 @@
-"""Block actions by Python's audit hooks: the second line of defence, or the only one.
+"""Block actions by Python's audit hooks: the second line of defence behind the kernel.
 
-They are the only one where the kernel offers none, and cover what goes through Python, not through ctypes.
+Without kernel support they are the only one. They cover what goes through Python, not what goes through ctypes.
 """
 
 import errno
