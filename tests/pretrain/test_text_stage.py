@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -88,7 +87,7 @@ def is_frozen(name: str) -> bool:
 def test_text_stage_loads_another_text_stage(tokens, tmp_path):
     """All weights but the frozen ones are loaded; a dense stage's checkpoint is rejected."""
     torch.manual_seed(0)
-    first, second = (TextStage(TuxNanoVisionConfig(**VISION), tokens) for _ in range(2))
+    first, second = (TextStage(VISION, tokens) for _ in range(2))
     file = tmp_path / "text.pt"
     torch.save({"step": 1, "model": first.state_dict(), "optimizer": {}}, file)
     frozen = {name: weight.clone() for name, weight in second.state_dict().items() if is_frozen(name)}
