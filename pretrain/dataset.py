@@ -67,7 +67,7 @@ class PretrainDataset:
         data_dir: the data folder.
         splits: folders in it; those joined by a plus (own+more) are drawn from as one.
         keep: whether to keep a game state, by its number within its split, from 0.
-        config: what is far, hard, and the size of added karts.
+        config: defines far karts, hardness, and the size of added karts.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from homework.utils.errors import InputError, first_line
@@ -102,7 +103,7 @@ def save_checkpoint(path: Path, step: int, module: nn.Module, optimizer: dict) -
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
     """Load a checkpoint into the module and the optimizer, and return its step."""
     state = read_checkpoint(path)
-    with _errors_as_input_error(path):
+    with errors_as_input_error(path):
         module.load_state_dict(state["model"])
         if optimizer:
             optimizer.load_state_dict(state["optimizer"])
@@ -111,20 +112,24 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
 
 def read_checkpoint(path: Path) -> dict:
     """Read `step`, `model` and `optimizer` of a checkpoint."""
-    with _errors_as_input_error(path):
+    with errors_as_input_error(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: state[name] for name in ("step", "model", "optimizer")}
 
 
 @contextlib.contextmanager
-def _errors_as_input_error(path: Path) -> Iterator[None]:
+def errors_as_input_error(
+    path: Path, problem: str = "not a checkpoint of this stage", remedy: str = "move it away to train from scratch"
+) -> Iterator[None]:
+    """Report what goes wrong with a file of weights as an `InputError`."""
     try:
         yield
     except FileNotFoundError:
-        raise InputError(path, "no such checkpoint", "run the previous stage first") from None
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        problem = f"not a checkpoint of this stage ({first_line(error)})"
-        raise InputError(path, problem, "move it away to train from scratch") from None
+        raise InputError(path, "no such checkpoint", "run the previous stage first, or correct the path") from None
+    except (OSError, RuntimeError, LookupError, ValueError, SafetensorError) as error:
+        # PyTorch names the weights that do not fit in the last lines
+        reason = str(error).splitlines()[-1].strip() if isinstance(error, RuntimeError) else first_line(error)
+        raise InputError(path, f"{problem} ({reason})", remedy) from None
 
 
 def _truncate_curve(curve: Path, step: int) -> None:
