@@ -29,12 +29,12 @@ class Stopped(Exception):
 def stage(folder, steps: int, stop_at: int | None = None, save_every: int = 3) -> nn.Module:
     """Train a tiny stage; with `stop_at`, raise `Stopped` after so many steps."""
     torch.manual_seed(0)
-    module, taken = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), []
+    module, steps_run = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), []
 
     def compute_losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        if stop_at is not None and len(taken) == stop_at:
+        if stop_at is not None and len(steps_run) == stop_at:
             raise Stopped
-        taken.append(1)
+        steps_run.append(1)
         x = torch.from_numpy(rng.standard_normal((16, 4), dtype=np.float32))
         return {"square": (module(x)[:, 0] - x.sum(1)).square().mean()}
 
