@@ -1,7 +1,6 @@
 """Make the sample data set of rendered frames that is in git, and unpack it into `data/`.
 
-`sample/train.tar` and `sample/valid.tar` are WebDataset shards with one sample per frame: a member's key is its name up
-to the first dot, as in `00000.info.json`, `00000.00.jpg`, `00000.01.jpg`.
+`train.tar` and `valid.tar` are WebDataset shards, one sample per frame: `00000.info.json`, `00000.00.jpg`, ...
 """
 
 import io
@@ -29,7 +28,7 @@ SAMPLE = Path(__file__).parents[1] / "sample"
 SHARDS = ("train", "valid")
 SPLITS = (*SHARDS, "valid_grader", "train_demo")
 MARKER = ".sample"  # in a data folder: its frames are those of the sample
-UNPACKING = ".unpacking"  # in a data folder: files of an unfinished `download` that will replace the sample
+UNPACKING = ".unpacking"  # in a data folder: files of an unfinished `download`
 # 16 karts in two races of 8: in train the camera follows every kart on every track in equally many frames.
 KARTS_PER_RACE = 8
 FRAMES_PER_RACE = {"train": 13, "valid": 4}
@@ -39,7 +38,7 @@ JPEG_QUALITY = 80  # keeps the sample under 25 MB
 
 
 def make_sample(*, output: Path = SAMPLE, run_dir: Path = Path("runs/sample")) -> None:
-    """Render the sample data set again: train and valid splits of different races, and the evaluation sets.
+    """Render the sample data set again: splits of different races, and the evaluation sets.
 
     Args:
         output: folder of the sample
@@ -54,8 +53,7 @@ def make_sample(*, output: Path = SAMPLE, run_dir: Path = Path("runs/sample")) -
         todo = [plan for plan in plans if not is_done(plan, run_dir / split)]
         failed, missing = watch(with_processes(todo, run_dir / split, available_cores()), sum(map(views_of, todo)))
         if failed or missing:
-            problem = f"{failed} races failed, {missing} frames missing"
-            raise InputError(run_dir / split, problem, "run again, or choose another seed")
+            raise InputError(run_dir / split, f"{failed} races failed, {missing} frames missing", "run again")
         write_shard(run_dir / split, output / f"{split}.tar")
     build(split="valid", output=output / "valid_grader", data=run_dir)
     scenes = split_scenes(run_dir, "train")
@@ -94,13 +92,13 @@ def sample_files(split: str) -> Iterator[tuple[str, bytes]]:
 
 
 def use_sample(*, data: Path = DATA_DIR) -> None:
-    """Unpack the sample data set into the data folder, unless it holds other frames.
+    """Unpack the sample data set into the data folder, unless that holds other frames.
 
     Args:
         data: the data folder
     """
     if (data / UNPACKING).exists():
-        raise InputError(data, "an unfinished download is in it", "run the download again, or delete the folder")
+        raise InputError(data, "an unfinished download is in it", "run the download again, or delete .unpacking in it")
     if not (data / MARKER).exists() and any(next((data / split).glob("*"), None) for split in SPLITS):
         logger.info(f"{data} has frames: nothing to unpack")
         return
@@ -110,8 +108,7 @@ def use_sample(*, data: Path = DATA_DIR) -> None:
         if (data / split).exists():  # from an interrupted run
             continue
         with tempfile.TemporaryDirectory(dir=data) as folder:
-            target = Path(folder) / split
-            target.mkdir()
+            (target := Path(folder) / split).mkdir()
             for name, content in progress_bar(sample_files(split), desc=f"unpacking {split}", unit="file", delay=1):
                 (target / name).write_bytes(content)
             target.rename(data / split)

@@ -110,7 +110,7 @@ class MultiChoiceQADataset(_AnnotationDataset):
 
 
 def drop_rows_without_image(rows: Sequence[dict]) -> list[dict]:
-    """Return the rows whose image exists and log how many are dropped: partial data sets come with all annotations.
+    """Return the rows whose image exists: partial data sets come with all annotations.
 
     Raises:
         InputError: no image exists.

@@ -94,7 +94,7 @@ def test_build_writes_files_that_the_datasets_read(tiny_data: Path, call):
     output = tiny_data / "valid_mine"
     arguments = ("--split", "valid", "--output", output, "--data", tiny_data, "--num_qa", 5, "--num_mc", 5)
     status, out, _ = call(COMMANDS, "build", *arguments)
-    assert status == 0 and "5 pairs" in out and "5 questions" in out
+    assert status == 0 and "balanced_qa_pairs.json: 5 questions" in out and "all_mc_qas.json: 5 questions" in out
     first = {path.name: path.read_bytes() for path in output.iterdir()}
     assert set(first) == {"balanced_qa_pairs.json", "all_mc_qas.json"}
     assert len(VQADataset("valid_mine", tiny_data)) == 5 and len(MultiChoiceQADataset("valid_mine", tiny_data)) == 5
