@@ -76,9 +76,9 @@ def _receive(url: str, part: Path) -> int | None:
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_S) as response:
         content_range = response.headers.get("Content-Range", "")  # bytes FIRST-LAST/TOTAL
         length = content_range.rpartition("/")[2]
-        if response.status_code == 416 and length == str(received):
-            return received  # complete, but interrupted before it was renamed
         if response.status_code == 416:
+            if length == str(received):
+                return received  # complete, but interrupted before it was renamed
             part.unlink()
             raise InputError(part, "longer than the file on the server", "run again to start over")
         response.raise_for_status()
@@ -115,9 +115,6 @@ def unpack(files: tuple[Path, ...], data: Path) -> Counter:
 
     All are unpacked into a folder inside `data` before any is moved to its place. Files that exist with the right size
     are kept, unless they are the sample's. Hidden files, links and names outside of `data/` are skipped.
-
-    Raises:
-        InputError: a zip is missing, broken or without data, or there is too little space.
     """
     members, num_skipped = {}, 0
     for file in files:

@@ -1,4 +1,4 @@
-"""Find duplicate frames: after the end of a race, the course's frames repeat one game state many times."""
+"""Find duplicate frames: after a race ends, the course's frames repeat one game state many times."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from .questions import (
     QUESTION_TYPES,
     captions,
     classify_caption,
-    classify_question,
+    generate_questions,
     in_official_eval,
     qa_pairs,
 )
@@ -97,7 +97,7 @@ def _sample_views(
 
 def _official_pairs(scene: Scene, question_type: str) -> list[tuple[str, str]]:
     """List the QA pairs of a type that the official evaluation would include."""
-    pairs = [pair for pair in qa_pairs(scene) if classify_question(pair[0]) == question_type]
+    pairs = [pair for row, *pair in generate_questions(scene) if row.question_type == question_type]
     return [(question, answer) for question, answer in pairs if in_official_eval(question_type, answer)]
 
 

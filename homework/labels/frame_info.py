@@ -32,7 +32,7 @@ _DECODER = msgspec.json.Decoder(FrameInfo)
 
 
 def read_frame_info(path: str | Path) -> FrameInfo:
-    """Read an `*_info.json` (strict JSON, UTF-8) and check that track, karts and detections are consistent.
+    """Read an `*_info.json` (strict JSON, UTF-8); check that track, karts and detections are consistent.
 
     Raises:
         InputError: a missing or broken file, key, kart or box, named in one line.

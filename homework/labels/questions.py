@@ -89,7 +89,7 @@ CAPTIONS = (
 
 
 def generate_questions(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> list[tuple[Question, str, str]]:
-    """Return (table row, question, answer) of all questions about a scene; without karts, only the track's."""
+    """Return (row, question, answer) of all questions about a scene; without karts, only the track's."""
     asked = []
     if scene.ego is None:
         questions = [row for row in questions if not row.needs_ego]

@@ -66,7 +66,7 @@ class Scene:
         return kart.box[0] + kart.box[2] < self.ego.box[0] + self.ego.box[2]
 
     def is_front(self, kart: Kart) -> bool:
-        """Return whether a kart's center y is less than the ego kart's, higher in the image; else it is behind."""
+        """Return whether a kart's center y is less (higher in the image) than the ego's; else it is behind."""
         return kart.box[1] + kart.box[3] < self.ego.box[1] + self.ego.box[3]
 
 
