@@ -59,7 +59,7 @@ def run(
     base: str = DEFAULT_BASE,
     steps: int = 300,
     questions: int = 500,
-    asked: Path = Path("sample"),
+    asked: Path = Path("runs/sample"),
 ) -> None:
     """Print the accuracy of both CLIPs by step, and how much sooner ours has what the public one ends with.
 
@@ -68,7 +68,7 @@ def run(
         base: folder or hub name of an Idefics3 model
         steps: of the public pipeline
         questions: how many are asked each time, each with one true candidate
-        asked: the data folder whose valid they are about
+        asked: the data folder whose valid they are about, e.g. by `supertux use-sample --data runs/sample`
     """
     use_all_cores()
     print("\n".join(f"{name.replace('_', ' '):14}{value}" for name, value in machine().items()))

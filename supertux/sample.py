@@ -37,7 +37,7 @@ SEEDS = {"train": 2024, "valid": 2025}
 JPEG_QUALITY = 80  # keeps the sample under 25 MB
 
 
-def make_sample(*, output: Path = SAMPLE, run_dir: Path = Path("runs/sample")) -> None:
+def make_sample(*, output: Path = SAMPLE, run_dir: Path = Path("runs/make_sample")) -> None:
     """Render the sample data set again: splits of different races, and the evaluation sets.
 
     Args:

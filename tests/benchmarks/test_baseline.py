@@ -102,9 +102,9 @@ def test_clip_is_timed_with_the_look_at_its_views(nano_folder, tiny_data, monkey
     assert measure.ours() == pytest.approx(300 * 128 / 1e6, rel=0.01)
 
 
-def test_both_clips_are_asked_until_ours_is_as_good(nano_folder, tiny_data, capsys):
+def test_both_clips_are_asked_until_ours_is_as_good(nano_folder, tiny_data, sample_data, capsys):
     """The public one at its last step, ours until it has as many right; then both, and how much sooner."""
-    clip_steps.run(data=tiny_data, base=str(nano_folder), steps=2, questions=10)
+    clip_steps.run(data=tiny_data, base=str(nano_folder), steps=2, questions=10, asked=sample_data)
     *_, public, ours, last = capsys.readouterr().out.splitlines()
     assert public.split()[:2] == ["public", "2"] and ours.split()[:2] == ["ours", "2"]
     assert re.search(r"after 2 steps, \d+ s; ours .* after 2, \d+ s: 1\.0 times fewer steps", last)
