@@ -1,4 +1,4 @@
-"""Fixtures for several test files: small data sets, the unpacked sample, and commands run in this process."""
+"""Provide fixtures for several test files: data folders, and commands run in this process."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def _multiple_choice(scene, image: str) -> dict:
 
 @pytest.fixture
 def tiny_data(tmp_path: Path) -> Path:
-    """Make a data folder: train (3 frames of 3 views) and valid (2 of 3), annotated, valid_grader, train_demo.
+    """Make a data folder: train (3 frames of 3 views), valid (2 of 3), valid_grader and train_demo.
 
     The second view of the last train frame holds no kart.
     """
