@@ -6,6 +6,8 @@
 PYTHON ?= python3
 DATA_ZIP ?=
 ID ?= demo
+VLM ?= runs/vlm
+CLIP ?= runs/clip
 
 PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
@@ -16,42 +18,43 @@ RUFF := ruff==0.17.6
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo data course frames pairs train evaluate grade test test-pythons test-slow lint bench clean
+.PHONY: help venv demo data course frames pairs train evaluate grade install-weights
+.PHONY: test test-pythons test-slow lint bench clean
 
-help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 
-demo: data pairs train evaluate grade  ## everything: install, frames, pairs, both models, scores
+demo: data pairs train evaluate grade  ## everything: install, data, annotations, train both models, evaluate, bundle, grade
 
-test: venv  ## install, then the fast test suite
+test: venv  ## install, then run the fast test suite
 	$(PY) -m pytest -n auto --dist worksteal
 
-test-pythons:  ## the fast tests on each of PYTHONS that starts, each in a virtual environment of its own
+test-pythons:  ## run the fast suite on each of PYTHONS that starts, each in its own virtual environment
 	@over=; for python in $(PYTHONS); do \
 	    if $$python -c 'import ensurepip, venv' 2>/dev/null; then \
 	        echo "== $$python: $$($$python -V)"; \
 	        $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$(basename $$python) || exit 1; \
 	    else over="$$over $$python"; fi; \
-	done; [ -z "$$over" ] || echo "passed over, since they do not start or have no venv module:$$over"
+	done; [ -z "$$over" ] || echo "skipped, no such Python or no venv module:$$over"
 
-test-slow: venv  ## the tests that take minutes or gigabytes
+test-slow: venv  ## run the tests that take minutes or gigabytes, browser tests included
 	$(PY) -m pip install --quiet -r requirements-browser.txt
 	$(PY) -m pytest -m slow
 
-bench: venv  ## how fast it trains and answers on this machine
+bench: venv  ## measure training and inference throughput on this machine
 	$(PY) -m benchmarks.throughput
 
-lint: venv  ## ruff
+lint: venv  ## run ruff
 	$(PY) -m pip install --quiet $(RUFF)
 	$(PY) -m ruff check
 
-venv: $(INSTALLED)  ## the virtual environment with everything of requirements.txt
+venv: $(INSTALLED)  ## create the virtual environment and install requirements.txt
 
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo 'error: $(PYTHON) is not Python 3.11 or newer; apt install python3, or name another: make PYTHON=...'; exit 1; }
+	    { echo 'error: $(PYTHON) is not Python 3.11 or newer. Install one, or name it: make PYTHON=python3.12'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	    { echo 'error: $(PYTHON) has no venv module; apt install python3-venv'; exit 1; }
+	    { echo 'error: $(PYTHON) has no venv module. Install it: apt install python3-venv'; exit 1; }
 	$(PY) -m pip --version 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install -r requirements.txt
 	@touch $@
@@ -74,30 +77,39 @@ course: venv  ## the course's own data set into data/: from DATA_ZIP, else from 
 	$(PY) -m supertux download $(if $(DATA_ZIP),--from $(DATA_ZIP))
 	rm data/.unfinished
 
-frames: venv  ## draw 2,000 frames of our own into data/own, with the game's art
+frames: venv  ## render 2,000 frames into data/own; needs the game assets
 	$(PY) -m pip install --quiet -r supertux/requirements.txt
 	$(PY) -m supertux install-art
-	$(PY) -m supertux render --out data/own
+	$(PY) -m supertux render --output data/own
 
-pairs: venv  ## question-answer pairs and captions of train and valid
+pairs: venv  ## write QA pairs and captions for train and valid
 	$(PY) -m homework.generate_qa generate --split train
 	$(PY) -m homework.generate_captions generate --split train
 	$(PY) -m homework.generate_qa generate --split valid
 	$(PY) -m homework.generate_captions generate --split valid
 
-train: venv  ## the VLM and CLIP, into homework/weights/vlm and homework/weights/clip
+train: venv  ## train the VLM into runs/vlm and CLIP into runs/clip
 	$(PY) -m homework.finetune train
 	$(PY) -m homework.clip train
 
-evaluate: venv  ## both on the whole valid split
-	$(PY) -m homework.finetune test homework/weights/vlm --split valid --whole
-	# the sample's valid split is too small for 2,000 questions, one a view
-	$(PY) -m homework.clip test homework/weights/clip --split valid --whole $$([ -e data/.sample ] && echo 500 || echo 2000)
+evaluate: venv  ## evaluate VLM and CLIP, by default runs/vlm and runs/clip, on the whole valid split
+	$(PY) -m homework.finetune test $(VLM) --split valid --all-questions
+	# the sample's valid split is too small for 2,000 questions, one per image
+	$(PY) -m homework.clip test $(CLIP) --split valid --num-questions $$([ -e data/.sample ] && echo 500 || echo 2000)
 
-grade: venv  ## bundle the submission as ID.zip and grade it
+grade: venv  ## write the submission to ID.zip and grade it
 	$(PY) bundle.py homework $(ID)
 	$(PY) -m grader $(ID).zip
 
-clean:  ## remove what minutes make again: .venv, caches, finished runs, demo.zip; not data, not runs/nano
-	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis data/.cache runs/vlm runs/clip runs/demo $(ID).zip
+ADAPTER := adapter_config.json adapter_model.safetensors training.json
+
+install-weights:  ## copy VLM and CLIP, by default runs/vlm and runs/clip, over the shipped homework/weights
+	@for run in $(VLM) $(CLIP); do [ -e $$run/adapter_config.json ] || \
+	    { echo "error: $$run is not a finished training run. Train first: make train"; exit 1; }; done
+	cp $(addprefix $(VLM)/,$(ADAPTER)) homework/weights/vlm
+	cp $(addprefix $(CLIP)/,$(ADAPTER) additional_weights.pt) homework/weights/clip
+
+clean:  ## remove .venv, caches, checkpoints and demo.zip; keep data and trained models
+	rm -rf .venv .venv-* build .pytest_cache .ruff_cache .hypothesis data/.cache
+	rm -rf runs/vlm/checkpoints runs/clip/checkpoints $(ID).zip
 	find . -name __pycache__ -prune -exec rm -rf {} +

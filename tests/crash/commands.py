@@ -1,4 +1,4 @@
-"""The commands that are killed: how a fresh folder for each is made, how it is started, and what its result is."""
+"""Define the commands to kill: how to prepare a fresh folder, how to start them, and what their result is."""
 
 import contextlib
 import itertools
@@ -17,17 +17,17 @@ from supertux.sample import sample_files
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
-FRAMES = 200  # of the sample, for `generate`
+NUM_FRAMES = 200  # of the sample, for `generate`
 TRAINING_STEPS = 12
-# `download` from another address than the course's
+# `download` from a local server instead of the course's
 DOWNLOAD = (
     "import sys; from supertux import download as d; d.URL = sys.argv.pop(); from homework.utils.cli import run; {}"
 )
 DOWNLOAD = DOWNLOAD.format("run(d.download, d.unpack)")
 
 
-def copy_frames(target: Path, count: int, split: str = "train") -> None:
-    """The first frames of the sample's split, with their images."""
+def unpack_frames(target: Path, count: int, split: str = "train") -> None:
+    """Write the first frames of the sample's split, with their images."""
     target.mkdir(parents=True)
     frames = itertools.groupby(sample_files(split), key=lambda file: file[0].partition("_")[0])
     for _, files in itertools.islice(frames, count):
@@ -36,7 +36,7 @@ def copy_frames(target: Path, count: int, split: str = "train") -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """A copy of a folder, of links where both are on one disk: nothing writes into a file that is there."""
+    """Copy a folder by hard links where possible: commands replace files and never write into existing ones."""
 
     def link(source: str, target: str) -> None:
         try:
@@ -48,42 +48,42 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 class Command:
-    """One command. `shared` is a folder for what all runs read; each run gets a fresh folder."""
+    """Run one command. All runs read the folder `shared`; each run works in a fresh folder."""
 
     name: str
-    work = None  # in place of `line`: what a process does that is forked from this one
+    work = None  # instead of `line`: a function for a process forked from this one
 
     def __init__(self, shared: Path):
         self.shared = shared
 
     def prepare(self, folder: Path) -> None:
-        """Fill a fresh folder."""
+        """Create and fill a fresh folder."""
         folder.mkdir()
 
     def line(self, folder: Path) -> list[str]:
-        """The command line that works in the folder."""
+        """Return the command line that works in the folder."""
         raise NotImplementedError
 
     def result(self, folder: Path):
-        """What an undisturbed run and a killed one have to agree in."""
+        """Return what an undisturbed run and a killed one must agree on."""
         raise NotImplementedError
 
-    def same(self, one, other) -> bool:
-        """Whether two results are the same."""
+    def is_same(self, one, other) -> bool:
+        """Return whether two results are the same."""
         return one == other
 
     def close(self) -> None:
-        """End what was started for all runs."""
+        """Stop what was started for all runs."""
 
 
 class Generate(Command):
-    """`generate_qa generate`: the bytes of the pair file."""
+    """Run `generate_qa generate`; the result is the annotation file's bytes."""
 
     name = "generate"
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        copy_frames(shared / "frames", FRAMES)
+        unpack_frames(shared / "frames", NUM_FRAMES)
 
     def prepare(self, folder: Path) -> None:
         folder.mkdir()
@@ -97,7 +97,7 @@ class Generate(Command):
 
 
 class Bundle(Command):
-    """`bundle.py`: the bytes of the zip."""
+    """Run `bundle.py`; the result is the zip's bytes."""
 
     name = "bundle"
 
@@ -109,13 +109,13 @@ class Bundle(Command):
 
 
 class Render(Command):
-    """`supertux render`: the labels byte for byte, and which images there are."""
+    """Run `supertux render`; the result is the labels' bytes and the names of the images."""
 
     name = "render"
 
     def line(self, folder: Path) -> list[str]:
         flags = "--frames 36 --preset ld --tracks xr591,lighthouse --karts tux,gnu --workers 1".split()
-        return [PYTHON, "-m", "supertux", "render", "--out", str(folder / "mine"), *flags]
+        return [PYTHON, "-m", "supertux", "render", "--output", str(folder / "mine"), *flags]
 
     def result(self, folder: Path) -> dict:
         infos = {path.name: path.read_bytes() for path in (folder / "mine").glob("*_info.json")}
@@ -123,23 +123,23 @@ class Render(Command):
 
 
 class Train(Command):
-    """`finetune train` on a tiny base: the loss curve and the adapter's weights, to float tolerance.
+    """Run `finetune train` on a tiny base; compare the loss curve and the weights, to float tolerance.
 
-    Its processes are forked from this one: importing takes longer than the whole training, and no file is written
-    meanwhile. It saves every few steps, so that so short a run has several checkpoints.
+    Its processes are forked from this one, because importing takes longer than the whole training and writes no file.
+    It saves every few steps, so that a short run has several checkpoints.
     """
 
     name = "train"
 
     def __init__(self, shared: Path):
         super().__init__(shared)
-        copy_frames(shared / "data/train", 4)
-        copy_frames(shared / "data/valid", 4, "valid")
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not outlive a fork
+        for split in ("train", "valid"):
+            unpack_frames(shared / "data" / split, 4, split)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
         from homework import base_vlm, finetune  # noqa: F401
         from homework.generate_qa import generate
-        from homework.labels import eval_sets as evalsets  # noqa: F401
-        from homework.training import trainer as training  # noqa: F401
+        from homework.labels import eval_sets  # noqa: F401
+        from homework.training import trainer  # noqa: F401
         from tests.tiny_models import save_tiny_nano
 
         with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
@@ -151,15 +151,15 @@ class Train(Command):
         link_tree(self.shared / "data", folder / "data")
 
     def work(self, folder: Path) -> None:
-        """The command, in a forked process."""
+        """Run the command in a forked process."""
         from homework import finetune
-        from homework.training import trainer as training
+        from homework.training import trainer
         from homework.utils import cli
 
-        make = training.TrainingArguments
-        training.TrainingArguments = lambda **given: make(**given | {"save_steps": 3, "logging_steps": 1})
+        arguments = trainer.TrainingArguments
+        trainer.TrainingArguments = lambda **given: arguments(**given | {"save_steps": 3, "logging_steps": 1})
         flags = ["--base", self.shared / "base", "--data", folder / "data", "--output", folder / "out"]
-        flags += ["--work", folder / "work", "--steps", TRAINING_STEPS, "--batch-size", 2, "--rank", 4]
+        flags += ["--run-dir", folder / "run", "--steps", TRAINING_STEPS, "--batch-size", 2, "--rank", 4]
         sys.argv = ["train", "train", *map(str, [*flags, "--learning-rate", 0.02, "--progress-questions", 5])]
         cli.run(finetune.train, finetune.test)
 
@@ -167,22 +167,22 @@ class Train(Command):
         from safetensors.numpy import load_file
 
         curve = json.loads((folder / "out/training.json").read_text())["curve"]
-        # the last row is about the process that ended: its seconds, and the mean loss of its own steps
+        # the last row depends on the process that finished: its seconds, and the mean loss of its own steps
         return [row for row in curve if "train_runtime" not in row], load_file(folder / "out/adapter_model.safetensors")
 
-    def same(self, one: tuple, other: tuple) -> bool:
+    def is_same(self, one: tuple, other: tuple) -> bool:
         (curve, weights), (other_curve, other_weights) = one, other
         if len(curve) != len(other_curve) or weights.keys() != other_weights.keys():
             return False
-        near = all(
+        is_curve_close = all(
             row.keys() == again.keys() and all(math.isclose(row[k], again[k], rel_tol=1e-4) for k in row)
             for row, again in zip(curve, other_curve, strict=True)
         )
-        return near and all(abs(weights[name] - other_weights[name]).max() < 1e-5 for name in weights)
+        return is_curve_close and all(abs(weights[name] - other_weights[name]).max() < 1e-5 for name in weights)
 
 
 class SlowServer(ThreadingHTTPServer):
-    """Serves one file with pauses, and from any byte on."""
+    """Serve one file slowly, from any byte on."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -198,12 +198,12 @@ class _Handler(BaseHTTPRequestHandler):
     piece = 1 << 16
 
     def do_GET(self) -> None:
-        """Send the file, or its end."""
-        content, wanted = self.server.content, self.headers.get("Range")
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        self.send_response(200 if not wanted else 206 if start < len(content) else 416)
+        """Send the file, or the requested range."""
+        content, requested = self.server.content, self.headers.get("Range")
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
+        self.send_response(200 if not requested else 206 if start < len(content) else 416)
         span = f"{start}-{len(content) - 1}" if start < len(content) else "*"
-        if wanted:
+        if requested:
             self.send_header("Content-Range", f"bytes {span}/{len(content)}")
         self.send_header("Content-Length", str(len(content[start:])))
         self.end_headers()
@@ -213,11 +213,11 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(self.server.pause)
 
     def log_message(self, *_) -> None:
-        """Keep the screen for the moments."""
+        """Print nothing."""
 
 
 class Download(Command):
-    """`supertux download` from a slow server: every file of the data folder."""
+    """Run `supertux download` from a slow server; the result is every file of the data folder."""
 
     name = "download"
 
@@ -244,16 +244,16 @@ class Download(Command):
 COMMANDS = {command.name: command for command in (Generate, Render, Train, Bundle, Download)}
 
 
-def missing(name: str) -> str | None:
-    """Why a command can't be run here, or None."""
+def why_missing(name: str) -> str | None:
+    """Return why a command cannot run here, or None."""
     if name != "render":
         return None
     from homework.utils.errors import InputError
-    from supertux.render.engines.pystk2 import assets as art
+    from supertux.render.engines.pystk2 import assets
 
     try:
-        art.require_engine()
-        art.installed()
+        assets.require_engine()
+        assets.installed()
     except InputError as error:
         return str(error)
     return None

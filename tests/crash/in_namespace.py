@@ -1,7 +1,7 @@
-"""Run by `test_full_disk` in a mount namespace of its own: `python -m tests.crash.in_namespace CASE FOLDER`.
+"""Run a command on a full and on a read-only disk: `python -m tests.crash.in_namespace CASE FOLDER`.
 
-FOLDER/disk becomes a small tmpfs. It is filled but for a few kilobytes, the command is run there, then room is made and
-it is run again, then the disk is mounted read-only.
+`test_full_disk` starts this in a mount namespace of its own. FOLDER/disk becomes a small tmpfs, filled but for a few
+kilobytes. The command runs there, runs again after space is freed, and runs once more on a read-only mount.
 """
 
 import io
@@ -17,12 +17,12 @@ from . import kill
 from .commands import COMMANDS, Command
 
 MEGABYTE = 1 << 20
-# MB of the disk, KB that are left on it when the command is run
-ROOM = {"generate": (24, 8), "bundle": (40, 100), "download": (24, 600), "views": (24, 20), "train": (60, 600)}
+# MB of the disk, KB left on it when the command runs
+DISK_SIZES = {"generate": (24, 8), "bundle": (40, 100), "download": (24, 600), "views": (24, 20), "train": (60, 600)}
 
 
 class Views(COMMANDS["generate"]):
-    """`load_views` with its cache on the disk: a full one costs the cache only."""
+    """Call `load_views` with its cache on the disk: on a full disk only the cache is lost."""
 
     name = "views"
 
@@ -36,7 +36,7 @@ class Views(COMMANDS["generate"]):
 
 
 class Train(COMMANDS["train"]):
-    """The training as a process of its own."""
+    """Run the training in a process of its own."""
 
     work = None
 
@@ -47,19 +47,19 @@ class Train(COMMANDS["train"]):
 
 
 def run(command: Command, folder: Path) -> tuple[int, str]:
-    """(exit status, stderr) of the command."""
+    """Run the command; return its exit status and stderr."""
     done = subprocess.run(command.line(folder), capture_output=True, text=True, timeout=600)
     return done.returncode, done.stderr
 
 
 def files(folder: Path) -> dict[Path, bytes]:
-    """Every file under a final name."""
+    """Read every file under a final name."""
     paths = (path for path in folder.rglob("*") if path.is_file() and kill.is_final(path.relative_to(folder)))
     return {path: path.read_bytes() for path in paths}
 
 
 def fill(disk: Path, left: int) -> Path:
-    """A file that takes all room but `left` bytes."""
+    """Write a file that takes all space but `left` bytes."""
     ballast = disk / ".ballast"
     with open(ballast, "wb") as stream:
         stream.write(bytes(max(0, shutil.disk_usage(disk).free - left)))
@@ -67,16 +67,16 @@ def fill(disk: Path, left: int) -> Path:
 
 
 def assert_one_line(status: int, err: str, name: str) -> None:
-    """Exit status 1 and one line that names a file on the disk."""
+    """Expect exit status 1 and one line that names a file on the disk."""
     lines = re.findall(r"error: .*", err)  # a progress bar may stand before it
     assert status == 1 and len(lines) == 1 and "Traceback" not in err, (status, err[-3000:])
     assert name in lines[0], lines[0]
 
 
 def assert_nothing_lost(before: dict[Path, bytes], folder: Path) -> None:
-    """All files from before are there as they were, and no new one is half written."""
-    halves = list(kill.half_written(folder))
-    assert not halves, halves
+    """Expect all earlier files unchanged and no incomplete new one."""
+    incomplete = list(kill.incomplete_files(folder))
+    assert not incomplete, incomplete
     after = files(folder)
     for path, content in before.items():
         if "events.out" not in path.name:
@@ -84,19 +84,19 @@ def assert_nothing_lost(before: dict[Path, bytes], folder: Path) -> None:
 
 
 def check(command: Command, disk: Path, shared: Path) -> list[str]:
-    """The three checks; what was checked."""
+    """Run the three checks; return their names."""
     folder = disk / "folder"
     command.prepare(folder)
-    if command.name != "train":  # a whole result of an earlier run, which must not get lost
+    if command.name != "train":  # the result of an earlier run, which must survive
         status, err = run(command, folder)
         assert status == 0, err
     if command.name == "views":
         shutil.rmtree(folder / ".cache")
-    if command.name == "download":  # the zip and a part of the files are there
+    if command.name == "download":  # lacks the zip and a part of the files
         shutil.rmtree(folder / "data/valid")
         (folder / "data/data.zip").unlink()
     before = files(folder)
-    ballast = fill(disk, ROOM[command.name][1] << 10)
+    ballast = fill(disk, DISK_SIZES[command.name][1] << 10)
     status, err = run(command, folder)
     if command.name == "views":
         assert status == 0 and not err and not list((folder / ".cache").glob("*.npy")), err
@@ -106,7 +106,7 @@ def check(command: Command, disk: Path, shared: Path) -> list[str]:
     ballast.unlink()
     status, err = run(command, folder)
     assert status == 0, err[-3000:]
-    assert not list(kill.half_written(folder)) and command.result(folder)
+    assert not list(kill.incomplete_files(folder)) and command.result(folder)
     before = files(folder)
     if command.name == "views":
         shutil.rmtree(folder / ".cache")
@@ -121,24 +121,24 @@ def check(command: Command, disk: Path, shared: Path) -> list[str]:
     else:
         assert_one_line(status, err, str(folder))
     assert_nothing_lost(before, folder)
-    return ["full", "free again", "read-only"]
+    return ["full", "freed", "read-only"]
 
 
 def main() -> None:
-    """Mount, check, and print what was checked as JSON."""
+    """Mount the disk, run the checks, and print their names as JSON."""
     case, place = sys.argv[1], Path(sys.argv[2])
     shared, disk = place / "shared", place / "disk"
     shared.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM[case][0]}m", "none", str(disk)], check=True)
-    sys.stdout, out = io.StringIO(), sys.stdout
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_SIZES[case][0]}m", "none", str(disk)], check=True)
+    sys.stdout, stdout = io.StringIO(), sys.stdout
     command = ({"views": Views, "train": Train} | {n: c for n, c in COMMANDS.items() if n != "train"})[case](shared)
     try:
         checked = check(command, disk, shared)
     finally:
         command.close()
-    print(json.dumps({"case": case, "checked": checked}), file=out)
-    out.flush()
-    os._exit(0)  # a server's threads may wait for a client that is gone
+    print(json.dumps({"case": case, "checked": checked}), file=stdout)
+    stdout.flush()
+    os._exit(0)  # server threads may wait for a client that has exited
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Kill commands at random moments, and see that they finish all the same: `python -m tests.crash.kill`.
+"""Kill commands at random moments and check that, restarted, they finish: `python -m tests.crash.kill`.
 
-Each command is run once undisturbed. Then, for each moment, it is started in a fresh folder and killed there (SIGKILL,
-with all its processes), what it left is looked through for files that are half written under a final name, and it is
-started again, to the end. Its result has to be the undisturbed one.
+Each command runs once undisturbed. Then, for each moment, it is started in a fresh folder and killed (SIGKILL, with all
+its processes). No incomplete file may have a final name. It is started again, to the end, and must give the undisturbed
+result.
 
-With `--changes` the moments are not times but changes of the file system (a file opened for writing, renamed,
-removed): what lasts a millisecond is hit as often as what lasts a minute. `dying/sitecustomize.py` does that.
+With `--changes` the moments are not times but file system changes (a file opened for writing, renamed, removed), so
+that a step of a millisecond is hit as often as one of a minute. `dying/sitecustomize.py` implements that.
 """
 
 import argparse
@@ -26,26 +26,26 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from .commands import COMMANDS, ROOT, Command, missing
+from .commands import COMMANDS, ROOT, Command, why_missing
 
 DYING = Path(__file__).parent / "dying"
-PATIENCE = 600  # seconds after which a run that was started again is said to hang
-READ_HIDDEN = (".cache", ".races")  # hidden folders whose files are read under their names
+TIMEOUT_SECONDS = 600  # after which a restarted run counts as hanging
+FINAL_HIDDEN_FOLDERS = (".cache", ".races")  # hidden folders whose files are read under their names
 
 
 class Broken(Exception):
-    """A promise that was not kept."""
+    """A broken guarantee."""
 
 
 def is_final(path: Path) -> bool:
-    """Whether a file's name says that it is whole: neither hidden nor .part, nor in a folder that is in the making."""
+    """Return whether a file's name marks it as complete: neither hidden nor .part, nor in a temporary folder."""
     if path.name.startswith(".") or path.name.endswith(".part"):
         return False
-    return all(not part.startswith(".") or part in READ_HIDDEN for part in path.parts[:-1])
+    return all(not part.startswith(".") or part in FINAL_HIDDEN_FOLDERS for part in path.parts[:-1])
 
 
 def in_unfinished_checkpoint(path: Path) -> bool:
-    """The Trainer's folder is whole once its `trainer_state.json` is; until then `last_checkpoint` passes over it."""
+    """Return whether a file is in a checkpoint without `trainer_state.json`, which `last_checkpoint` skips."""
     if not path.parent.name.startswith("checkpoint-"):
         return False
     try:
@@ -56,17 +56,17 @@ def in_unfinished_checkpoint(path: Path) -> bool:
 
 
 def check(path: Path) -> None:
-    """Read a whole file by its kind.
+    """Read a file completely, by its suffix.
 
     Raises:
-        Exception: it is not whole; each reader has errors of its own.
+        Exception: it is incomplete; each reader raises its own errors.
     """
     if path.suffix == ".json":
         json.loads(path.read_bytes())
     elif path.suffix in (".zip", ".pt", ".pth"):
         with zipfile.ZipFile(path) as archive:
             if archive.testzip():
-                raise ValueError("a broken zip")
+                raise ValueError("not a complete zip")
     elif path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
@@ -82,17 +82,17 @@ def check(path: Path) -> None:
         np.load(path)
 
 
-def half_written(folder: Path) -> Iterator[str]:
-    """The files under a final name that are not whole."""
+def incomplete_files(folder: Path) -> Iterator[str]:
+    """Yield the files under a final name that are incomplete."""
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.stat().st_nlink > 1:  # linked in: what the command reads
+        if not path.is_file() or path.stat().st_nlink > 1:  # hard links are the command's inputs
             continue
         if is_final(path.relative_to(folder)) and not in_unfinished_checkpoint(path):
             try:
                 check(path)
             except Exception as error:
                 yield f"{path.relative_to(folder)} ({type(error).__name__}: {error})"
-    # a checkpoint that counts as whole has all that resuming reads
+    # a checkpoint that counts as complete has everything that resuming reads
     for state in folder.rglob("checkpoint-*/trainer_state.json"):
         names = {path.name for path in state.parent.iterdir()}
         lacks = {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} - names
@@ -101,16 +101,16 @@ def half_written(folder: Path) -> Iterator[str]:
 
 
 class Forked:
-    """A process forked from this one, which has imported all that takes long; its session is its own."""
+    """Run a function in a fork of this process, which has done the slow imports, in its own session."""
 
     def __init__(self, work: Callable[[], None], log: Path, variables: dict[str, str]):
         self.returncode = None
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            self._live(work, log, variables)
+            self._run(work, log, variables)
 
-    def _live(self, work: Callable[[], None], log: Path, variables: dict[str, str]) -> None:
+    def _run(self, work: Callable[[], None], log: Path, variables: dict[str, str]) -> None:
         status = 1
         try:
             os.setsid()
@@ -124,7 +124,7 @@ class Forked:
                 status = error.code if isinstance(error.code, int) else int(error.code is not None)
                 print(error, file=sys.stderr)
             if variables.get("DIE_COUNT"):
-                watcher["tell"]()
+                watcher["write_count"]()
         except BaseException:
             traceback.print_exc()
         finally:
@@ -133,7 +133,7 @@ class Forked:
             os._exit(status)
 
     def wait(self, timeout: float | None = None) -> int:
-        """As `Popen.wait`."""
+        """Wait like `Popen.wait`."""
         end = time.monotonic() + timeout if timeout is not None else float("inf")
         while self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -147,7 +147,7 @@ class Forked:
 
 
 def start(command: Command, folder: Path, log: Path, **variables: str) -> subprocess.Popen | Forked:
-    """Start the command in a process group of its own."""
+    """Start the command in its own process group."""
     if command.work:
         return Forked(partial(command.work, folder), log, variables)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -160,24 +160,24 @@ def start(command: Command, folder: Path, log: Path, **variables: str) -> subpro
 
 
 def kill(process: subprocess.Popen | Forked) -> None:
-    """End the process and all that it started."""
+    """Kill the process and everything it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def finish(command: Command, folder: Path, log: Path, **variables: str) -> float:
-    """Run the command to its end; the seconds it took.
+    """Run the command to its end; return the seconds it took.
 
     Raises:
-        Broken: it fails or hangs; with its last words.
+        Broken: it fails or hangs; with its last line of output.
     """
     begin = time.monotonic()
     process = start(command, folder, log, **variables)
     try:
-        status = process.wait(PATIENCE)
+        status = process.wait(TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        raise Broken(f"it hung for {PATIENCE} s; see {log}") from None
+        raise Broken(f"it hung for {TIMEOUT_SECONDS} s; see {log}") from None
     finally:
         kill(process)
     if status:
@@ -186,13 +186,13 @@ def finish(command: Command, folder: Path, log: Path, **variables: str) -> float
 
 
 def disturb(command: Command, folder: Path, expected, moment: float, by_change: bool) -> tuple[bool, int]:
-    """Kill the command at a moment (seconds, or the number of a change), then finish it.
+    """Kill the command at a moment (seconds, or the number of a change), then run it to its end.
 
     Returns:
-        (whether it was still running when it was killed, how many temporary files it left).
+        (whether it was still running when killed, number of temporary files left).
 
     Raises:
-        Broken: half a file under a final name, or another result than the undisturbed one.
+        Broken: an incomplete file has a final name, or the result differs from the undisturbed one.
     """
     command.prepare(folder)
     log = folder.with_suffix(".log")
@@ -201,22 +201,24 @@ def disturb(command: Command, folder: Path, expected, moment: float, by_change: 
     else:
         process = start(command, folder, log)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(PATIENCE if by_change else moment)
+        process.wait(TIMEOUT_SECONDS if by_change else moment)
     kill(process)
     killed = process.returncode == -signal.SIGKILL
-    halves = list(half_written(folder))
-    if halves:
-        raise Broken(f"half written: {'; '.join(halves)}")
+    incomplete = list(incomplete_files(folder))
+    if incomplete:
+        raise Broken(f"incomplete: {'; '.join(incomplete)}")
     left = sum(path.is_file() and not is_final(path.relative_to(folder)) for path in folder.rglob("*"))
     finish(command, folder, log)
-    halves = list(half_written(folder))
-    if halves or not command.same(expected, command.result(folder)):
-        raise Broken(f"half written: {'; '.join(halves)}" if halves else "another result than the undisturbed run's")
+    incomplete = list(incomplete_files(folder))
+    if incomplete:
+        raise Broken(f"incomplete: {'; '.join(incomplete)}")
+    if not command.is_same(expected, command.result(folder)):
+        raise Broken("the result differs from the undisturbed run's")
     return killed, left
 
 
-def moments_of(command: Command, folder: Path, count: int, seed: int, by_change: bool) -> tuple[list, object, str]:
-    """An undisturbed run: (when to kill the next ones, its result, how long it was, in words)."""
+def choose_moments(command: Command, folder: Path, count: int, seed: int, by_change: bool) -> tuple[list, object, str]:
+    """Run undisturbed; return the moments for the next runs, the result, and the length of the run in words."""
     command.prepare(folder)
     counter = folder.with_suffix(".count")
     variables = {"DIE_IN": str(folder), "DIE_COUNT": str(counter)} if by_change else {}
@@ -229,57 +231,61 @@ def moments_of(command: Command, folder: Path, count: int, seed: int, by_change:
     return moments, command.result(folder), f"{changes} changes"
 
 
-def survive(name: str, count: int, seed: int, by_change: bool = False, say: Callable[[str], None] = print) -> int:
-    """Kill a command at `count` moments; how many of them it did not survive."""
+def count_broken(
+    name: str, count: int, seed: int, by_change: bool = False, report: Callable[[str], None] = print
+) -> int:
+    """Kill a command at `count` moments; return at how many it broke a guarantee."""
     broken = killed = 0
     with tempfile.TemporaryDirectory(prefix="kill-") as place:
         place = Path(place)
         (place / "shared").mkdir()
         command = COMMANDS[name](place / "shared")
         try:
-            moments, expected, length = moments_of(command, place / "undisturbed", count, seed, by_change)
-            say(f"{name}: undisturbed {length}")
+            moments, expected, length = choose_moments(command, place / "undisturbed", count, seed, by_change)
+            report(f"{name}: undisturbed {length}")
             for number, moment in enumerate(moments, 1):
                 when = f"at change {moment}" if by_change else f"after {moment:.2f} s"
                 folder = place / f"run{number}"
                 try:
                     was_running, left = disturb(command, folder, expected, moment, by_change)
-                    while not (was_running or by_change) and moment > 0.05:  # faster than the undisturbed run was
+                    while not (was_running or by_change) and moment > 0.05:  # finished before: kill it earlier
                         shutil.rmtree(folder)
                         moment *= 0.7
                         when = f"after {moment:.2f} s"
                         was_running, left = disturb(command, folder, expected, moment, by_change)
                     killed += was_running
-                    words = f"{'killed' if was_running else 'had ended'}, {left} temporary files left, same result"
+                    words = (
+                        f"{'killed' if was_running else 'finished before'}, {left} temporary files left, same result"
+                    )
                     shutil.rmtree(folder)
                 except Broken as error:
                     broken += 1
                     words = f"BROKEN: {error}"
-                say(f"{name} {number:2}/{len(moments)} {when}: {words}")
+                report(f"{name} {number:2}/{len(moments)} {when}: {words}")
         finally:
             command.close()
-    say(f"{name}: {len(moments)} moments, {killed} killed while running, {broken} broken")
+    report(f"{name}: {len(moments)} moments, {killed} killed while running, {broken} broken")
     return broken
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser("python -m tests.crash.kill", description=__doc__.splitlines()[0])
-    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=f"of {', '.join(COMMANDS)}; default: all")
-    parser.add_argument("--moments", type=int, default=20, help="how often each command is killed")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--changes", action="store_true", help="moments are changes of files, not times")
+    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=f"{', '.join(COMMANDS)} (default: all)")
+    parser.add_argument("--moments", type=int, default=20, help="kills per command (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
+    parser.add_argument("--changes", action="store_true", help="kill at file system changes, not at times")
     options = parser.parse_args()
     unknown = set(options.commands) - set(COMMANDS)
     if unknown:
-        parser.error(f"no command {', '.join(sorted(unknown))}; there are {', '.join(COMMANDS)}")
+        parser.error(f"unknown command {', '.join(sorted(unknown))}; choose from {', '.join(COMMANDS)}")
     broken = 0
     for name in options.commands or COMMANDS:
-        reason = missing(name)
+        reason = why_missing(name)
         if reason:
-            print(f"{name}: left out: {reason}")
+            print(f"{name}: skipped: {reason}")
         else:
-            broken += survive(name, options.moments, options.seed, options.changes, lambda t: print(t, flush=True))
+            broken += count_broken(name, options.moments, options.seed, options.changes, lambda t: print(t, flush=True))
     sys.exit(broken > 0)
 
 

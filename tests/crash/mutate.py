@@ -1,4 +1,4 @@
-"""Broken inputs from whole ones, always the same: broken bytes, and JSON that parses but says something impossible."""
+"""Derive broken inputs from intact ones, reproducibly: broken bytes, and valid JSON with invalid content."""
 
 import contextlib
 import copy
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from homework.utils.errors import InputError
 
-SECONDS = 120  # after which a reader is said to hang; all these files are small
+TIMEOUT_SECONDS = 120  # after which a reader counts as hanging; all these files are small
 VALUES = (
     *(None, True, False, 0, -1, 3, 10**6, 10**9, 10**18, 10**4000, 1.5, -0.0, 1e308, float("inf"), float("nan")),
     *("", "x", "10", "\0", "a\nb", "\ud800", "../../x", "/", "ä" * 300, "x" * 100_000, "\x1b[2J", "%s{}{0}"),
@@ -23,7 +23,7 @@ class Hang(BaseException):
 
 
 def nested(depth: int) -> list:
-    """A list in a list in a list."""
+    """Nest an empty list `depth` times."""
     value = []
     for _ in range(depth):
         value = [value]
@@ -31,7 +31,7 @@ def nested(depth: int) -> list:
 
 
 def break_bytes(content: bytes, rng: random.Random) -> bytes:
-    """The content with some bytes changed, lost, doubled or added."""
+    """Change, remove, double or insert some bytes."""
     kind, at = rng.randrange(9), rng.randrange(len(content) or 1)
     length = rng.choice((1, 2, 16, 300))
     if kind == 0:
@@ -50,14 +50,14 @@ def break_bytes(content: bytes, rng: random.Random) -> bytes:
         return content[:at] + b"\xff\xfe\x80" + content[at:]
     broken = bytearray(content)
     for _ in range(rng.choice((1, 3, 20))):
-        # the beginnings of files say how large they are
+        # headers hold sizes
         place = rng.randrange(min(len(broken), 600) if kind == 7 else len(broken)) if broken else 0
         broken[place : place + 1] = bytes([broken[place] ^ (1 << rng.randrange(8))])
     return bytes(broken)
 
 
 def _places(value, depth: int = 0) -> Iterator[tuple]:
-    """All (container, key) of a JSON value."""
+    """Yield (container, key, depth) of every entry of a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in items:
         yield value, key, depth
@@ -65,7 +65,7 @@ def _places(value, depth: int = 0) -> Iterator[tuple]:
 
 
 def break_json(value, rng: random.Random) -> bytes:
-    """The value with one entry, at any depth as often as at another, changed, lost, or doubled."""
+    """Change, remove or double one entry, each depth being equally likely."""
     value = copy.deepcopy(value)
     places = list(_places(value))
     depth = rng.choice(sorted({depth for *_, depth in places}))
@@ -85,22 +85,22 @@ def break_json(value, rng: random.Random) -> bytes:
 
 
 def broken_json_files(content: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Broken versions of a JSON file: of each three one in its bytes, two in what it says."""
+    """Yield broken versions of a JSON file: one in three by bytes, the others by content."""
     rng, value = random.Random(seed), json.loads(content)
     for number in range(count):
         yield break_json(value, rng) if number % 3 else break_bytes(content, rng)
 
 
 def broken_files(content: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Broken versions of any file."""
+    """Yield broken versions of any file."""
     rng = random.Random(seed)
     for _ in range(count):
         yield break_bytes(content, rng)
 
 
 @contextlib.contextmanager
-def limited(seconds: int = SECONDS) -> Iterator[None]:
-    """Raises `Hang` where the block takes longer."""
+def time_limit(seconds: int = TIMEOUT_SECONDS) -> Iterator[None]:
+    """Raise `Hang` if the block takes longer."""
 
     def hang(*_) -> None:
         raise Hang
@@ -115,23 +115,25 @@ def limited(seconds: int = SECONDS) -> Iterator[None]:
 
 
 def failures(file: Path, versions: Iterator[bytes], read, named: Path) -> list[str]:
-    """Give each broken version of a file to its reader; what the reader should not have done.
+    """Give each broken version of a file to its reader; return the violations.
 
-    It may take it, or raise an InputError of one line that names `named` or what lies in it.
+    The reader may accept it, or raise an InputError of one line that names `named` or a path in it.
     """
-    found, whole = [], file.read_bytes()
+    violations, intact = [], file.read_bytes()
     for number, content in enumerate(versions):
         file.write_bytes(content)
         try:
-            with limited():
+            with time_limit():
                 read()
         except InputError as error:
             if str(named) not in str(error) or len(str(error).splitlines()) != 1:
-                found.append(f"{file.name} {number}: says {str(error)[:300]!r}")
+                violations.append(f"{file.name} {number}: message {str(error)[:300]!r}")
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            found.append(f"{file.name} {number}: {type(error).__module__}.{type(error).__name__}: {str(error)[:300]}")
+            violations.append(
+                f"{file.name} {number}: {type(error).__module__}.{type(error).__name__}: {str(error)[:300]}"
+            )
         finally:
-            file.write_bytes(whole)
-    return found
+            file.write_bytes(intact)
+    return violations

@@ -1,4 +1,4 @@
-"""Broken frames, pair files and images: each is read, or refused in one line that names it."""
+"""Broken frames, annotation files and images are read, or refused in one line that names them."""
 
 import json
 import shutil
@@ -20,26 +20,26 @@ from .mutate import broken_files, broken_json_files, failures
 
 
 def read_frame(info: Path) -> None:
-    """All that is made of a frame, as JSON."""
+    """Derive all annotations from a frame, as JSON."""
     for view, scene in read_scenes(info):
         image = image_file(info, view)
         json.dumps([*qa_rows(scene, image), *caption_rows(scene, image)])
 
 
 def read_pairs(data: Path) -> None:
-    """The training set of the VLM."""
+    """Build the training set of the VLM."""
     views = PackedVQADataset.of_split("train", data)
     assert len([views[i] for i in range(len(views))]) == len(views)
 
 
 def read_captions(data: Path) -> None:
-    """The training set of CLIP."""
+    """Build the training set of CLIP."""
     views = CaptionMatchingDataset.of_split("train", data)
     assert len([views[i] for i in range(len(views))]) == len(views)
 
 
 def read_questions(data: Path) -> None:
-    """The questions of CLIP and their images."""
+    """Read the questions of CLIP and their images."""
     rows = MultiChoiceQADataset("valid_grader", data).rows
     clip_pixels([open_image(row["image_path"]) for row in rows])
     score(rows, [0] * len(rows))
@@ -56,16 +56,16 @@ JSON_FILES = {
 
 @pytest.mark.parametrize("name", JSON_FILES)
 def test_broken_json(tiny_data: Path, capfd, name: str):
-    """60 versions of each; also a mutated frame under captions that are whole."""
+    """60 versions of each file; also a mutated frame below intact captions."""
     file = tiny_data / name
     versions = broken_json_files(file.read_bytes(), 60, seed=1)
     assert failures(file, versions, lambda: JSON_FILES[name](tiny_data), tiny_data) == []
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.filterwarnings(r"ignore:::PIL\.")  # as preprocess does it, whose filter pytest takes away
+@pytest.mark.filterwarnings(r"ignore:::PIL\.")  # as open_image does, whose filter pytest overrides
 def test_broken_images(tiny_data: Path, capfd, recwarn):
-    """120 versions of a view, by both readers."""
+    """120 versions of a view, read by both readers."""
     image, cache = tiny_data / "train/00000_00_im.jpg", tiny_data / ".cache"
     paths = [image, tiny_data / "train/00000_01_im.jpg"]
 
@@ -82,15 +82,15 @@ def test_broken_images(tiny_data: Path, capfd, recwarn):
     "magic", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"GIF89a", b"II*\0", b"\0\0\1\0"]
 )
 def test_other_formats_are_refused(tmp_path: Path, magic: bytes):
-    """Pillow opens a page description with another program; no view is one."""
+    """Pillow opens some formats with other programs."""
     (tmp_path / "view.jpg").write_bytes(magic + bytes(1000))
     assert failures(tmp_path / "view.jpg", iter([magic]), lambda: open_image(tmp_path / "view.jpg"), tmp_path) == []
     with pytest.raises(ValueError, match=r"view.jpg: not a readable image"):
         open_image(tmp_path / "view.jpg")
 
 
-def test_a_broken_cache_is_made_again(tiny_data: Path):
-    """The cache holds nothing that can't be decoded again, so a broken one is no error."""
+def test_a_broken_cache_is_rebuilt(tiny_data: Path):
+    """The cache can be decoded again, so a broken one is not an error."""
     paths, cache = sorted((tiny_data / "train").glob("*_im.jpg")), tiny_data / ".cache"
     expected = load_views(paths)
     load_views(paths, cache)

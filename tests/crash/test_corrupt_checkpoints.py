@@ -1,4 +1,4 @@
-"""Broken bases and adapters: each loads, or is refused in one line, and none fills the memory."""
+"""Broken bases and adapters load, or are refused in one line; none exhausts memory."""
 
 import json
 import random
@@ -11,12 +11,12 @@ from homework.base_vlm import BaseVLM
 from homework.models.loading import load_adapter, load_base, load_model, load_processor
 from homework.training.lora import PeftTrainingModule, add_lora
 from homework.utils.errors import InputError
-from tests.crash.mutate import broken_files, broken_json_files, failures, limited
+from tests.crash.mutate import broken_files, broken_json_files, failures, time_limit
 
 
 @pytest.fixture(scope="module")
 def small(nano_folder: Path, tmp_path_factory) -> Path:
-    """The tiny base with a tokenizer of single bytes, which is read a hundred times as fast, and an adapter."""
+    """Write an adapter and the tiny base with a byte-level tokenizer, which loads a hundred times as fast."""
     folder = tmp_path_factory.mktemp("small")
     shutil.copytree(nano_folder, folder / "base")
     file = folder / "base/tokenizer.json"
@@ -33,7 +33,7 @@ def small(nano_folder: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """What a folder lacks is not looked for in the hub."""
+    """Look up no file in the hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
@@ -49,13 +49,13 @@ def read_processor(folder: Path) -> None:
     load_processor(str(folder / "base"))
 
 
-def asked(folder: Path) -> None:
-    """The same as it is loaded for answers."""
+def load_for_answers(folder: Path) -> None:
+    """Load base and adapter as for inference."""
     vlm = BaseVLM(folder / "adapter")
     vlm.tokens.decode([*vlm.tokens.question("What track is this?"), vlm.tokens.end])
 
 
-# file -> (reader, how many versions in the slow test)
+# file -> (reader, number of versions in the slow test)
 FILES = {
     "adapter/adapter_config.json": (read_adapter, 40),
     "adapter/adapter_model.safetensors": (read_adapter, 25),
@@ -72,7 +72,7 @@ FILES = {
 def check(small: Path, capfd, name: str, count: int, seed: int) -> None:
     file = small / name
     content = file.read_bytes()
-    for read in (FILES[name][0], asked):
+    for read in (FILES[name][0], load_for_answers):
         versions = (broken_json_files if name.endswith(".json") else broken_files)(content, count, seed)
         assert failures(file, versions, lambda read=read: read(small), small) == []
     assert capfd.readouterr().err == ""
@@ -106,23 +106,23 @@ HUGE = {
 
 @pytest.mark.parametrize("place", HUGE)
 def test_a_huge_size_in_a_config(small: Path, place: str):
-    """A number in a config takes neither memory nor time."""
+    """A number in a config costs neither memory nor time."""
     file, (part, name) = small / "base/config.json", place.split(".")
-    whole = file.read_text()
-    config = json.loads(whole)
+    intact = file.read_text()
+    config = json.loads(intact)
     config[part][name] = HUGE[place]
     file.write_text(json.dumps(config))
     try:
         for read in (load_model, BaseVLM):
-            with limited(60), pytest.raises(InputError, match=r"its config claims|not a loadable base"):
+            with time_limit(60), pytest.raises(InputError, match=r"its config claims|not a loadable base"):
                 read(str(small / "base"))
     finally:
-        file.write_text(whole)
+        file.write_text(intact)
 
 
 @pytest.mark.parametrize("values", [{"r": 10**9}, {"r": 10**7}, {"rank_pattern": {"q_proj": 10**7}}])
 def test_a_huge_rank_in_an_adapter(small: Path, tmp_path: Path, values: dict):
-    """Nor does the rank of an adapter."""
+    """Nor does the rank of an adapter cost memory."""
     shutil.copytree(small / "adapter", tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "adapter_config.json").read_text()) | values
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
@@ -131,6 +131,6 @@ def test_a_huge_rank_in_an_adapter(small: Path, tmp_path: Path, values: dict):
 
 
 def test_versions_are_always_the_same():
-    """A failure can be made again."""
+    """Failures are reproducible."""
     first, second = (list(broken_files(random.Random(0).randbytes(100), 30, 5)) for _ in range(2))
     assert first == second

@@ -1,6 +1,6 @@
-"""A full disk and a read-only one: one line, nothing lost, nothing half written, and the same command finishes later.
+"""On a full or read-only disk: one line, nothing lost, nothing incomplete; the same command succeeds later.
 
-A child process gets a small tmpfs in a mount namespace of its own; `in_namespace.py` is what it runs there.
+A child process gets a small tmpfs in its own mount namespace and runs `in_namespace.py` there.
 """
 
 import json
@@ -17,8 +17,8 @@ CASES = ("generate", "bundle", "download")
 
 
 @cache
-def no_namespace() -> str | None:
-    """Why there can be no mount here, or None."""
+def why_no_mount() -> str | None:
+    """Return why nothing can be mounted here, or None."""
     command = ["unshare", "-rm", "sh", "-c", "mkdir -p $0 && mount -t tmpfs -o size=1m none $0", "/tmp"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -28,15 +28,15 @@ def no_namespace() -> str | None:
 
 
 def run(case: str, tmp_path: Path) -> None:
-    if no_namespace():
-        pytest.skip(f"a tmpfs can't be mounted: {no_namespace()}")
+    if why_no_mount():
+        pytest.skip(f"cannot mount a tmpfs; run as root or allow user namespaces: {why_no_mount()}")
     (tmp_path / "disk").mkdir()
     command = ["unshare", "-rm", sys.executable, "-m", "tests.crash.in_namespace", case, str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["case"] == case and told["checked"] == ["full", "free again", "read-only"]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["case"] == case and report["checked"] == ["full", "freed", "read-only"]
 
 
 @pytest.mark.parametrize("case", CASES)

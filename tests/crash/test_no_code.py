@@ -1,4 +1,4 @@
-"""No code of a checkpoint runs: what the source says, and a base and an adapter that bring code."""
+"""No code of a checkpoint runs: checks of the source, and a base and an adapter that bring code."""
 
 import json
 import re
@@ -31,18 +31,20 @@ def sources() -> list[Path]:
 
 
 def test_source_loads_no_code():
-    """No `trust_remote_code` but False, no pickle, and `weights_only=True` in each torch.load that is called."""
+    """`trust_remote_code` is False everywhere, nothing is unpickled, and torch.load has `weights_only=True`."""
     for file in sources():
         text = re.sub(r'"""(.|\n)*?"""', "", file.read_text())
         assert not TRUST.search(text) and not PICKLE.search(text), file
         for call in TORCH_LOAD.finditer(text):
             assert "weights_only=True" in call[0], (file, call[0])
-    assert sum(bool(TORCH_LOAD.search(file.read_text())) for file in sources()) >= 2  # it finds those there are
+    assert (
+        sum(bool(TORCH_LOAD.search(file.read_text())) for file in sources()) >= 2
+    )  # the pattern finds the existing calls
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    """A folder with a tiny base and an adapter for it."""
+    """Write a tiny base and an adapter for it."""
     folder = tmp_path_factory.mktemp("tiny")
     save_tiny_nano(folder / "base")
     model, _ = load_base(str(folder / "base"))
@@ -56,8 +58,8 @@ def change(file: Path, **values) -> None:
 
 @pytest.mark.parametrize("model_type", ["tux_nano", "idefics3", "mine"])
 def test_code_in_a_base(tiny: Path, tmp_path: Path, monkeypatch, model_type: str):
-    """A base with code, under a known type of model and an unknown one, asks nobody and runs nothing."""
-    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers would take for a permission
+    """A base with code, of a known or unknown model type, neither prompts nor runs it."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would take this as permission
     base, marker = tmp_path / "base", tmp_path / "ran"
     shutil.copytree(tiny / "base", base)
     (base / "modeling_x.py").write_text(CODE.format(marker=str(marker)))
@@ -76,7 +78,7 @@ def test_code_in_a_base(tiny: Path, tmp_path: Path, monkeypatch, model_type: str
 
 
 def test_code_in_an_adapter(tiny: Path, tmp_path: Path, monkeypatch):
-    """An adapter with code beside it, named wherever peft takes a module's name."""
+    """Code beside an adapter, named wherever peft accepts a module name, does not run."""
     adapter, marker = tmp_path / "adapter", tmp_path / "ran"
     shutil.copytree(tiny / "adapter", adapter)
     code = CODE.format(marker=str(marker))
@@ -95,8 +97,8 @@ def test_code_in_an_adapter(tiny: Path, tmp_path: Path, monkeypatch):
     assert not marker.exists()
 
 
-def test_a_kernel_of_the_hub_is_not_taken(tiny: Path, tmp_path: Path):
-    """A config may name attention code of the hub, for the model or a part of it: it is not heeded."""
+def test_a_hub_kernel_is_ignored(tiny: Path, tmp_path: Path):
+    """Attention code of the hub, named by a config for the model or a part of it, is ignored."""
     base = tmp_path / "base"
     shutil.copytree(tiny / "base", base)
     config = json.loads((base / "config.json").read_text())

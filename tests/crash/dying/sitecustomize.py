@@ -1,8 +1,7 @@
-"""First on PYTHONPATH, this ends a command at a chosen change of the file system.
+"""Kill a command at a chosen file system change; Python imports this if it is first on PYTHONPATH.
 
-DIE_IN names a folder, DIE_AT a number: with that many files opened for writing, renamed or removed in the folder, the
-process and its group die of SIGKILL, before the last of those changes is made. DIE_COUNT names a file that gets the
-number of such changes where the process ends by itself.
+DIE_IN names a folder, DIE_AT a number: the process group gets SIGKILL just before that many files have been opened for
+writing, renamed or removed in the folder. DIE_COUNT names a file that receives the number of changes at a normal exit.
 """
 
 import atexit
@@ -18,26 +17,26 @@ changes = 0
 
 
 def in_folder(path, within: int) -> bool:
-    """Whether it is a path in the folder; one relative to an open folder is of `shutil.rmtree`."""
+    """Return whether a path is in the folder; a path relative to an open folder is `shutil.rmtree`'s."""
     return within != -1 or (isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(folder + os.sep))
 
 
 def watch(event: str, arguments: tuple) -> None:
-    """Count a change, and die at the chosen one."""
+    """Count a change; kill the process group at the chosen one."""
     global changes
     if event == "open":
-        counts = isinstance(arguments[2], int) and arguments[2] & WRITES and in_folder(arguments[0], -1)
+        is_change = isinstance(arguments[2], int) and arguments[2] & WRITES and in_folder(arguments[0], -1)
     else:
         last = arguments[-1] if event in CHANGES else -1
-        counts = event in CHANGES and in_folder(arguments[0], last if isinstance(last, int) else -1)
-    if counts:
+        is_change = event in CHANGES and in_folder(arguments[0], last if isinstance(last, int) else -1)
+    if is_change:
         changes += 1
         if changes == fatal:
             os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def tell() -> None:
-    """Write how many changes there were."""
+def write_count() -> None:
+    """Write the number of changes."""
     with open(counter, "w") as stream:
         stream.write(str(changes))
 
@@ -45,4 +44,4 @@ def tell() -> None:
 sys.addaudithook(watch)
 if counter:
     pid = os.getpid()
-    atexit.register(lambda: tell() if os.getpid() == pid else None)
+    atexit.register(lambda: write_count() if os.getpid() == pid else None)

@@ -1,5 +1,6 @@
-"""A browser, its pages, and the servers that they open."""
+"""Fixtures: a browser, its pages, and the servers that they open."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ def browser():
     with sync_api.sync_playwright() as playwright:
         browser = launch(playwright)
         if browser is None:
-            pytest.skip("no browser: apt install chromium, or python -m playwright install chromium")
+            no_browser = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+            no_browser("no browser found. Run `apt install chromium` or `python -m playwright install chromium`")
         sync_api.expect.set_options(timeout=PATIENCE)
         yield browser
         browser.close()
@@ -25,7 +27,7 @@ def browser():
 
 @pytest.fixture
 def page(browser):
-    """A page of 1280x800; at the end, nothing went wrong in it but requests that were refused on purpose."""
+    """Open a page of 1280x800; finally, expect no errors in it except requests refused on purpose."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(PATIENCE)
     page, wrong = context.new_page(), []
@@ -38,21 +40,21 @@ def page(browser):
 
 @pytest.fixture(scope="session")
 def server(sample_data):
-    """With the sample's frames and the shipped models."""
+    """Serve the sample's frames with the shipped models."""
     with serving("--data", sample_data) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def bare_server(small_data):
-    """With no model at all."""
+    """Serve without any model."""
     with serving("--data", small_data, "--checkpoint", "nowhere/vlm", "--clip", "nowhere/clip") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:
-    """A few frames to train on, and as many to measure on as CLIP's questions need."""
+    """Write one frame to train on, and as many to evaluate on as CLIP's questions need."""
     data = tmp_path_factory.mktemp("data")
     for number in range(24):
         write_frame(data / "valid", f"{number:05x}", list(TRACKS)[number % 5], shift=number)
@@ -62,18 +64,8 @@ def small_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def report(small_data, tmp_path_factory) -> Path:
-    """The page that `viewer report` writes."""
+    """Return the page that `viewer report` writes."""
     output = tmp_path_factory.mktemp("report")
-    command = [
-        sys.executable,
-        "-m",
-        "viewer",
-        "report",
-        "homework/weights/vlm",
-        "--data",
-        small_data,
-        "--output",
-        output,
-    ]
-    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "-m", "viewer", "report", "homework/weights/vlm", "--data", small_data]
+    subprocess.run([*command, "--output", output], cwd=ROOT, check=True, capture_output=True)
     return output / "index.html"

@@ -1,4 +1,4 @@
-"""The pictures of docs/: `python -m tests.browser.screenshots [report/index.html]`, of what `viewer report` wrote."""
+"""Take the screenshots of docs/: `python -m tests.e2e.browser.screenshots [report/index.html]`."""
 
 import contextlib
 import sys
@@ -13,11 +13,11 @@ from supertux.sample import use_sample
 from .driving import PATIENCE, ROOT, launch, serving
 
 DOCS = ROOT / "docs"
-MOST_BYTES = 300_000  # of a picture; a larger one is reduced to 256 colours
+MAX_IMAGE_BYTES = 300_000  # larger screenshots are reduced to 256 colours
 
 
 def main(report: Path | None) -> None:
-    """The page to explore, and the top of a report if there is one."""
+    """Save the explorer, and the top of a report if one is given."""
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = launch(playwright)
@@ -30,7 +30,7 @@ def main(report: Path | None) -> None:
 
 
 def show_explore(page) -> None:
-    """A view with an answer and compared captions."""
+    """Save a view with an answer and ranked captions."""
     with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as stack:
         use_sample(data=Path(data))
         server = stack.enter_context(serving("--data", data))
@@ -46,7 +46,7 @@ def show_explore(page) -> None:
 
 
 def show_report(page, report: Path) -> None:
-    """Its top, without some parts, so that the cards are seen."""
+    """Save the top of a report, without some sections, so that the cards are visible."""
     page.set_viewport_size({"width": 1000, "height": 1400})
     page.goto(report.resolve().as_uri())
     for title in ("What is taken for what", "Answers that agree", "Training"):
@@ -55,13 +55,13 @@ def show_report(page, report: Path) -> None:
 
 
 def save(page, file: Path) -> None:
-    """What is seen of a page, as a PNG."""
+    """Save the visible part of a page as PNG."""
     page.mouse.move(0, 0)
     page.screenshot(path=file)
     with Image.open(file) as opened:
         picture = opened.convert("RGB")
     picture.save(file, optimize=True)
-    if file.stat().st_size > MOST_BYTES:
+    if file.stat().st_size > MAX_IMAGE_BYTES:
         picture.quantize(256).save(file, optimize=True)
     print(f"saved {file} ({file.stat().st_size / 1000:.0f} kB)")
 
