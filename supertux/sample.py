@@ -15,12 +15,11 @@ from homework.labels.eval_sets import balanced_pairs, build, multiple_choice, sp
 from homework.labels.rows import DATA_DIR, info_files
 from homework.utils.errors import InputError
 from homework.utils.io import atomic_write, write_json
-from homework.utils.parallel import available_cores
 from homework.utils.progress import progress_bar
 
-from .render.engines.pystk2 import assets as art
+from .render.engines import check_installed
 from .render.planner import KARTS, TRACKS, race_plans
-from .render.renderer import is_done, views_of, watch, with_processes
+from .render.renderer import draw_races, is_done
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +43,15 @@ def make_sample(*, output: Path = SAMPLE, run_dir: Path = Path("runs/make_sample
         output: folder of the sample
         run_dir: folder for the rendered frames; if interrupted, the same command resumes
     """
-    art.require_engine()
-    art.installed()
+    check_installed("hd")
     for split, frames in FRAMES_PER_RACE.items():
         count = len(TRACKS) * RACES_PER_TRACK[split] * frames
         options = {"num_karts": KARTS_PER_RACE, "frames_per_race": frames, "quality": JPEG_QUALITY}
         plans = list(race_plans(SEEDS[split], count, list(TRACKS), list(KARTS), "hd", **options))
-        todo = [plan for plan in plans if not is_done(plan, run_dir / split)]
-        failed, missing = watch(with_processes(todo, run_dir / split, available_cores()), sum(map(views_of, todo)))
-        if failed or missing:
-            raise InputError(run_dir / split, f"{failed} races failed, {missing} frames missing", "run again")
+        remaining = [plan for plan in plans if not is_done(plan, run_dir / split)]
+        lost, unreadable = draw_races(remaining, run_dir / split)
+        if lost or unreadable:
+            raise InputError(run_dir / split, f"{lost} races and {unreadable} frames are lost", "run again")
         write_shard(run_dir / split, output / f"{split}.tar")
     build(split="valid", output=output / "valid_grader", data=run_dir)
     scenes = split_scenes(run_dir, "train")
