@@ -150,14 +150,6 @@ def _run_on_ray(plans: list[RacePlan], output: Path, address: str) -> Iterator[t
     ray.shutdown()
 
 
-# TEMPORARY: names that sample.py imports
-def views_of(plan):
-    return plan.num_views
-
-
-watch = with_processes = None
-
-
 def _split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
