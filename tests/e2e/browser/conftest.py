@@ -1,4 +1,4 @@
-"""A browser, its pages, and the servers that they open."""
+"""Fixtures: a browser, its pages, and the servers that they open."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import TRACKS, write_frame
 
-from .driving import PATIENCE, ROOT, launch, serving
+from .driving import ROOT, TIMEOUT_MS, launch, serving
 
 SAMPLE = ROOT / "sample"
 
@@ -20,41 +20,41 @@ def browser():
         browser = launch(playwright)
         if browser is None:
             pytest.skip("no browser: apt install chromium, or python -m playwright install chromium")
-        sync_api.expect.set_options(timeout=PATIENCE)
+        sync_api.expect.set_options(timeout=TIMEOUT_MS)
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def page(browser):
-    """A page of 1280x800; at the end, nothing went wrong in it but requests that were refused on purpose."""
+    """Open a page of 1280x800; at the end it must have logged no error but rejected requests."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(PATIENCE)
-    page, wrong = context.new_page(), []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    context.set_default_timeout(TIMEOUT_MS)
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     yield page
     context.close()
-    assert [line for line in wrong if "the server responded with a status of" not in line] == []
+    assert [line for line in problems if "the server responded with a status of" not in line] == []
 
 
 @pytest.fixture(scope="session")
 def server():
-    """With the sample's frames and the shipped models."""
+    """Serve the sample's frames with the shipped models."""
     with serving("--data", SAMPLE) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def bare_server(small_data):
-    """With no model at all."""
+    """Serve without models."""
     with serving("--data", small_data, "--checkpoint", "nowhere/vlm", "--clip", "nowhere/clip") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:
-    """A few frames to train on, and as many to measure on as CLIP's questions need."""
+    """Write a frame to train on, and enough to evaluate on for CLIP's questions."""
     data = tmp_path_factory.mktemp("data")
     for number in range(24):
         write_frame(data / "valid", f"{number:05x}", list(TRACKS)[number % 5], shift=number)
@@ -64,7 +64,7 @@ def small_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def report(small_data, tmp_path_factory) -> Path:
-    """The page that `viewer report` writes."""
+    """Write a report with the shipped models."""
     output = tmp_path_factory.mktemp("report")
     command = [
         sys.executable,

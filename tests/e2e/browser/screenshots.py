@@ -1,4 +1,4 @@
-"""The pictures of docs/: `python -m tests.browser.screenshots [report/index.html]`, of what `viewer report` wrote."""
+"""Take the screenshots of docs/: `python -m tests.e2e.browser.screenshots [report/index.html]`."""
 
 import sys
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from .driving import PATIENCE, ROOT, launch, serving
+from .driving import ROOT, TIMEOUT_MS, launch, serving
 
 DOCS = ROOT / "docs"
-MOST_BYTES = 300_000  # of a picture; a larger one is reduced to 256 colours
+MAX_BYTES = 300_000  # a larger screenshot is reduced to 256 colours
 
 
 def main(report: Path | None) -> None:
-    """The page to explore, and the top of a report if there is one."""
-    expect.set_options(timeout=PATIENCE)
+    """Take screenshots of the explorer, and of the top of a report if one is given."""
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = launch(playwright)
         page = browser.new_page(viewport={"width": 1280, "height": 860})
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(TIMEOUT_MS)
         show_explore(page)
         if report:
             show_report(page, report)
@@ -26,13 +26,13 @@ def main(report: Path | None) -> None:
 
 
 def show_explore(page) -> None:
-    """A view with an answer and compared captions."""
+    """Show a view with an answer and compared captions."""
     with serving("--data", ROOT / "sample") as server:
         page.goto(f"{server.url}/#valid/00001_03")
         expect(page.locator("#pairs td:nth-child(3):not(:empty)")).to_have_count(10)
         page.fill("#question", "What track is this?")
         page.click("#ask")
-        expect(page.locator("#answer")).to_contain_text("% sure")
+        expect(page.locator("#answer")).to_contain_text("confidence ")
         expect(page.locator("#compare")).to_be_enabled()
         page.click("#compare")
         expect(page.locator("#compared tr")).to_have_count(5)
@@ -40,23 +40,23 @@ def show_explore(page) -> None:
 
 
 def show_report(page, report: Path) -> None:
-    """Its top, without some parts, so that the cards are seen."""
+    """Show the top of a report, without some sections, so that cards are visible."""
     page.set_viewport_size({"width": 1000, "height": 1400})
     page.goto(report.resolve().as_uri())
-    for title in ("What is taken for what", "Answers that agree", "Training"):
+    for title in ("Confusion matrices", "Consistency", "Training curves"):
         page.locator("section", has=page.get_by_role("heading", name=title)).evaluate("it => it.remove()")
     save(page, DOCS / "report.png")
 
 
 def save(page, file: Path) -> None:
-    """What is seen of a page, as a PNG."""
+    """Save the visible part of a page as a PNG."""
     page.mouse.move(0, 0)
     page.screenshot(path=file)
     with Image.open(file) as opened:
-        picture = opened.convert("RGB")
-    picture.save(file, optimize=True)
-    if file.stat().st_size > MOST_BYTES:
-        picture.quantize(256).save(file, optimize=True)
+        image = opened.convert("RGB")
+    image.save(file, optimize=True)
+    if file.stat().st_size > MAX_BYTES:
+        image.quantize(256).save(file, optimize=True)
     print(f"saved {file} ({file.stat().st_size / 1000:.0f} kB)")
 
 
