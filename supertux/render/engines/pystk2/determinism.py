@@ -49,11 +49,7 @@ class Clock:
 
 
 def control_engine(seed: int) -> Clock:
-    """Seed all of the engine's random numbers, and return the clock that it reads; call it before `pystk2.init`.
-
-    Raises:
-        InputError: the installed engine has no such references.
-    """
+    """Seed the engine's random device, and return the clock that it reads; call this before `pystk2.init`."""
     clock = Clock()
     unsigned, time = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p), ctypes.CFUNCTYPE(ctypes.c_int64)
     of_day = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -69,7 +65,7 @@ def control_engine(seed: int) -> Clock:
 
 
 def _redirect(functions: dict) -> None:
-    """Point the engine's references to the functions of these names to Python's."""
+    """Point the engine's references to the functions of these names to Python's. Raises InputError if it has none."""
     slots = _find_slots(pystk2.__file__, set(functions))
     missing = set(functions) - {name for name, _ in slots}
     if missing:
