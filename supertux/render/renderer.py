@@ -144,12 +144,7 @@ def _run_on_ray(plans: list[RacePlan], output: Path, address: str) -> Iterator[t
     ray.shutdown()
 
 
-# TEMPORARY: names that sample.py imports
-def views_of(plan):
-    return plan.num_views
-
-
-watch = with_processes = None
+views_of = watch = with_processes = None  # imported by sample.py until it calls draw_races
 
 
 def _split_names(text: str) -> list[str]:

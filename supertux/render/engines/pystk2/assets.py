@@ -98,7 +98,7 @@ def find_missing_software(needs_assets: bool) -> list[Missing]:
 
 
 def find_missing_libraries(packages: list[str]) -> list[Missing]:
-    """Return what lacks as Debian's packages: `packages`, those of libraries, and the driver's if EGL finds none."""
+    """Return the missing system packages, by Debian's names: `packages`, and those of the libraries and the driver."""
     packages = list(packages)
     for library, package in SYSTEM_LIBRARIES.items():
         try:
@@ -123,7 +123,7 @@ def _has_driver() -> bool:
 
 
 def find_assets(given: Path | None) -> Path:
-    """Return the folder with `stk_config.xml`: in a given folder or archive, else in a usual place. Raises InputError."""
+    """Find the folder with `stk_config.xml`, in a folder or archive, or in the usual places. Raises InputError."""
     if given is None:
         for place in SEARCH_PATH:
             if _has_assets(place):
