@@ -8,6 +8,7 @@ references to these functions, in its global offset table, are pointed to Python
 
 import ctypes
 import mmap
+import os
 
 import numpy as np
 import pystk2
@@ -71,8 +72,9 @@ def _redirect(functions: dict) -> None:
     if missing:
         problem = f"not the engine this was written for (no {', '.join(sorted(missing))})"
         raise InputError(pystk2.__file__, problem, "pip install -r supertux/requirements.txt")
+    library = os.path.realpath(pystk2.__file__)
     with open("/proc/self/maps") as maps:
-        base = min(int(line.split("-")[0], 16) for line in maps if line.rstrip().endswith(pystk2.__file__))
+        base = min(int(line.split("-")[0], 16) for line in maps if line.rstrip().endswith(library))
     libc = ctypes.CDLL(None, use_errno=True)
     for name, offset in slots:
         slot = base + offset
