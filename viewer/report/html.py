@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from homework.clip import count_correct
+from homework.clip import count_correct_by_type
 from homework.data import score_answers, wilson_interval
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import QUESTION_TYPES
@@ -93,7 +93,7 @@ def _render_accuracy(data: ReportData) -> str:
     counts = count_correct(data.official, lambda answer: answer.question_type)
     html = _columns(table, _figure(plot_accuracy_by_group("Accuracy of the VLM by question type", *counts)))
     if data.clip:
-        correct, total = score(*zip(*data.clip_predictions, strict=True))
+        correct, total = count_correct_by_type(*zip(*data.clip_predictions, strict=True))
         types = [name for name in QUESTION_TYPES if total[name]]
         numbers = [(name, correct[name], total[name]) for name in types]
         numbers.append(("all questions", correct.total(), total.total()))
