@@ -59,7 +59,7 @@ $(INSTALLED): requirements.txt
 	$(PY) -m pip install -r requirements.txt
 	@touch $@
 
-# .unfinished marks a data folder that a stopped download left behind: the next one goes on there.
+# .unfinished marks a data folder with an interrupted download, which the next one resumes.
 data: venv  ## fill data/ from DATA_ZIP, or keep its frames, or unpack sample/
 	@if [ -e data/.unfinished ] || { [ -n '$(DATA_ZIP)' ] && ! $(HAS_FRAMES); }; then \
 	    $(MAKE) --no-print-directory course; \
