@@ -79,7 +79,7 @@ course: venv  ## install the course's data into data/, from DATA_ZIP or by downl
 
 frames: venv  ## render 2,000 frames into data/own; needs the game assets
 	$(PY) -m pip install --quiet -r supertux/requirements.txt
-	$(PY) -m supertux install-art
+	$(PY) -m supertux install-assets
 	$(PY) -m supertux render --output data/own
 
 pairs: venv  ## write QA pairs and captions for train and valid
