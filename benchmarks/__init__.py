@@ -1,1 +1,1 @@
-"""How fast it is: `python -m benchmarks.throughput`."""
+"""Time training, inference and data generation, alone and against a baseline."""

@@ -1,170 +1,167 @@
-"""The public pipeline, to measure ours against: the course's starter code as published solutions use it, in our words.
+"""The baseline: the course's starter pipeline as published solutions use it, reimplemented.
 
-One question or caption a sample; every image opened again for each of them and first blown up, as SmolVLM's stock
-processor does, before the model's own size is made of it; labels by masking the prompt; eager attention; the Trainer;
-plain InfoNCE; answers by `generate`, 32 questions at a time in the order of the file. Base, LoRA, optimizer and dtype
-are ours, so that the ratios are those of the pipelines alone; but CLIP pools the vision encoder's tokens and has LoRA
-on both encoders, whatever ours reads in the image.
+Each sample is one question or caption; every sample opens its image again and, as SmolVLM's stock processor does,
+upscales it before resizing it to the model's input; labels mask the prompt; logits are computed for all tokens; CLIP is
+trained with InfoNCE; questions are answered 32 per batch in file order, each with its own image. Base model, LoRA,
+optimizer and dtype are this repo's, so that ratios compare the pipelines alone; but CLIP pools vision tokens and has LoRA
+on both encoders.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import Dataset
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from homework.base_vlm import MAX_NEW_TOKENS
-from homework.clip import with_lora
-from homework.models.clip import CLIP
-from homework.models.images import CLIP_SIZE
-from homework.models.loading import load_adapter, load_processor, pick_device, pick_dtype, resolve_base
-from homework.models.tux_nano import modeling_hf as nano_model  # noqa: F401 - transformers knows our base then
-from homework.training.lora import add_lora
-from homework.training.packing import IGNORE
+from homework.labels.generate import RowsFn
+from homework.labels.rows import image_file, info_files
+from homework.labels.scene import build_scene
 
-LONGEST_EDGE = 2048  # `size.longest_edge` in the processor of SmolVLM-256M-Instruct
-BATCH = 32
+LONGEST_EDGE_PX = 2048  # `size.longest_edge` of SmolVLM-256M-Instruct's processor
+ANSWER_BATCH_SIZE = 32
+IGNORED_LABEL = -100  # of torch's cross entropy
 
 
-def load(base: str) -> tuple[nn.Module, "AutoProcessor"]:
-    """(model with eager attention, processor) of a base, on the best device in its best dtype."""
-    device = pick_device()
-    model = AutoModelForImageTextToText.from_pretrained(
-        resolve_base(base), dtype=pick_dtype(device), attn_implementation="eager"
-    )
-    return model.to(device), load_processor(base)
+def write_pairs(split_dir: Path, file: str, rows: RowsFn) -> None:
+    """Write a split's QA pairs with a plain loop that reads a frame's file again for each view."""
+    pairs = []
+    for path in info_files(split_dir):
+        for view in range(len(json.loads(path.read_text())["detections"])):
+            pairs += rows(build_scene(json.loads(path.read_text()), view), image_file(path, view))
+    Path(file).write_text(json.dumps(pairs, indent=2))
 
 
-def blown_up(path: str) -> Image.Image:
-    """An image file as the stock processor first makes it: its longest edge LONGEST_EDGE pixels, by Lanczos."""
-    image = Image.open(path).convert("RGB")
-    scale = LONGEST_EDGE / max(image.size)
-    return image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS)
+def load_trained(base: str, adapter: str | Path) -> tuple:
+    """Load (model with trained LoRA, not merged, and processor)."""
+    from peft import PeftModel
+
+    from homework.models.loading import load_base
+
+    model, processor = load_base(base)
+    return PeftModel.from_pretrained(model, str(adapter)).eval(), processor
 
 
-def as_stored(path: str) -> Image.Image:
-    """An image file as it is."""
+def make_trainable_vlm(base: str, rank: int) -> tuple:
+    """Make (training module with new LoRA, processor); the loss is computed over all tokens' logits."""
+    from torch.nn.functional import cross_entropy
+
+    from homework.models.loading import backbone, load_base, output_embedding
+    from homework.training.lora import PeftTrainingModule, add_lora
+
+    class BaselineVLM(PeftTrainingModule):
+        def forward(self, input_ids, attention_mask, pixel_values, labels):
+            hidden_states = backbone(self.base)(
+                input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values
+            ).last_hidden_state
+            logits = hidden_states @ output_embedding(self.base).T  # [b, s, tokens]
+            return {"loss": cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())}
+
+    model, processor = load_base(base)
+    return BaselineVLM(add_lora(model, rank, base)), processor
+
+
+def make_trainable_clip(base: str, rank: int) -> tuple:
+    """Make (training module of a CLIP with LoRA on both encoders and new projections, processor)."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from homework.models.clip import CLIP
+    from homework.models.loading import load_base
+    from homework.training.clip_dataset import add_lora_to_clip
+    from homework.training.lora import PeftTrainingModule
+
+    class InfoNCE(PeftTrainingModule):
+        """Each image's only positive in a batch is its own text (CLIP, arXiv:2103.00020)."""
+
+        def forward(self, pixel_values, input_ids, attention_mask, labels):
+            image_features, text_features, scale = self.peft(pixel_values, input_ids, attention_mask)
+            logits = scale * image_features @ text_features.T  # [b, b]
+            targets = torch.arange(len(logits), device=logits.device)
+            return {"loss": (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2}
+
+    model, processor = load_base(base)
+    full = CLIP.from_vlm(model)
+    clip = CLIP(full.vision_encoder, full.text_encoder).to(model.device)
+    return InfoNCE(add_lora_to_clip(clip, rank, base)), processor
+
+
+def open_native(path: str) -> Image.Image:
+    """Open an image at its stored size."""
     return Image.open(path).convert("RGB")
 
 
-def prompt(processor, question: str) -> str:
-    """The chat turn that asks a question about an image."""
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+def open_upscaled(path: str) -> Image.Image:
+    """Open an image and upscale its longest edge to LONGEST_EDGE_PX by Lanczos, as the stock processor does."""
+    image = open_native(path)
+    scale = LONGEST_EDGE_PX / max(image.size)
+    return image.resize([round(edge * scale) for edge in image.size], Image.Resampling.LANCZOS)
 
 
-class OneQuestion(Dataset):
-    """A question a sample.
+def encode_question(row: dict, processor, open_image: Callable = open_upscaled) -> dict:
+    """Encode a row with image_path, question and answer; labels mask all but the answer and its end token."""
+    import torch
 
-    Args:
-        rows: with image_path, question, answer.
-    """
+    from homework.models.prompts import PromptTokens
 
-    def __init__(self, rows: Sequence[dict], processor, open_image: Callable = blown_up):
-        self.rows, self.processor, self.open_image = rows, processor, open_image
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = self.rows[index]
-        asked = prompt(self.processor, row["question"])
-        text = f"{asked} {row['answer']}<end_of_utterance>"
-        image = self.open_image(row["image_path"])
-        item = dict(self.processor(text=text, images=[image], return_tensors="pt"))
-        item = {name: value[0] for name, value in item.items()}
-        answer = len(self.processor.tokenizer(text)["input_ids"]) - len(self.processor.tokenizer(asked)["input_ids"])
-        labels = item["input_ids"].clone()
-        labels[:-answer] = IGNORE
-        return item | {"labels": labels}
-
-
-def collate(items: list[dict[str, Tensor]], pad_id: int) -> dict[str, Tensor]:
-    """Samples -> a batch, padded on the right to the longest."""
-    fills = {"input_ids": pad_id, "attention_mask": 0, "labels": IGNORE}
-    batch = {
-        name: nn.utils.rnn.pad_sequence([item[name] for item in items], batch_first=True, padding_value=fill)
-        for name, fill in fills.items()
+    tokens = PromptTokens(processor)
+    prompt, answer = tokens.prefix + tokens.question(row["question"]), tokens.answer(row["answer"])
+    pixels = processor.image_processor([[open_image(row["image_path"])]], return_tensors="pt")["pixel_values"][0]
+    return {
+        "input_ids": torch.tensor(prompt + answer),
+        "attention_mask": torch.ones(len(prompt + answer), dtype=torch.long),
+        "labels": torch.tensor([IGNORED_LABEL] * len(prompt) + answer),
+        "pixel_values": pixels,
     }
-    return batch | {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
 
 
-def trainable(base: str, rank: int) -> tuple[nn.Module, "AutoProcessor"]:
-    """(model with LoRA, processor)."""
-    model, processor = load(base)
-    return add_lora(model, rank, base), processor
+def encode_caption(row: dict, processor) -> dict:
+    """Encode a row with image_path and caption, with the grader's crop of the image."""
+    from homework.models.images import clip_pixels
+
+    text = processor.tokenizer(row["caption"] + processor.tokenizer.eos_token, return_tensors="pt")
+    item = {name: text[name][0] for name in ("input_ids", "attention_mask")}
+    return item | {"pixel_values": clip_pixels([open_native(row["image_path"])])[0], "labels": item["input_ids"]}
 
 
-def answering(base: str, adapter: str | Path) -> tuple[nn.Module, "AutoProcessor"]:
-    """(model with trained LoRA, processor)."""
-    model, processor = load(base)
-    return load_adapter(model, adapter).eval(), processor
+def encode_batch(rows: list[dict], encode: Callable, processor) -> dict:
+    """Encode rows and pad them on the right to the longest."""
+    import torch
+
+    items = [encode(row, processor) for row in rows]
+    batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
+    for name, fill in ("input_ids", processor.tokenizer.pad_token_id), ("attention_mask", 0), ("labels", IGNORED_LABEL):
+        tensors = [item[name] for item in items]
+        batch[name] = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
+    return batch
 
 
-@torch.inference_mode()
-def answer(model: nn.Module, processor, rows: Sequence[dict], open_image: Callable = blown_up) -> list[str]:
-    """The greedy answers, BATCH questions at a time, in the order of the rows."""
-    answers = []
-    end = processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
-        texts = [prompt(processor, row["question"]) for row in part]
-        images = [[open_image(row["image_path"])] for row in part]
-        inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end)
-        texts = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        answers += [text.strip() for text in texts]
+class FullHead:
+    """The output layer over all tokens, in place of `SharedRowHead`."""
+
+    def __init__(self, weight):
+        self.table = weight
+
+    def argmax_token(self, hidden_states):
+        """Return the most likely token. [n, d] -> [n]."""
+        return (hidden_states @ self.table.T).argmax(-1)
+
+
+def generate_answers(model, processor, rows: Sequence[dict], open_image: Callable = open_upscaled) -> list[str]:
+    """Answer questions greedily, ANSWER_BATCH_SIZE at a time in the order of the rows, each with its own image."""
+    import torch
+
+    from homework.base_vlm import MAX_NEW_TOKENS
+    from homework.models.generation import decode, prefill_image_prefix
+    from homework.models.loading import output_embedding
+    from homework.models.prompts import PromptTokens
+
+    answers, tokens, head = [], PromptTokens(processor), FullHead(output_embedding(model))
+    with torch.inference_mode():
+        for start in range(0, len(rows), ANSWER_BATCH_SIZE):
+            batch = rows[start : start + ANSWER_BATCH_SIZE]
+            images = [[open_image(row["image_path"])] for row in batch]
+            pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+            cache = prefill_image_prefix(model, tokens, pixels.to(model.device, model.dtype))
+            questions = [row["question"] for row in batch]
+            answers += decode(model, head, tokens, cache, range(len(batch)), questions, MAX_NEW_TOKENS)
     return answers
-
-
-class OneCaption(Dataset):
-    """A caption a sample, with the grader's crop of its image."""
-
-    def __init__(self, rows: Sequence[dict], tokenizer):
-        self.rows, self.tokenizer = rows, tokenizer
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = self.rows[index]
-        image = as_stored(row["image_path"])
-        scale = CLIP_SIZE / min(image.size)
-        image = image.resize([int(side * scale) for side in image.size], Image.Resampling.BILINEAR)
-        left, top = ((side - CLIP_SIZE) // 2 for side in image.size)
-        pixels = np.asarray(image.crop((left, top, left + CLIP_SIZE, top + CLIP_SIZE)), dtype=np.float32)
-        text = self.tokenizer(row["caption"] + self.tokenizer.eos_token, return_tensors="pt")
-        return {
-            "pixel_values": (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - 0.5) / 0.5,
-            "input_ids": text["input_ids"][0],
-            "attention_mask": text["attention_mask"][0],
-            "labels": text["input_ids"][0],
-        }
-
-
-class InfoNCE(nn.Module):
-    """Each image of a batch against each text, its own one true and all others false (CLIP, arXiv:2103.00020)."""
-
-    def __init__(self, clip: nn.Module):
-        super().__init__()
-        self.clip = clip
-
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict:
-        """pixel_values [b, 3, 192, 192]; input_ids, attention_mask [b, s]. Returns `loss`."""
-        vision, text, scale = self.clip(pixel_values, input_ids, attention_mask)
-        logits = scale * vision @ text.T  # [b, b]
-        own = torch.arange(len(logits), device=logits.device)
-        return {"loss": (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2}
-
-
-def trainable_clip(base: str, rank: int) -> tuple[InfoNCE, "AutoProcessor"]:
-    """(CLIP with LoRA on a base's encoders and new projections, processor)."""
-    model, processor = load(base)
-    clip = CLIP(model.model.vision_model, model.model.text_model).to(model.device)
-    return InfoNCE(with_lora(clip, rank, base)), processor

@@ -1,19 +1,12 @@
-"""Bases of SmolVLM's architecture with random weights, for times and tests where there is no model hub."""
+"""Write a randomly initialised SmolVLM-256M, for benchmarks and tests without a model hub."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import nn
-from transformers import AutoProcessor, Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
-
-from homework.models.loading import DEFAULT_BASE
-from homework.models.tux_nano import modeling_hf as nano_model  # noqa: F401 - transformers knows our base then
 from homework.utils.cli import run
 
-VOCABULARY = 49280
-# of SmolVLM-256M-Instruct's config.json
+VOCAB_SIZE = 49280
+# from SmolVLM-256M-Instruct's config.json
 SMOLVLM_TEXT = {
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -30,13 +23,23 @@ SMOLVLM_VISION = {
     "image_size": 512,
     "patch_size": 16,
 }
-SMOLVLM_SCALE = 4
+SMOLVLM_SCALE_FACTOR = 4
+# SmolVLM's chat template (Apache-2.0), without its line about missing end tokens.
+CHAT_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
 
 
-def smolvlm_config(text: dict, vision: dict, scale_factor: int) -> Idefics3Config:
-    """A stock Idefics3 with SmolVLM's ids, and as there with a language head of its own."""
+def smolvlm_config(text: dict, vision: dict, scale_factor: int):
+    """Return an Idefics3 config with SmolVLM's token ids and, as there, an untied language head."""
+    from transformers import Idefics3Config
+
     ids = {"bos_token_id": 1, "eos_token_id": 49279, "pad_token_id": 2}
-    text = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 2048, **ids, **text}
+    text = {"model_type": "llama", "vocab_size": VOCAB_SIZE, "max_position_embeddings": 2048, **ids, **text}
     return Idefics3Config(
         text_config=text,
         vision_config={"model_type": "idefics3_vision", **vision},
@@ -47,30 +50,38 @@ def smolvlm_config(text: dict, vision: dict, scale_factor: int) -> Idefics3Confi
     )
 
 
-def save_smolvlm(folder: Path, config: Idefics3Config, prepare: Callable[[nn.Module], nn.Module]) -> None:
-    """A base of SmolVLM's architecture with random weights, and its processor as SmolVLM's files set it up."""
+def save_smolvlm(folder: Path, config, prepare: Callable) -> None:
+    """Save a randomly initialised model, changed by `prepare`, and its processor, configured as SmolVLM's."""
+    import torch
+    from transformers import Idefics3ForConditionalGeneration, Idefics3Processor, PreTrainedTokenizerFast
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    from homework.models.loading import DEFAULT_BASE
+
     torch.manual_seed(0)
     prepare(Idefics3ForConditionalGeneration(config)).save_pretrained(folder)
-    ours, size = AutoProcessor.from_pretrained(DEFAULT_BASE), config.vision_config.image_size
+    tokenizer, image_size = PreTrainedTokenizerFast.from_pretrained(DEFAULT_BASE), config.vision_config.image_size
     images = Idefics3ImageProcessorPil(
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
-        size={"longest_edge": 4 * size},
-        max_image_size={"longest_edge": size},
+        size={"longest_edge": 4 * image_size},
+        max_image_size={"longest_edge": image_size},
     )
-    tokens = (size // config.vision_config.patch_size // config.scale_factor) ** 2
-    processor = Idefics3Processor(images, ours.tokenizer, image_seq_len=tokens, chat_template=ours.chat_template)
+    seq_len = (image_size // config.vision_config.patch_size // config.scale_factor) ** 2
+    processor = Idefics3Processor(images, tokenizer, image_seq_len=seq_len, chat_template=CHAT_TEMPLATE)
     processor.save_pretrained(folder)
 
 
-def write(*, out: Path) -> None:
-    """Write a base of SmolVLM-256M-Instruct's geometry with random weights, in bfloat16 as the published file.
+def write(*, output: Path) -> None:
+    """Write a base with SmolVLM-256M-Instruct's config and random weights, in bfloat16 like the published one.
+
+    Example: python -m benchmarks.random_smolvlm --output runs/random_smolvlm
 
     Args:
-        out: its folder
+        output: its folder.
     """
-    # of random weights transformers' own are good enough
-    save_smolvlm(out, smolvlm_config(SMOLVLM_TEXT, SMOLVLM_VISION, SMOLVLM_SCALE), lambda model: model.bfloat16())
+    config = smolvlm_config(SMOLVLM_TEXT, SMOLVLM_VISION, SMOLVLM_SCALE_FACTOR)
+    save_smolvlm(output, config, lambda model: model.bfloat16())
 
 
 if __name__ == "__main__":

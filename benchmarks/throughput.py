@@ -1,300 +1,220 @@
-"""How much is generated, trained and answered a second on this machine: `python -m benchmarks.throughput`.
+"""Measure this machine's throughput of data generation, training and inference: `python -m benchmarks.throughput`.
 
-Each measure is the homework's own code on the embedded base, run once to warm up and then several times
-with the clock on; the median is printed. Nothing is trained to the end, nothing in `data/` is written.
+All rates are those of the homework's own code with the bundled base model, after a warm-up; training is the real
+training loop, `homework.training.trainer.fit`. Nothing is written to `data/` but its pixel cache.
 """
 
-import contextlib
-import io
 import itertools
-import json
 import os
 import platform
 import random
+import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-import transformers
-from PIL import Image
-from torch import nn
-from torch.utils.data import Dataset
-
-from homework import clip, generate_captions, generate_qa
-from homework.base_vlm import BaseVLM
-from homework.finetune import DEFAULT_CHECKPOINT, PackedVQADataset, collate_views
-from homework.labels.frame_info import read_scenes
+from homework import generate_captions, generate_qa
+from homework.labels.eval_sets import split_scenes
 from homework.labels.generate import generate_annotations
-from homework.labels.rows import DATA_DIR, image_file, info_files
+from homework.labels.rows import DATA_DIR, add_image_paths
 from homework.labels.scene import Scene
-from homework.models.loading import DEFAULT_BASE, load_base, load_processor, pick_dtype
-from homework.training.clip_dataset import MAX_CACHED_IMAGES, CachedFeatureDataset
-from homework.training.lora import add_lora
-from homework.training.packing import PackedTrainingModule
-from homework.training.trainer import LengthGroupedBatches, use_all_cores
 from homework.utils.cli import run
 from homework.utils.errors import check_min
 from homework.utils.io import write_json
 from homework.utils.parallel import available_cores
+from homework.utils.progress import suppress_output
 
-WARM_UP = 1  # repetitions without the clock
-STEPS = 4  # training steps a repetition: batches differ in how many questions they hold
-ANSWERED = 120  # views a repetition of answering, as many as the official set has
-KARTS = "adiumy amanda beastie emule gavroche gnu hexley kiki konqi nolok".split()
-TRACKS = "abyss black_forest candela_city cocoa_temple cornfield_crossing".split()
-MADE_FRAMES, VIEWS_A_FRAME = 100, 10
-
-View = tuple[str, Scene]
+LORA_RANK, LEARNING_RATE = 16, 1e-4
+FEATURE_BATCH_SIZE = 128
+NUM_ANSWER_VIEWS = 120  # as many views as the official evaluation asks about
 
 
-def machine() -> dict:
-    """What the numbers depend on."""
-    cuda = torch.cuda.is_available()
-    return {
-        "cpu": _cpu_model(),
+def print_system_info() -> dict:
+    """Print and return what the numbers depend on."""
+    import torch
+    import transformers
+
+    cpu_file = Path("/proc/cpuinfo")
+    cpu = re.search(r"model name\s*: (.*)", cpu_file.read_text()) if cpu_file.exists() else None
+    info = {
+        "cpu": cpu[1] if cpu else platform.processor(),
         "cores": available_cores(),
-        "threads": torch.get_num_threads(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+    print("\n".join(f"{name.replace('_', ' '):14}{value}" for name, value in info.items()))
+    return info
 
 
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def sample_views(data: Path, split: str, count: int) -> list[tuple[str, Scene]]:
+    """Return up to `count` (image file, scene) of a split, evenly spaced and shuffled."""
+    views = sorted(split_scenes(data, split).items())
+    sample = views[:: max(1, len(views) // count)][:count]
+    random.Random(0).shuffle(sample)
+    return sample
 
 
-def make_frames(split_dir: Path, seed: int = 0) -> None:
-    """Frames of noise with random boxes, for machines without the course's data."""
-    rng = np.random.default_rng(seed)
-    split_dir.mkdir(parents=True)
-    for frame in range(MADE_FRAMES):
-        detections = []
-        for view in range(VIEWS_A_FRAME):
-            noise = rng.integers(0, 256, (100, 150, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(split_dir / f"{frame:05x}_{view:02d}_im.jpg")
-            karts = rng.choice(len(KARTS), size=rng.integers(1, 5), replace=False)
-            corners = rng.integers((0, 0), (500, 300), size=(len(karts), 2))
-            detections.append(
-                [
-                    [1, int(k), int(x), int(y), int(x) + 100, int(y) + 100]
-                    for k, (x, y) in zip(karts, corners, strict=True)
-                ]
-            )
-        info = {"track": TRACKS[frame % len(TRACKS)], "karts": KARTS, "detections": detections}
-        (split_dir / f"{frame:05x}_info.json").write_text(json.dumps(info))
+def annotate(views: list[tuple[str, Scene]], rows: Callable, data: Path) -> list[dict]:
+    """Return the rows of an annotation file for some views, with image paths."""
+    return add_image_paths([row for image, scene in views for row in rows(scene, image)], data)
 
 
-def some_views(split_dir: Path, count: int) -> list[View]:
-    """(image file, scene) of `count` views, evenly spread over the split and shuffled; all where there are fewer."""
-    files = info_files(split_dir)
-    step = max(1, len(files) * VIEWS_A_FRAME // count)
-    views = ((image_file(file, view), scene) for file in files for view, scene in read_scenes(file))
-    chosen = list(itertools.islice(views, 0, None, step))
-    random.Random(0).shuffle(chosen)
-    return chosen[:count]
+class StepTimer:
+    """A forward pre-hook that times training steps of `count` samples, from one forward pass to the next."""
 
+    def __init__(self, count: Callable[[dict], int]):
+        self.count, self.starts, self.counts = count, [], []
 
-def rows_of(views: list[View], rows: Callable) -> list[dict]:
-    """The rows of a pair file for these views."""
-    return [row for image, scene in views for row in rows(scene, image)]
+    def __call__(self, module, args, batch: dict) -> None:
+        import torch
 
-
-def rates(work: Callable[[], int], repetitions: int, device: torch.device | None = None) -> list[float]:
-    """Units a second of each timed repetition; `work` gives how many units it has done."""
-    measured = []
-    for repetition in range(WARM_UP + repetitions):
-        start = time.perf_counter()
-        units = work()
-        if device is not None and device.type == "cuda":
+        self.counts.append(self.count(batch))
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
-        if repetition >= WARM_UP:
-            measured.append(units / (time.perf_counter() - start))
-    return measured
+        self.starts.append(time.perf_counter())
 
-
-def pair_rates(split_dir: Path, folder: Path, repetitions: int) -> list[float]:
-    """Question-answer pairs of the whole split, from its frames to the file, a second."""
-
-    def work() -> int:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            file = generate_annotations(split_dir, str(folder / "qa_pairs.json"), generate_qa.rows)
-        with open(file) as stream:
-            return sum(1 for _ in stream) - 2  # a pair a line, between brackets
-
-    return rates(work, repetitions)
+    def rates(self) -> list[float]:
+        """Return the samples per second of each step but the first, a warm-up, and the last, which has no end."""
+        steps = zip(self.counts, itertools.pairwise(self.starts), strict=False)
+        return [count / (end - start) for count, (start, end) in steps][1:]
 
 
 def training_rates(
-    module: nn.Module, dataset, collate: Callable, batch_size: int, units: Callable[[dict], int], repetitions: int
+    module, dataset, collate: Callable, batch_size: int, steps: int, count: Callable[[dict], int] | None = None
 ) -> list[float]:
-    """Units a second of whole training steps: batch, forward, backward, clipped gradients, AdamW."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
-    device = parameters[0].device
-    bf16 = pick_dtype(device) == torch.bfloat16
-    batches = _batches(dataset, batch_size)
-    module.train()
+    """Train with `fit`; return the samples (`count` or `batch_size` per batch) per second of each of `steps` steps."""
+    from homework.training.trainer import TrainingConfig, fit
 
-    def work() -> int:
-        done = 0
-        for items in itertools.islice(batches, STEPS):
-            batch = {name: value.to(device) for name, value in collate(items).items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = module(**batch)["loss"]
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            done += units(batch)
-        return done
-
-    return rates(work, repetitions, device)
+    timer = StepTimer(count or (lambda _: batch_size))
+    hook = module.register_forward_pre_hook(timer, with_kwargs=True)
+    config = TrainingConfig(
+        "benchmark", "train", steps + 2, batch_size, LEARNING_RATE, LORA_RANK, 0, len(dataset), "benchmark"
+    )
+    with tempfile.TemporaryDirectory() as folder, suppress_output():
+        fit(module, dataset, collate, config, Path(folder) / "run", Path(folder) / "adapter", dict)
+    hook.remove()
+    return timer.rates()
 
 
-def _batches(dataset, size: int) -> Iterator[list]:
-    """Batches as the training makes them, for ever; shuffled, so that every few are like the whole."""
-    lengths = getattr(dataset, "lengths", None)
-    order = list(LengthGroupedBatches(size, lengths, seed=0)) if lengths else list(range(len(dataset)))
-    batches = [order[i : i + size] for i in range(0, len(order) - size + 1, size)] or [order]
-    random.Random(0).shuffle(batches)
-    for batch in itertools.cycle(batches):
-        yield [dataset[i] for i in batch]
+def vlm_training_rates(base: str, rows: list[dict], cache_dir: Path, batch_size: int, steps: int) -> list[float]:
+    """Return the questions per second of each step of VLM training, `batch_size` views per step."""
+    from homework.base_vlm import BaseVLM
+    from homework.models.loading import load_base
+    from homework.training.lora import add_lora
+    from homework.training.packing import PackedTrainingModule, PackedVQADataset, collate_views
 
-
-def vlm_training(views: list[View], data: Path, batch_size: int, rank: int, repetitions: int) -> list[float]:
-    """Questions of the VLM's training a second."""
-    rows = [{**row, "image_path": str(data / row["image_file"])} for row in rows_of(views, generate_qa.rows)]
-    model, processor = load_base(DEFAULT_BASE)
-    vlm = BaseVLM.from_parts(add_lora(model, rank, DEFAULT_BASE), processor)
+    model, processor = load_base(base)
+    vlm = BaseVLM.from_parts(add_lora(model, LORA_RANK, base), processor)
     collate = partial(collate_views, processor=processor, tokens=vlm.tokens)
-    # every answer ends with the end token, and nothing else is labelled with it
-    asked = lambda batch: int((batch["labels"] == vlm.tokens.end).sum())
-    return training_rates(
-        PackedTrainingModule(vlm.model), PackedVQADataset(rows), collate, batch_size, asked, repetitions
+    # each answer ends with the end token, and no other label is one
+    count = lambda batch: int((batch["labels"] == vlm.tokens.end).sum())
+    dataset = PackedVQADataset(rows, cache_dir)
+    return training_rates(PackedTrainingModule(vlm.model), dataset, collate, batch_size, steps, count)
+
+
+def clip_training_rates(base: str, rows: list[dict], data: Path, steps: int) -> list[float]:
+    """Return the images per second of a full CLIP training, feature caching included, by each timed step."""
+    import torch
+
+    from homework.clip import DEFAULT_STEPS, default_batch_size
+    from homework.models.clip import CLIP
+    from homework.models.loading import load_base
+    from homework.training.clip_dataset import (
+        CaptionMatchingDataset,
+        CLIPTrainingModule,
+        add_lora_to_clip,
+        training_set,
     )
 
+    torch.manual_seed(0)
+    model, processor = load_base(base)
+    module = CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(model), LORA_RANK, base))
+    captioned = CaptionMatchingDataset(rows, data, data / ".cache")
+    dataset, collate = training_set(captioned, module.base, processor.tokenizer, seed=0)
+    cache_seconds, batch_size = feature_cache_seconds(dataset), default_batch_size(module.base)
+    num_images = DEFAULT_STEPS * batch_size
+    rates = training_rates(module, dataset, collate, batch_size, steps)
+    return [num_images / (cache_seconds + num_images / rate) for rate in rates]
 
-def looking(dataset: Dataset) -> float:
-    """Seconds of a CLIP's look at all views of a training, by that at a dataset's; 0 where it looks at each step."""
+
+def feature_cache_seconds(dataset) -> float:
+    """Cache a dataset's image features; estimate the seconds for a full run, 0 if features are not cached."""
+    from homework.training.clip_dataset import MAX_CACHED_IMAGES, CachedFeatureDataset
+
     if not isinstance(dataset, CachedFeatureDataset):
         return 0.0
-    begin, size = time.perf_counter(), clip.default_batch_size(dataset)
-    for start in range(0, len(dataset), size):
-        dataset.__getitems__(range(start, min(start + size, len(dataset))))
+    begin = time.perf_counter()
+    for start in range(0, len(dataset), FEATURE_BATCH_SIZE):
+        dataset.__getitems__(range(start, min(start + FEATURE_BATCH_SIZE, len(dataset))))
     return MAX_CACHED_IMAGES / len(dataset) * (time.perf_counter() - begin)
 
 
-def whole_training_rate(dataset: Dataset, looking: float, rate: float) -> float:
-    """Images a second of a whole training of CLIP: `looking` seconds, then steps of `rate` images a second."""
-    images = clip.STEPS * clip.default_batch_size(dataset)
-    return images / (looking + images / rate)
+def answer_rate(vlm, rows: list[dict]) -> float:
+    """Return the questions answered per second, from image files to texts."""
+    begin = time.perf_counter()
+    vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
+    return len(rows) / (time.perf_counter() - begin)
 
 
-def clip_training(views: list[View], data: Path, rank: int, repetitions: int) -> list[float]:
-    """Images of CLIP's training a second, each against all captions of the views."""
-    captioned = clip.CaptionMatchingDataset(rows_of(views, generate_captions.rows), data)
-    torch.manual_seed(0)
-    module, tokenizer = clip.build_trainable(DEFAULT_BASE, rank), load_processor(DEFAULT_BASE).tokenizer
-    dataset, collate = clip.training_set(captioned, module.base, tokenizer, seed=0)
-    seconds, size = looking(dataset), clip.default_batch_size(dataset)
-    measured = training_rates(module, dataset, collate, size, lambda batch: len(batch["truth"]), repetitions)
-    return [whole_training_rate(dataset, seconds, rate) for rate in measured]
+def annotation_rates(split_dir: Path, repetitions: int) -> list[float]:
+    """Return the QA pairs generated per second, from a split's frames to the file, of each repetition."""
+    rates = []
+    with tempfile.TemporaryDirectory() as folder, suppress_output():
+        for _ in range(repetitions + 1):
+            begin = time.perf_counter()
+            file = generate_annotations(split_dir, str(Path(folder) / "qa_pairs.json"), generate_qa.rows)
+            seconds = time.perf_counter() - begin
+            with open(file) as stream:
+                rates.append((sum(1 for _ in stream) - 2) / seconds)  # one pair per line, between brackets
+    return rates[1:]
 
 
-def answer_rates(checkpoint: Path, views: list[View], data: Path, alone: bool, repetitions: int) -> list[float]:
-    """Questions answered a second, from the image files to the texts.
-
-    Args:
-        alone: ask one question a view, as the official set does, not all of them.
-    """
-    vlm = BaseVLM(checkpoint)
-    size = min(ANSWERED, len(views))
-    chunks = itertools.cycle(views[i : i + size] for i in range(0, len(views) - size + 1, size))
-
-    def work() -> int:
-        rows = []
-        for number, view in enumerate(next(chunks)):
-            asked = rows_of([view], generate_qa.rows)
-            rows += [asked[number % len(asked)]] if alone else asked
-        vlm.answer([data / row["image_file"] for row in rows], [row["question"] for row in rows])
-        return len(rows)
-
-    return rates(work, repetitions, vlm.device)
-
-
-def speed(
-    data: Path = DATA_DIR,
-    repetitions: int = 5,
-    batch_size: int = 32,
-    rank: int = 16,
-    json_: Path | None = None,
+def main(
+    data: Path = DATA_DIR, repetitions: int = 5, batch_size: int = 32, steps: int = 20, output: Path | None = None
 ) -> None:
-    """Print what this machine generates, trains and answers a second with the embedded base.
+    """Print the throughput of data generation, training and inference with the bundled base model.
 
     Args:
-        data: the data folder; without frames in its train split, frames of noise are made.
-        repetitions: how often each is timed; the median is printed.
-        batch_size: views a batch of the VLM's training.
-        rank: of LoRA.
-        json_: write everything into this file too.
+        data: data folder with frames in its `train` split.
+        repetitions: timed repetitions of generation and inference.
+        batch_size: views per step of the VLM's training.
+        steps: timed training steps.
+        output: write all numbers to this JSON file.
     """
-    check_min(1, repetitions=repetitions, batch_size=batch_size, rank=rank)
+    check_min(1, repetitions=repetitions, batch_size=batch_size, steps=steps)
+    from homework import load_vlm
+    from homework.models.loading import DEFAULT_BASE
+    from homework.training.trainer import use_all_cores
+
     use_all_cores()
-    state = machine()
-    checkpoint = DEFAULT_CHECKPOINT if (DEFAULT_CHECKPOINT / "adapter_config.json").exists() else Path(DEFAULT_BASE)
-    with tempfile.TemporaryDirectory() as folder:
-        real = any((data / "train").glob("*_info.json"))
-        if not real:
-            data = Path(folder) / "data"
-            make_frames(data / "train")
-        train = data / "train"
-        views = some_views(train, (WARM_UP + repetitions) * STEPS * batch_size)
-        state |= {
-            "frames": f"{len(info_files(train)):,}, {'found' if real else 'of noise'}",
-            "repetitions": repetitions,
-            "lora_rank": rank,
-            "answering": checkpoint.name,
-        }
-        for name, value in state.items():
-            print(f"{name.replace('_', ' '):14}{value}")
-        measures = {
-            "pairs generated": ("the whole split", partial(pair_rates, train, Path(folder))),
-            "questions trained": (f"{batch_size} views a batch", partial(vlm_training, views, data, batch_size, rank)),
-            "questions answered": (
-                f"{ANSWERED} views, all of each",
-                partial(answer_rates, checkpoint, views, data, False),
-            ),
-            "questions answered alone": (
-                f"{ANSWERED} views, one of each",
-                partial(answer_rates, checkpoint, views, data, True),
-            ),
-            "CLIP images trained": (
-                "a training as it is by default",
-                partial(clip_training, views, data, rank),
-            ),
-        }
-        results = {}
-        print(f"\n{'a second':26}{'median':>10}{'lowest':>10}{'highest':>10}")
-        for name, (setting, measure) in measures.items():
-            measured = measure(repetitions)
-            results[name] = {"setting": setting, "median": statistics.median(measured), "all": measured}
-            numbers = (statistics.median(measured), min(measured), max(measured))
-            print(f"{name:26}{''.join(f'{number:10,.0f}' for number in numbers)}   {setting}", flush=True)
-    if json_:
-        write_json(json_, {"machine": state, "a_second": results})
+    info = print_system_info()
+    views = sample_views(data, "train", batch_size * (steps + 2))
+    pairs, captions = annotate(views, generate_qa.rows, data), annotate(views, generate_captions.rows, data)
+    answered = annotate(views[:NUM_ANSWER_VIEWS], generate_qa.rows, data)
+    single = list({row["image_path"]: row for row in random.Random(0).sample(answered, len(answered))}.values())
+    vlm = load_vlm()
+    measure_answers = lambda rows: [answer_rate(vlm, rows) for _ in range(repetitions + 1)][1:]
+    measures = {
+        "QA pairs generated": partial(annotation_rates, data / "train", repetitions),
+        "questions trained": partial(vlm_training_rates, DEFAULT_BASE, pairs, data / ".cache", batch_size, steps),
+        "questions answered, all of a view": partial(measure_answers, answered),
+        "questions answered, one per view": partial(measure_answers, single),
+        "CLIP images trained": partial(clip_training_rates, DEFAULT_BASE, captions, data, steps),
+    }
+    print(f"\n{'per second':36}{'median':>10}{'lowest':>10}{'highest':>10}")
+    results = {}
+    for name, measure in measures.items():
+        results[name] = rates = measure()
+        print(f"{name:36}{statistics.median(rates):10,.0f}{min(rates):10,.0f}{max(rates):10,.0f}", flush=True)
+    if output:
+        write_json(output, {"system": info, "per_second": results})
 
 
 if __name__ == "__main__":
-    run(speed)
+    run(main)

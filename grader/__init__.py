@@ -1,6 +1,5 @@
-"""Grades bundles: `python3 -m grader ID.zip`.
+"""Grade bundles: `python3 -m grader ID.zip`. docs/GRADER_SECURITY.md lists what is guaranteed.
 
-`unpack` checks a bundle and lays it out, `asked` puts the questions beside it, `run` runs its models in a child process
-(`child`) that the `sandbox` shuts in, `score` compares the answers with the truth and `report` prints the points. Only
-the child imports anything of the bundle. docs/GRADER_SECURITY.md says what is promised.
+`unpack` checks and extracts a bundle, `redact` writes the questions without answers, `runner` runs each model in a
+sandboxed subprocess (`worker`, `sandbox`), `score` compares answers, `report` formats. Only workers import a bundle.
 """

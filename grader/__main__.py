@@ -1,4 +1,4 @@
-"""The command line: `python3 -m grader ID.zip`, or a folder of such zips."""
+"""Grade a bundle from the command line: `python3 -m grader ID.zip`, or a folder of such zips."""
 
 import logging
 import math
@@ -8,32 +8,30 @@ import time
 from pathlib import Path
 
 from homework.utils.cli import run
-from homework.utils.errors import InputError, UsageError
+from homework.utils.errors import InputError, UsageError, check_min
 from homework.utils.io import check_writable, write_json
 from homework.utils.progress import is_quiet, progress_bar
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = 60.0
 
-
-def announce_limits(required: bool) -> None:
-    """Say on stderr which limits this system does not enforce.
+def print_unenforced_limits(require_sandbox: bool) -> None:
+    """Print to stderr which limits this system cannot enforce.
 
     Raises:
-        InputError: there are such, and all are required.
+        InputError: no sandbox can be started, or a limit is missing although all are required.
     """
-    from .runner import PartError, not_enforced
+    from .runner import PartError, unenforced_limits
 
     try:
-        missing = not_enforced()
+        limits = unenforced_limits()
     except PartError as error:
-        raise InputError("this system", str(error), "grade on another") from None
-    for line in missing:
-        print(f"not enforced: {line}", file=sys.stderr)
-    if missing and required:
-        problem = f"{len(missing)} of the limits can't be enforced"
-        raise InputError("this system", problem, "grade on another, or leave --require-sandbox out")
+        raise InputError("this system", str(error), "grade on another system") from None
+    for limit in limits:
+        print(f"not enforced: {limit}", file=sys.stderr)
+    if limits and require_sandbox:
+        problem = f"cannot enforce {len(limits)} of the sandbox's limits"
+        raise InputError("this system", problem, "grade on another system, or omit --require-sandbox")
 
 
 def grade(
@@ -41,68 +39,70 @@ def grade(
     /,
     *,
     data: Path = Path("data"),
-    timeout: float = TIMEOUT,
+    timeout: float = 60.0,
     json: Path | None = None,
     csv: Path | None = None,
     workers: int = 1,
     tokenizer: str | None = None,
     require_sandbox: bool = False,
 ) -> None:
-    """Grade a bundle, or a folder of them, on data/valid_grader. docs/GRADER_SECURITY.md: what it shuts off.
+    """Grade a bundle, or every bundle of a folder, on data/valid_grader, in a sandbox.
 
-    Exit status: 0 all parts were scored, 1 a bundle was refused or a part has no score, 2 usage.
+    docs/GRADER_SECURITY.md lists what the sandbox blocks.
+
+    Exit status: 0 if all parts were scored, 1 if a bundle was refused or a part has no score, 2 for a usage error.
 
     Example: python -m grader ID.zip --json report.json
 
     Args:
-        bundle: the bundle ID.zip, or the folder of the package, or a folder of such zips
+        bundle: the bundle ID.zip, the folder of a package, or a folder of such zips
         data: the data folder
-        timeout: seconds a part, loading included
-        json: write the report with every answer as JSON
-        csv: write the points, a line a bundle
-        workers: bundles at the same time
-        tokenizer: CLIP's, folder or hub name; without it, tux_nano's
-        require_sandbox: refuse to run where this system can't enforce every limit
+        timeout: seconds per part, loading included
+        json: write a report with every answer to this JSON file
+        csv: write the points to this CSV file, one line per bundle
+        workers: number of bundles graded at the same time
+        tokenizer: folder or hub name of CLIP's tokenizer; TuxNano's by default
+        require_sandbox: exit with status 1 if this system cannot enforce every limit
     """
     if not 0 < timeout < math.inf:
-        raise UsageError("--timeout", f"{timeout:g} seconds", "give a number above 0")
-    if workers < 1:
-        raise UsageError("--workers", f"{workers} bundles at the same time", "give 1 or more")
+        raise UsageError("--timeout", f"expected a finite number above 0, got {timeout:g}", "give the time in seconds")
+    check_min(1, workers=workers)
     for path in filter(None, (json, csv)):
         check_writable(path)
-    # as Ctrl-C: the bundles' processes and temporary folders go first
+    # exit as on Ctrl-C, so that the worker processes and temporary folders are removed first
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # here, since the import takes a while: help and a wrong flag answer at once
+    # imported here because it is slow: --help and usage errors answer at once
     from . import report
-    from .grader import Grade, Grader, bundles_in
+    from .grader import Grader, find_bundles
     from .redact import read_truth
 
-    def write(content: dict | list, grades: list[Grade]) -> None:
+    bundles = find_bundles(bundle)
+    grader = Grader(read_truth(data), timeout, tokenizer, show_progress=bundles is None)
+    print_unenforced_limits(require_sandbox)
+    grades = []
+
+    def save() -> None:
+        entries = [report.to_json(one) for one in grades]
         if json:
-            write_json(json, content)
+            write_json(json, entries[0] if bundles is None else entries)
         if csv:
             report.write_csv(csv, grades)
 
-    bundles = bundles_in(bundle)
-    grader = Grader(read_truth(data), timeout, tokenizer)
-    grader.show_progress = bundles is None
-    announce_limits(require_sandbox)
-    start = time.monotonic()
     if bundles is None:
-        grades = [grader.grade(bundle)]
-        print(report.text(grades[0]))
-        write(report.as_json(grades[0]), grades)
+        grades.append(grader.grade(bundle))
+        print(report.format_grade(grades[0]))
+        save()
     else:
-        told = (lambda _: None) if is_quiet() else report.print_progress
-        graded = grader.grade_all(bundles, min(workers, len(bundles)), told)
-        grades = []
+        start = time.monotonic()
+        on_result = (lambda _: None) if is_quiet() else report.print_result
+        results = grader.grade_all(bundles, min(workers, len(bundles)), on_result)
         try:
-            grades.extend(progress_bar(graded, total=len(bundles), desc="grading", unit="bundle"))
-        finally:  # on Ctrl-C of those that are done
+            grades.extend(progress_bar(results, total=len(bundles), desc="grading", unit="bundle"))
+        finally:  # after Ctrl-C: the bundles graded so far
             if grades:
-                print(report.table(grades))
+                print(report.format_table(grades))
                 logger.info(f"{len(grades)} bundles in {time.monotonic() - start:.0f} s")
-                write([report.as_json(one) for one in grades], grades)
+                save()
     sys.exit(not all(one.is_scored for one in grades))
 
 

@@ -1,8 +1,7 @@
-"""The data that a bundle gets to see: the images it is asked about and the questions, without the answers."""
+"""Write the data that a bundle may read: images and questions of the evaluation, without answers."""
 
 import random
 import shutil
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from homework.labels.eval_sets import MC_FILE, QA_FILE
@@ -10,7 +9,7 @@ from homework.labels.rows import MultiChoiceQADataset, VQADataset
 from homework.utils.errors import InputError
 from homework.utils.io import write_json
 
-from .runner import SPLIT
+from .worker import EVAL_SPLIT
 
 DATASETS = {"vlm": VQADataset, "clip": MultiChoiceQADataset}
 
@@ -18,42 +17,37 @@ Truth = dict[str, list[dict]]
 
 
 def read_truth(data_dir: Path) -> Truth:
-    """The rows of each part, right answers included.
+    """Read the evaluation rows of each part, right answers included.
 
     Raises:
         InputError: the data is missing or broken.
     """
-    truth = {part: list(dataset(SPLIT, data_dir)) for part, dataset in DATASETS.items()}
+    truth = {part: list(dataset(EVAL_SPLIT, data_dir)) for part, dataset in DATASETS.items()}
     for row in (row for rows in truth.values() for row in rows):
         path = PurePosixPath(row["image_file"])
         if path.is_absolute() or ".." in path.parts:
-            raise InputError(data_dir / SPLIT, f"{row['image_file']} leads out of the data", "make the file again")
+            problem = f"{row['image_file']} is not inside the data folder"
+            raise InputError(data_dir / EVAL_SPLIT, problem, "correct the path in the annotation file")
         if not Path(row["image_path"]).is_file():
-            raise InputError(row["image_path"], "no such image", "restore it; the evaluation asks about it")
+            raise InputError(row["image_path"], "no such image", "restore it; the evaluation needs it")
     return truth
 
 
-def write_asked(truth: Truth, target: Path) -> None:
-    """A data folder with nothing but what is asked: rows and candidates shuffled, answers blank.
+def write_redacted_data(truth: Truth, target: Path) -> None:
+    """Write a data folder for a bundle: the images, and rows and candidates shuffled, with blank answers.
 
-    The seed is fixed, so that a bundle gets the same score each time: a model that answers in batches may answer
-    otherwise in another order. What it hides, the true candidate's place, no seed gives back.
+    The seed is fixed so that a bundle's score is reproducible: batched inference may give other answers in another
+    order. It does not reveal the true candidate, whose original index a bundle never gets.
     """
     rng = random.Random(0)
     pairs = [{"image_file": row["image_file"], "question": row["question"], "answer": ""} for row in truth["vlm"]]
-    choices = [_blank_choice(row, rng) for row in truth["clip"]]
+    choices = []
+    for row in truth["clip"]:
+        candidates = rng.sample(row["candidates"], len(row["candidates"]))
+        choices.append({"image_file": row["image_file"], "candidates": candidates, "correct_index": 0})
     for name, rows in ((QA_FILE, pairs), (MC_FILE, choices)):
         rng.shuffle(rows)
-        write_json(target / SPLIT / name, rows)
-    _copy_images([row for rows in truth.values() for row in rows], target)
-
-
-def _blank_choice(row: dict, rng: random.Random) -> dict:
-    candidates = rng.sample(row["candidates"], len(row["candidates"]))
-    return {"image_file": row["image_file"], "candidates": candidates, "correct_index": 0}
-
-
-def _copy_images(rows: Sequence[dict], target: Path) -> None:
-    for image, source in {row["image_file"]: row["image_path"] for row in rows}.items():
+        write_json(target / EVAL_SPLIT / name, rows)
+    for image, source in {row["image_file"]: row["image_path"] for rows in truth.values() for row in rows}.items():
         (target / image).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target / image)

@@ -1,250 +1,213 @@
-"""Starts the child process that runs a part of a bundle, and takes its answers. Scores nothing, believes nothing."""
+"""Run one part of a bundle in a worker process and validate what it sends. Nothing is scored here."""
 
 import contextlib
+import glob
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .worker import MAX_ANSWER
+from .worker import MAX_ANSWER_CHARS, MAX_PARAMETERS
 
-CHILD = Path(__file__).with_name("worker.py")
-MAX_PARAMETERS = 300_000_000
-COURSE_SAMPLES = 128  # how many the course's grader asks of each model
-SPLIT = "valid_grader"
-TOKENIZER = Path(__file__).parent.parent / "homework" / "weights" / "tux_nano"
-MEMORY = 8_000_000_000  # bytes; 300 million parameters in float32, read and converted, take 3 billion
-MAX_OUTPUT = 16_000_000  # bytes of a child's answers; 2,000 long ones have a tenth
-MAX_THREADS = 1000  # torch starts two or three a core
-POLL = 0.1  # seconds between two looks at a child
-# What a child may know of the environment: all else, tokens and paths, stays here.
-ENVIRONMENT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "SYSTEMROOT")
+WORKER_SCRIPT = Path(__file__).with_name("worker.py")
+DEFAULT_TOKENIZER = Path(__file__).parent.parent / "homework" / "weights" / "tux_nano"
+MAX_MEMORY_BYTES = 8_000_000_000  # 300 million float32 parameters, read and converted, take 3 billion
+MAX_OUTPUT_BYTES = 16_000_000  # 2,000 long answers take a tenth of it
+MAX_THREADS = 1000  # torch starts two or three per core
+POLL_SECONDS = 0.1
+# A worker gets no other variables: they may hold tokens and paths.
+INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "SYSTEMROOT")
 
-_children: set[subprocess.Popen] = set()
-_stopped = threading.Event()
+stop_requested = threading.Event()
+_workers: set[subprocess.Popen] = set()
 
 
 class PartError(Exception):
-    """One line: why a part has no answers."""
+    """Report in one line why a part has no answers."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a part of a bundle did: its answers, and what the parent measured."""
+class PartRun:
+    """Hold the answers of one part of a bundle, and what the grader's process measured."""
 
-    parameters: int
+    num_parameters: int
     load_seconds: float
     answer_seconds: float
     records: list[dict]
 
 
-def run_part(part: str, root: Path, timeout: float, tokenizer: str | Path = TOKENIZER, memory: int = MEMORY) -> Run:
-    """The answers of one of the models of the bundle that lies unpacked in `root`, its data beside it.
+def run_part(
+    part: str,
+    root: Path,
+    timeout: float,
+    tokenizer: str | Path | None = None,
+    memory: int = MAX_MEMORY_BYTES,
+    on_poll: Callable[[float], None] = lambda seconds: None,
+) -> PartRun:
+    """Run one model, `vlm` or `clip`, of the bundle unpacked in `root`, its data beside it.
 
     Args:
-        part: `vlm` or `clip`.
-        timeout: seconds from the process's start to its last answer, loading included.
+        timeout: seconds from the start of the process to its last answer, loading included.
+        tokenizer: folder or hub name of CLIP's tokenizer.
         memory: bytes that the process may fill.
+        on_poll: called about ten times per second with the seconds since the start.
 
     Raises:
-        PartError: it failed, took too long, is too large, or sent something else than answers.
+        PartError: the worker failed, took too long, is too large, or sent malformed output.
     """
-    job = _job(root, part, tokenizer, memory) | {"missing": list(not_enforced())}
+    tokenizer = tokenizer or DEFAULT_TOKENIZER
+    if Path(tokenizer).exists():
+        tokenizer = Path(tokenizer).resolve()
+    job = {"part": part, "root": str(root), "tokenizer": str(tokenizer), "memory": memory}
+    job["unenforced"] = unenforced_limits()
     start = time.monotonic()
-    lines, status = _communicate(job, root, timeout)
+    lines, status = _communicate(job, timeout, on_poll)
     if status:
-        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
-        raise PartError(f"the process {how} before it had answered")
-    messages = [_message(line) for _, line in lines]
+        name = next((s.name for s in signal.Signals if s == -status), f"signal {-status}")
+        how = f"was killed by {name}" if status < 0 else f"exited with status {status}"
+        raise PartError(f"the process {how} before answering")
+    messages = [_parse_message(line) for _, line in lines]
     for message in messages:
         if isinstance(message.get("error"), str):
-            raise PartError(printable(message["error"]))
+            raise PartError(make_printable(message["error"]))
     if len(messages) < 2:
-        raise PartError("the process ended before it had answered")
-    (loaded, _), (answered, _) = lines[:2]
-    parameters = _parameters(messages[0])
-    return Run(parameters, loaded - start, answered - loaded, _records(messages[1], part))
+        raise PartError("the process exited before answering")
+    (loaded, _), (answered, _) = lines
+    count, records = messages[0].get("num_parameters"), messages[1].get("records")
+    if type(count) is not int or count < 0:
+        raise PartError("the process sent an invalid number of parameters")
+    if count > MAX_PARAMETERS:
+        raise PartError(f"{count:,} parameters, more than {MAX_PARAMETERS:,}")
+    if not isinstance(records, list) or not all(_is_record(record, part) for record in records):
+        raise PartError("the process sent malformed output")
+    return PartRun(count, loaded - start, answered - loaded, records)
 
 
 @cache
-def not_enforced() -> tuple[str, ...]:
-    """Which limits this system can't enforce, a line each: asked of a child that has no bundle.
+def unenforced_limits() -> list[str]:
+    """Return the limits that this system cannot enforce, found by a worker without a bundle.
 
     Raises:
-        PartError: no process can be shut in here.
+        PartError: the sandbox cannot be started.
     """
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="grader-") as name:
-        root = Path(name).resolve()
-        lines, _ = _communicate(_job(root, None, "", MEMORY) | {"missing": []}, root, timeout=60)
-    message = _message(lines[0][1]) if lines else {"error": "the process ended without a word"}
+        root = str(Path(name).resolve())
+        job = {"part": None, "root": root, "tokenizer": "", "memory": MAX_MEMORY_BYTES, "unenforced": []}
+        lines, _ = _communicate(job, 60, lambda seconds: None)
+    message = _parse_message(lines[0][1]) if lines else {"error": "the process exited without a message"}
     if "error" in message:
-        raise PartError(f"no process can be shut in here: {message['error']}")
-    return tuple(message["missing"])
+        raise PartError(f"cannot start the sandbox: {message['error']}")
+    return message["unenforced"]
 
 
-def stop_all() -> None:
-    """Kill every child that runs now, and start no other: the grader was interrupted."""
-    _stopped.set()
-    for child in list(_children):
-        _kill(child)
+def stop_workers() -> None:
+    """Kill all workers and let no others run, as the grader was interrupted."""
+    stop_requested.set()
+    for worker in list(_workers):
+        _kill(worker)
 
 
-def is_stopped() -> bool:
-    """Whether `stop_all` was called."""
-    return _stopped.is_set()
-
-
-def _job(root: Path, part: str | None, tokenizer: str | Path, memory: int) -> dict:
-    tokenizer = str(Path(tokenizer).resolve()) if Path(tokenizer).exists() else str(tokenizer)  # or a hub name
-    limits = {"max_parameters": MAX_PARAMETERS, "course_samples": COURSE_SAMPLES, "memory": memory}
-    names = {"part": part, "root": str(root), "split": SPLIT, "tokenizer": tokenizer, "hub": str(_hub())}
-    return {**names, **limits, "parent": os.getpid()}
-
-
-def _hub() -> Path:
-    """The hub's cache of models. The folder above it holds a token, which is no child's business."""
+def _hub_cache() -> str:
+    """Return the hub's cache of models. The folder above it holds a token that no worker may read."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser().resolve()
+    return str(Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser().resolve())
 
 
-def _environment(root: Path) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    work = str(root / "work")
-    nobody = {"HOME": work, "USER": "nobody", "LOGNAME": "nobody", "HF_HOME": work}
-    # No program can be started, so none is found: without a PATH, Python searches /bin and /usr/bin. ctypes, for example,
-    # looks for a compiler when CUDA builds of torch are imported, and writes a file for it before it runs it.
-    no_programs = {"PATH": ""}
-    offline = {"HF_HUB_CACHE": str(_hub()), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    # libgomp's threads spin for milliseconds while they wait, against each other where other work has the cores: two
-    # parts beside six busy processes took 20 s instead of 66 to 247, and 13 s on a quiet machine as before
-    spin = {"GOMP_SPINCOUNT": "1000"}
-    # a GPU's device files reach its driver, which no sandbox shuts off: a bundle runs on the CPU
-    rest = {"CUDA_VISIBLE_DEVICES": "", "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    caches = {"TORCHINDUCTOR_CACHE_DIR": work}  # torch makes it on import, unless it is there
-    return kept | nobody | no_programs | offline | spin | rest | caches
+def _make_environment(work: str) -> dict[str, str]:
+    return {
+        **{name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ},
+        **{"HOME": work, "USER": "nobody", "LOGNAME": "nobody", "HF_HOME": work},
+        # Empty, as no program can be started; without a PATH Python searches /bin and /usr/bin. On the import of a CUDA
+        # build of torch, ctypes would find a compiler and write a file for it.
+        "PATH": "",
+        **{"HF_HUB_CACHE": _hub_cache(), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+        # libgomp's threads spin for milliseconds while they wait, and block each other if other jobs use the cores: two
+        # parts beside six busy processes took 20 s instead of 66 to 247 s, and 13 s on an idle machine as before.
+        "GOMP_SPINCOUNT": "1000",
+        "CUDA_VISIBLE_DEVICES": "",  # CPU only: a GPU's device files lead to a driver that no sandbox covers
+        **{"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        "TORCHINDUCTOR_CACHE_DIR": work,  # torch creates it on import unless it exists
+    }
 
 
-class _Reader(threading.Thread):
-    """Takes what a child writes, up to a bound, and when each of the two lines was whole."""
-
-    def __init__(self, stream):
-        super().__init__(daemon=True)
-        self.stream, self.data, self.times = stream, bytearray(), []
-
-    def run(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while len(self.data) <= MAX_OUTPUT and (chunk := os.read(self.stream.fileno(), 1 << 20)):
-                self.data += chunk
-                self.times += [time.monotonic()] * min(chunk.count(b"\n"), 2 - len(self.times))
-
-    def lines(self) -> list[tuple[float, bytes]]:
-        """At most two, with their times."""
-        return list(zip(self.times, bytes(self.data).split(b"\n", 2), strict=False))
-
-
-def _communicate(job: dict, root: Path, timeout: float) -> tuple[list[tuple[float, bytes]], int]:
-    """The lines that the child writes, with their times, and its exit status. Nothing of it is left running."""
-    # An empty working folder: a bundle that finds its files through the repository's would fail elsewhere.
-    folder = root / "work"
-    folder.mkdir(exist_ok=True)
-    # -P: the script's own folder is no place to import from, so that `homework` is the bundle's alone.
-    command = [sys.executable, "-P", str(CHILD), json.dumps(job)]
+def _communicate(job: dict, timeout: float, on_poll: Callable) -> tuple[list[tuple[float, bytes]], int]:
+    """Run a worker to its end or kill it; return two lines with their arrival times, and its status."""
+    # An empty working directory: a bundle that relied on the repository's files would fail elsewhere.
+    work = Path(job["root"], "work")
+    work.mkdir(exist_ok=True)
+    # -P: do not import from the script's folder, so that `homework` is the bundle's.
+    arguments = json.dumps(job | {"hub": _hub_cache(), "parent": os.getpid()})
+    command = [sys.executable, "-P", str(WORKER_SCRIPT), arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    deadline = time.monotonic() + timeout
-    child = subprocess.Popen(command, cwd=folder, env=_environment(root), start_new_session=True, **pipes)
-    _children.add(child)
-    reader = _Reader(child.stdout)
+    start = time.monotonic()
+    worker = subprocess.Popen(command, cwd=work, env=_make_environment(str(work)), start_new_session=True, **pipes)
+    _workers.add(worker)
+    output, times = bytearray(), []
+
+    def read() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while len(output) <= MAX_OUTPUT_BYTES and (chunk := os.read(worker.stdout.fileno(), 1 << 20)):
+                output.extend(chunk)
+                times.extend([time.monotonic()] * min(chunk.count(b"\n"), 2 - len(times)))
+
+    reader = threading.Thread(target=read, daemon=True)
     try:
         reader.start()
-        while reader.is_alive() or child.poll() is None:
-            reader.join(POLL) if reader.is_alive() else time.sleep(POLL)
-            if len(reader.data) > MAX_OUTPUT:
-                raise PartError(f"stopped: it sent more than {MAX_OUTPUT / 1e6:.0f} MB")
-            # with a second's grace for what a child that has ended wrote at last
-            if time.monotonic() > deadline + (child.poll() is not None):
-                raise PartError(f"stopped: over the limit of {timeout:g} s (--timeout allows more)")
-            if _stopped.is_set():
+        while reader.is_alive() or worker.poll() is None:
+            reader.join(POLL_SECONDS) if reader.is_alive() else time.sleep(POLL_SECONDS)
+            seconds = time.monotonic() - start
+            on_poll(seconds)
+            if len(output) > MAX_OUTPUT_BYTES:
+                raise PartError(f"stopped: sent more than {MAX_OUTPUT_BYTES / 1e6:.0f} MB")
+            # one second more for the last output of a worker that has exited
+            if seconds > timeout + (worker.poll() is not None):
+                raise PartError(f"stopped: exceeded the time limit of {timeout:g} s (raise it with --timeout)")
+            if stop_requested.is_set():
                 raise PartError("stopped: the grader was interrupted")
-            if _threads(child.pid) > MAX_THREADS:
+            if len(glob.glob(f"/proc/{worker.pid}/task/*")) > MAX_THREADS:  # none without /proc
                 raise PartError(f"stopped: more than {MAX_THREADS} threads")
-        return reader.lines(), child.returncode
+        return list(zip(times, bytes(output).split(b"\n", 2), strict=False)), worker.returncode
     finally:
-        _kill(child)
-        child.wait()
-        _children.discard(child)
-        reader.join(1)  # its end of the pipe closes with the child
-        child.stdout.close()
+        _kill(worker)
+        worker.wait()
+        _workers.discard(worker)
+        reader.join(1)  # its end of the pipe closes with the worker
+        worker.stdout.close()
 
 
-def _kill(child: subprocess.Popen) -> None:
-    """The child and all of its process group; where there are no groups, the child."""
+def _kill(worker: subprocess.Popen) -> None:
+    """Kill a worker's process group; on systems without groups, the worker."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
+        os.killpg(worker.pid, signal.SIGKILL) if hasattr(os, "killpg") else worker.kill()
 
 
-def _threads(pid: int) -> int:
-    """How many threads a process has; 0 where /proc doesn't tell."""
-    try:
-        return len(os.listdir(f"/proc/{pid}/task"))
-    except OSError:
-        return 0
-
-
-def printable(text: str) -> str:
-    """One short line that moves no cursor."""
+def make_printable(text: str) -> str:
+    """Return one short line without control characters."""
     return "".join(character if character.isprintable() else " " for character in text[:400])
 
 
-def _message(line: bytes) -> dict:
+def _parse_message(line: bytes) -> dict:
     def refuse(name: str):
-        raise ValueError(name)  # NaN and Infinity are no JSON
+        raise ValueError(name)  # NaN and Infinity are not JSON
 
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         message = json.loads(line, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        message = None
-    if not isinstance(message, dict):
-        raise PartError("the process sent something else than answers")
-    return message
+        if isinstance(message, dict):
+            return message
+    raise PartError("the process sent malformed output")
 
 
-def _parameters(message: dict) -> int:
-    count = message.get("loaded")
-    if type(count) is not int or count < 0:
-        raise PartError("the process sent no number of parameters")
-    if count > MAX_PARAMETERS:
-        raise PartError(f"{count:,} parameters, more than {MAX_PARAMETERS:,}")
-    return count
-
-
-def _records(message: dict, part: str) -> list[dict]:
-    def is_asked(asked) -> bool:
-        if part == "vlm":
-            return isinstance(asked, str)
-        return isinstance(asked, list) and all(isinstance(candidate, str) for candidate in asked)
-
-    def is_record(record) -> bool:
-        if not isinstance(record, dict) or set(record) != {"image", "asked", "answer"}:
-            return False
-        image, answer = record["image"], record["answer"]
-        texts = isinstance(image, str) and isinstance(answer, str)
-        return texts and len(answer) <= MAX_ANSWER and is_asked(record["asked"])
-
-    records = message.get("records")
-    if not isinstance(records, list) or not all(map(is_record, records)):
-        raise PartError("the process sent something else than answers")
-    return records
-
-
-def _signal_name(number: int) -> str:
-    with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"
+def _is_record(record, part: str) -> bool:
+    if not isinstance(record, dict) or set(record) != {"image", "query", "answer"}:
+        return False
+    query = [record["query"]] if part == "vlm" else record["query"]
+    texts = [record["image"], record["answer"], *query] if isinstance(query, list) else [None]
+    return all(isinstance(text, str) for text in texts) and len(record["answer"]) <= MAX_ANSWER_CHARS

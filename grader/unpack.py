@@ -1,4 +1,4 @@
-"""A bundle, zip or folder -> a place of its own. Nothing is unpacked before all of it is checked."""
+"""Copy a bundle, zip or folder, to a temporary folder; a zip is checked before it is extracted."""
 
 import contextlib
 import os
@@ -9,27 +9,26 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from homework.utils.errors import InputError
 
 PACKAGE = "homework"
-MAX_BYTES = 50_000_000  # of the zip; as in bundle.py, which runs without this package
-MAX_UNPACKED = 250_000_000  # bytes; weights hardly shrink in a zip, so five times its size is plenty
+MAX_ZIP_BYTES = 50_000_000  # as in bundle.py, which runs without this package
+MAX_UNPACKED_BYTES = 250_000_000  # weights hardly shrink in a zip, so five times its size is plenty
 MAX_ENTRIES = 2000
-MAX_RATIO = 100  # unpacked to packed, of a file that is large unpacked: text has 10, and zeros have 1000
-LARGE = 1_000_000  # bytes
-MAX_NAME = 255  # bytes of one part of a path, which is what file systems take
-CHUNK = 1 << 20
+MAX_COMPRESSION_RATIO = 100  # for files above MIN_RATIO_BYTES; text reaches 10, zeros reach 1000
+MIN_RATIO_BYTES = 1_000_000
+MAX_NAME_BYTES = 255  # per path component, the limit of most file systems
+CHUNK_BYTES = 1 << 20
 REMEDY = "make it with `python3 bundle.py homework ID`"
+NO_INIT = "not a package: it has no __init__.py"
 
 
 @contextlib.contextmanager
-def unpacked(bundle: str | Path) -> Iterator[Path]:
-    """A temporary folder that holds `homework/`. It is gone after the block.
-
-    Args:
-        bundle: a zip, or the folder of the package itself, of which it gets a copy.
+def unpack_bundle(bundle: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder with the `homework/` of a zip or of a package's folder.
 
     Raises:
         InputError: the bundle is refused.
@@ -38,61 +37,60 @@ def unpacked(bundle: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="grader-", ignore_cleanup_errors=True) as name:
         root = Path(name).resolve()
         if bundle.is_dir():
-            _copy(bundle, root / PACKAGE)
+            _copy_folder(bundle, root / PACKAGE)
         else:
-            _extract(bundle, root)
+            _extract_zip(bundle, root)
         if not (root / PACKAGE / "__init__.py").is_file():
-            raise InputError(bundle, "no package: it has no __init__.py", REMEDY)
+            raise InputError(bundle, NO_INIT, REMEDY)
         yield root
 
 
-def _copy(folder: Path, target: Path) -> None:
-    """The package's files, links inside of it followed. What Python left behind stays."""
+def _copy_folder(folder: Path, target: Path) -> None:
+    """Copy a package without its `__pycache__`, following links to files inside it."""
     if not (folder / "__init__.py").is_file():
-        raise InputError(folder, "no package: it has no __init__.py", "name the folder of the package")
+        raise InputError(folder, NO_INIT, "give the folder of the package")
     size, home = 0, folder.resolve()
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        for name in [*folders, *names]:
-            path = Path(place, name)
+        for path in (Path(place, name) for name in [*folders, *names]):
             if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(home)):
-                raise InputError(path, "a link to a folder or out of the bundle", "put a copy in its place")
-        for name in names:
-            path = Path(place, name)
+                raise InputError(path, "a link to a folder or out of the bundle", "replace it by a copy")
+            if path.is_dir():
+                continue
             if not path.is_file():
-                raise InputError(path, "no plain file", "take it out of the package")
+                raise InputError(path, "not a regular file", "remove it from the package")
             size += path.stat().st_size
-            if size > MAX_UNPACKED:
-                raise InputError(folder, f"more than {MAX_UNPACKED / 1e6:.0f} MB", f"grade its zip; {REMEDY}")
+            if size > MAX_UNPACKED_BYTES:
+                raise InputError(folder, f"more than {MAX_UNPACKED_BYTES / 1e6:.0f} MB", f"grade its zip; {REMEDY}")
             copy = target / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
 
 
-def _extract(bundle: Path, root: Path) -> None:
+def _extract_zip(bundle: Path, root: Path) -> None:
     if not bundle.exists():
         raise InputError(bundle, "no such file or folder", REMEDY)
     size = os.path.getsize(bundle)
-    if size > MAX_BYTES:
-        raise InputError(bundle, f"{size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f} MB", REMEDY)
+    if size > MAX_ZIP_BYTES:
+        raise InputError(bundle, f"{size / 1e6:.1f} MB, more than {MAX_ZIP_BYTES / 1e6:.0f} MB", REMEDY)
     try:
         with zipfile.ZipFile(bundle) as archive:
             entries = archive.infolist()
-            check_names(bundle, entries)
-            check_clashes(bundle, entries)
-            check_sizes(bundle, entries)
-            _write(bundle, archive, entries, root)
+            problem = next(chain(find_bad_names(entries), find_clashes(entries), find_bombs(entries)), None)
+            if problem:
+                raise InputError(bundle, problem, REMEDY)
+            _write_entries(bundle, archive, entries, root)
     except InputError:
         raise
-    # RuntimeError: encrypted; NotImplementedError: an unknown version; ValueError: names that are no text
+    # RuntimeError: encrypted; NotImplementedError: an unknown version; ValueError: undecodable names
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(bundle, f"not a readable zip ({reason})", REMEDY) from None
 
 
-def _write(bundle: Path, archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], root: Path) -> None:
-    """Unpack, and stop where more bytes come than were declared."""
-    left = MAX_UNPACKED
+def _write_entries(bundle: Path, archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], root: Path) -> None:
+    """Extract the entries, and stop at the size limit whatever sizes they declare."""
+    left = MAX_UNPACKED_BYTES
     for entry in entries:
         target = root / entry.filename
         if entry.is_dir():
@@ -100,71 +98,54 @@ def _write(bundle: Path, archive: zipfile.ZipFile, entries: Sequence[zipfile.Zip
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(entry) as source, open(target, "xb") as copy:
-            while chunk := source.read(CHUNK):
+            while chunk := source.read(CHUNK_BYTES):
                 left -= len(chunk)
                 if left < 0:
-                    raise InputError(bundle, f"unpacks to more than {MAX_UNPACKED / 1e6:.0f} MB", REMEDY)
+                    raise InputError(bundle, f"unpacks to more than {MAX_UNPACKED_BYTES / 1e6:.0f} MB", REMEDY)
                 copy.write(chunk)
 
 
-def check_names(bundle: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse a zip that would write outside of its place or holds more than the package.
-
-    Raises:
-        InputError: an absolute or climbing path, an unusable name, a link, a device, or another top-level name.
-    """
+def find_bad_names(entries: Sequence[zipfile.ZipInfo]) -> Iterator[str]:
+    """Yield problems of names that lie outside the package or are not usable, and of links and devices."""
     if len(entries) > MAX_ENTRIES:
-        raise InputError(bundle, f"{len(entries):,} entries, more than {MAX_ENTRIES:,}", REMEDY)
+        yield f"{len(entries):,} entries, more than {MAX_ENTRIES:,}"
     for entry in entries:
-        name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
-        path = PurePosixPath(name)
+        name, path = entry.filename, PurePosixPath(entry.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-            raise InputError(bundle, f"{name!r} leads out of the bundle", REMEDY)
-        if not name.isprintable() or any(len(part.encode()) > MAX_NAME for part in path.parts):
-            raise InputError(bundle, f"{name[:60]!r} is no name for a file", REMEDY)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise InputError(bundle, f"{name!r} is a link or a device", REMEDY)
+            yield f"{name!r} leads out of the bundle"
+        if not name.isprintable() or any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts):
+            yield f"{name[:60]!r} is not a valid file name"
+        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            yield f"{name!r} is a link or a device"
     top = sorted({entry.filename.partition("/")[0] for entry in entries})
     if top != [PACKAGE]:
-        names = ", ".join(top[:3]) or "nothing"
-        raise InputError(bundle, f"expected one top-level folder, {PACKAGE}, found {names}", REMEDY)
+        yield f"expected one top-level folder, {PACKAGE}, found {', '.join(top[:3]) or 'nothing'}"
 
 
-def check_clashes(bundle: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse names that are one file on some system: which of them a reader sees should be no matter of luck.
-
-    Raises:
-        InputError: the same name twice, whatever its case and however its letters are composed; a file that is a
-            folder too.
-    """
-    files, folders = {}, {}
+def find_clashes(entries: Sequence[zipfile.ZipInfo]) -> Iterator[str]:
+    """Yield names that collide on case-insensitive or Unicode-normalising file systems."""
+    seen = {}  # normalised path -> (path as first written, whether it is a file)
     for entry in entries:
-        parts = [unicodedata.normalize("NFKC", part).casefold() for part in PurePosixPath(entry.filename).parts]
-        original = PurePosixPath(entry.filename).parts
-        for end in range(1, len(parts) + (1 if entry.is_dir() else 0)):
-            if folders.setdefault(tuple(parts[:end]), original[:end]) != original[:end]:
-                raise InputError(bundle, f"{entry.filename!r} clashes with another name", REMEDY)
-        if not entry.is_dir():
-            if tuple(parts) in files:
-                raise InputError(bundle, f"{entry.filename!r} clashes with another name", REMEDY)
-            files[tuple(parts)] = entry.filename
-    both = sorted(files[key] for key in files.keys() & folders.keys())
-    if both:
-        raise InputError(bundle, f"{both[0]!r} clashes with another name: it is a folder too", REMEDY)
+        parts = PurePosixPath(entry.filename).parts
+        normalized = tuple(unicodedata.normalize("NFKC", part).casefold() for part in parts)
+        for end in range(1, len(parts) + 1):
+            key, is_file = normalized[:end], end == len(parts) and not entry.is_dir()
+            if key not in seen:
+                seen[key] = parts[:end], is_file
+            elif seen[key][1] != is_file:
+                yield f"{'/'.join(parts[:end])!r} is both a file and a folder"
+            elif is_file or seen[key][0] != parts[:end]:
+                yield f"{entry.filename!r} clashes with another name"
 
 
-def check_sizes(bundle: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuse a zip that grows out of all proportion, by the sizes that it declares.
-
-    Raises:
-        InputError: too much in all, or of one file; or packed in a way whose growth zipfile doesn't bound.
-    """
+def find_bombs(entries: Sequence[zipfile.ZipInfo]) -> Iterator[str]:
+    """Yield declared sizes that exceed the limits, and compression whose growth zipfile does not bound."""
     total = sum(entry.file_size for entry in entries)
-    if total > MAX_UNPACKED:
-        raise InputError(bundle, f"unpacks to {total / 1e6:,.0f} MB, more than {MAX_UNPACKED / 1e6:.0f} MB", REMEDY)
+    if total > MAX_UNPACKED_BYTES:
+        yield f"unpacks to {total / 1e6:,.0f} MB, more than {MAX_UNPACKED_BYTES / 1e6:.0f} MB"
     for entry in entries:
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(bundle, f"{entry.filename!r} is packed by another method than deflate", REMEDY)
-        if entry.file_size > max(LARGE, MAX_RATIO * entry.compress_size):
-            times = entry.file_size / max(1, entry.compress_size)
-            raise InputError(bundle, f"{entry.filename!r} grows {times:,.0f} times, more than {MAX_RATIO}", REMEDY)
+            yield f"{entry.filename!r} is not compressed by deflate"
+        if entry.file_size > max(MIN_RATIO_BYTES, MAX_COMPRESSION_RATIO * entry.compress_size):
+            ratio = entry.file_size / max(1, entry.compress_size)
+            yield f"{entry.filename!r} grows {ratio:,.0f} times, more than {MAX_COMPRESSION_RATIO}"

@@ -1,9 +1,8 @@
-"""Runs one of a bundle's models, in a process of its own that is shut in: a job in the arguments, answers on stdout.
+"""Run one model of a bundle in a sandboxed process: a job in the first argument, answers on stdout.
 
-It knows no points and no right answers, and `homework` is the bundle's here. `run.py` starts it as a script. It writes
-lines of JSON: `{"missing": [...]}` for a job without a part; else `{"loaded": parameters}`, then `{"records": [...]}`
-or `{"error": "..."}` in place of either. All that runs beside the bundle's code can be changed by it, so `run.py`
-believes none of it.
+`runner.py` starts it as a script, without points or right answers; `homework` is the bundle's here. It writes lines of
+JSON: `{"unenforced": [...]}` for a job without a part; else `{"num_parameters": n}`, then `{"records": [...]}`, or
+`{"error": "..."}` in place of either. The bundle's code can change anything here, so `runner.py` trusts none of it.
 """
 
 import contextlib
@@ -17,35 +16,38 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path, PurePath
 
+EVAL_SPLIT = "valid_grader"
+COURSE_MAX_SAMPLES = 128  # the course's grader benchmarks at most this many
+MAX_PARAMETERS = 300_000_000
 CLIP_SIZE = 192
 MEAN = STD = 0.5
 IMPORTS_TORCH = re.compile(rb"^(import|from) torch\b", re.MULTILINE)
-MAX_ANSWER = 10_000  # characters; the true ones have less than 30
+MAX_ANSWER_CHARS = 10_000  # right answers have fewer than 30
 
 
 class StepError(Exception):
-    """One line: what of the bundle failed, and how."""
+    """Report in one line which step of the bundle failed, and why."""
 
 
 @contextlib.contextmanager
-def step(name: str) -> Iterator[None]:
-    """Turn whatever a bundle's code raises, `exit` included, into a `StepError`."""
+def wrap_errors(step: str) -> Iterator[None]:
+    """Turn whatever a bundle's code raises, `exit` included, into a `StepError` that names the step."""
     try:
         yield
     except StepError:
         raise
     except BaseException as error:
         text = " ".join(str(error).split())[:300]
-        raise StepError(f"{name}: {type(error).__name__}" + (f": {text}" if text else "")) from None
+        raise StepError(f"{step}: {type(error).__name__}" + (f": {text}" if text else "")) from None
 
 
 def image_key(path: str) -> str:
-    """`.../data/valid/00000_00_im.jpg` -> `valid/00000_00_im.jpg`, wherever the data lies."""
+    """Return a path relative to the data folder: `data/valid/00000_00_im.jpg` -> `valid/00000_00_im.jpg`."""
     return "/".join(PurePath(path).parts[-2:])
 
 
-class Recorder:
-    """A VLM that keeps what it was asked and what it answered, whoever asks it."""
+class RecordingVLM:
+    """Wrap a VLM and record each question with its answer, whoever calls it."""
 
     def __init__(self, vlm):
         self._vlm = vlm
@@ -55,41 +57,38 @@ class Recorder:
         return getattr(self._vlm, name)
 
     def answer(self, image_paths, questions, *args, **kwargs) -> list[str]:
-        """The VLM's own answers."""
+        """Return the VLM's own answers."""
         given = iter(self._vlm.answer(image_paths, questions, *args, **kwargs))
-        answers = list(islice(given, len(questions) + 1))  # no more: they may never end
+        answers = list(islice(given, len(questions) + 1))  # bounded, as the iterator may be endless
         if len(answers) != len(questions):
             number = "more" if len(answers) > len(questions) else len(answers)
             raise StepError(f"vlm.answer: {number} answers to {len(questions)} questions")
         if not all(isinstance(answer, str) for answer in answers):
-            raise StepError("vlm.answer: an answer that is no string")
+            raise StepError("vlm.answer: an answer is not a string")
         longest = max(map(len, answers), default=0)
-        if longest > MAX_ANSWER:
-            raise StepError(f"vlm.answer: an answer of {longest:,} characters, more than {MAX_ANSWER:,}")
+        if longest > MAX_ANSWER_CHARS:
+            raise StepError(f"vlm.answer: an answer of {longest:,} characters, more than {MAX_ANSWER_CHARS:,}")
         for path, question, answer in zip(image_paths, questions, answers, strict=True):
-            self.records.append({"image": image_key(str(path)), "asked": question, "answer": answer})
+            self.records.append({"image": image_key(str(path)), "query": question, "answer": answer})
         return answers
 
 
 def answer_vlm(homework, vlm, job: dict) -> list[dict]:
-    """The course's way: the bundle's dataset and the bundle's benchmark. It asks every question."""
-    with step("homework.data.VQADataset"):
-        dataset = homework.data.VQADataset(job["split"])
+    """Answer every question by the bundle's dataset and benchmark, as the course's grader does."""
+    with wrap_errors("homework.data.VQADataset"):
+        dataset = homework.data.VQADataset(EVAL_SPLIT)
         count = len(dataset)
-    recorder = Recorder(vlm)
-    with step("homework.data.benchmark"):
-        homework.data.benchmark(recorder, dataset, max(count, job["course_samples"]))
+    recorder = RecordingVLM(vlm)
+    with wrap_errors("homework.data.benchmark"):
+        homework.data.benchmark(recorder, dataset, max(count, COURSE_MAX_SAMPLES))
     return recorder.records
 
 
 def clip_pixels(image):
-    """An RGB image -> what torchvision's Resize, CenterCrop, ToTensor and Normalize make of it.
+    """Resize, crop and normalise an RGB image to float32 [1, 3, 192, 192], as torchvision does.
 
-    The bundle's own transform is not asked, since a grader decides what a model sees. The same as
-    `homework.models.images.clip_pixels`, which a test compares it with.
-
-    Returns:
-        float32 [1, 3, 192, 192].
+    It replaces the bundle's own transform, since the grader decides what a model sees. A test checks that it equals
+    `homework.models.images.clip_pixels`.
     """
     import numpy as np
     import torch
@@ -104,8 +103,8 @@ def clip_pixels(image):
     return (torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255 - MEAN) / STD
 
 
-def choose(clip, tokenizer, image_path: str, candidates: list[str]) -> str:
-    """The candidate that the model finds most like the image."""
+def choose_caption(clip, tokenizer, image_path: str, candidates: list[str]) -> str:
+    """Return the candidate whose text features are most similar to the image features."""
     import torch
     from PIL import Image
 
@@ -113,136 +112,127 @@ def choose(clip, tokenizer, image_path: str, candidates: list[str]) -> str:
     with Image.open(image_path) as image:
         pixels = clip_pixels(image.convert("RGB")).to(device, torch.bfloat16)
     texts = tokenizer([text + tokenizer.eos_token for text in candidates], padding=True, return_tensors="pt")
+    input_ids, attention_mask = texts["input_ids"].to(device), texts["attention_mask"].to(device)
     with torch.inference_mode():
-        vision, text, _ = clip(pixels, texts["input_ids"].to(device), texts["attention_mask"].to(device))
-        likeness = vision @ text.T
-    if likeness.shape != (1, len(candidates)):
-        raise StepError(f"clip: likeness of shape {tuple(likeness.shape)}, expected (1, {len(candidates)})")
-    if not likeness.isfinite().all():
-        raise StepError("clip: a likeness that is no finite number")
-    return candidates[int(likeness.argmax())]
+        image_features, text_features, _ = clip(pixels, input_ids, attention_mask)
+        similarity = image_features @ text_features.T
+    if similarity.shape != (1, len(candidates)):
+        raise StepError(f"clip: similarity of shape {tuple(similarity.shape)}, expected (1, {len(candidates)})")
+    if not similarity.isfinite().all():
+        raise StepError("clip: similarity is not finite")
+    return candidates[int(similarity.argmax())]
 
 
 def answer_clip(homework, clip, job: dict) -> list[dict]:
-    """The course's way: one image with its candidates at a time, in bfloat16."""
-    with step("homework.data.MultiChoiceQADataset"):
-        dataset = homework.data.MultiChoiceQADataset(job["split"])
+    """Choose a caption for each image in bfloat16, one image per call, as the course's grader does."""
+    with wrap_errors("homework.data.MultiChoiceQADataset"):
+        dataset = homework.data.MultiChoiceQADataset(EVAL_SPLIT)
         rows = [dataset[index] for index in range(len(dataset))]
     from transformers import AutoTokenizer
 
-    with step(f"tokenizer {job['tokenizer']}"):
+    with wrap_errors(f"tokenizer {job['tokenizer']}"):
         tokenizer = AutoTokenizer.from_pretrained(job["tokenizer"])
     records = []
-    with step("clip"):
+    with wrap_errors("clip"):
         for row in rows:
             path, candidates = str(row["image_path"]), list(row["candidates"])
-            choice = choose(clip, tokenizer, path, candidates)
-            records.append({"image": image_key(path), "asked": candidates, "answer": choice})
+            choice = choose_caption(clip, tokenizer, path, candidates)
+            records.append({"image": image_key(path), "query": candidates, "answer": choice})
     return records
 
 
 PARTS: dict[str, tuple[str, Callable]] = {"vlm": ("load_vlm", answer_vlm), "clip": ("load_clip", answer_clip)}
 
 
-def parameter_counter(package: Path) -> Callable[[object], int]:
-    """What counts a model's parameters, made before the bundle's code can change torch.
+def make_parameter_counter(package: Path) -> Callable[[object], int]:
+    """Return a function that counts a model's parameters, made before the bundle's code can change torch.
 
-    Where no module of the bundle begins with importing torch, it isn't imported: a model of none counts for itself.
+    A model that is not a `torch.nn.Module` counts for itself. If no line of the package begins with an import of torch,
+    every model does, and torch is not imported.
     """
+    module_class, numel = (), None
+    if any(IMPORTS_TORCH.search(file.read_bytes()) for file in package.rglob("*.py")):
+        import torch
 
-    def ask(model) -> int:
-        return sum(parameter.numel() for parameter in model.parameters())
-
-    if not any(IMPORTS_TORCH.search(file.read_bytes()) for file in package.rglob("*.py")):
-        return ask
-    import torch
-
-    kind, numel = torch.nn.Module, torch.Tensor.numel
+        module_class, numel = torch.nn.Module, torch.Tensor.numel
 
     def count(model) -> int:
-        if not isinstance(model, kind):
-            return ask(model)
-        waiting, seen, total = [model], set(), 0
+        if not isinstance(model, module_class):
+            return sum(parameter.numel() for parameter in model.parameters())
+        waiting, modules, tensors = [model], set(), {}  # by id: shared tensors count once
         while waiting:
-            module = vars(waiting.pop())
-            for tensor in module["_parameters"].values():
-                if tensor is not None and id(tensor) not in seen:  # a shared one counts once
-                    seen.add(id(tensor))
-                    total += numel(tensor)
-            for child in module["_modules"].values():
-                if child is not None and id(child) not in seen:
-                    seen.add(id(child))
-                    waiting.append(child)
-        return total
+            module = waiting.pop()
+            if id(module) not in modules:
+                modules.add(id(module))
+                content = vars(module)
+                tensors |= {id(tensor): tensor for tensor in content["_parameters"].values() if tensor is not None}
+                waiting += [child for child in content["_modules"].values() if child is not None]
+        return sum(map(numel, tensors.values()))
 
     return count
 
 
-def run(job: dict, say: Callable[[dict], None]) -> None:
-    """Load the part's model and ask it everything, unless it is too large.
+def run_model(job: dict, send: Callable[[dict], None]) -> None:
+    """Load the part's model, send its number of parameters, then its answers unless it is too large.
 
     Raises:
-        StepError: what failed.
+        StepError: a step of the bundle failed.
     """
-    load, ask = PARTS[job["part"]]
-    count = parameter_counter(Path(job["root"], "homework"))
-    with step("import homework"):
+    load, answer = PARTS[job["part"]]
+    count = make_parameter_counter(Path(job["root"], "homework"))
+    with wrap_errors("import homework"):
         homework = importlib.import_module("homework")
-    with step(f"homework.{load}()"):
+    with wrap_errors(f"homework.{load}()"):
         model = getattr(homework, load)()
         model.model.eval()
-        parameters = int(count(model.model))
-    say({"loaded": parameters})
-    say({"records": ask(homework, model, job) if parameters <= job["max_parameters"] else []})
+        num_parameters = int(count(model.model))
+    send({"num_parameters": num_parameters})
+    send({"records": answer(homework, model, job) if num_parameters <= MAX_PARAMETERS else []})
 
 
-def take_stdout() -> int:
-    """Keep the pipe to the parent under a new number and drop all that the bundle prints."""
-    channel, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+def redirect_stdout() -> int:
+    """Return a new descriptor of the pipe to the grader, and drop all that the bundle prints."""
+    channel, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
     return channel
 
 
-def shut_in(job: dict) -> list[str]:
-    """Start the sandbox. Its modules lie beside this file, where nothing of a bundle is looked for.
-
-    Returns:
-        what this system does not enforce, a line each.
-    """
-    here = str(Path(__file__).parent)
+def enter_sandbox(job: dict) -> list[str]:
+    """Start the sandbox and return the limits that this system does not enforce, one line each."""
+    here = str(Path(__file__).parent)  # never searched for a bundle's imports
     sys.path.insert(0, here)
     try:
-        from sandbox import enforce
+        from sandbox import enforce_limits
     finally:
         sys.path.remove(here)
-    return enforce(job)
+    return enforce_limits(job)
 
 
 def main() -> None:
-    """Do the job that the first argument describes."""
-    job, channel = json.loads(sys.argv[1]), take_stdout()
+    """Run the job that the first argument describes."""
+    job, channel = json.loads(sys.argv[1]), redirect_stdout()
 
-    def say(message: dict) -> None:
+    def send(message: dict) -> None:
         line = (json.dumps(message) + "\n").encode()
         while line:
             line = line[os.write(channel, line) :]
 
     try:
-        with step("the sandbox"):
-            missing = shut_in(job)
-            if missing != job["missing"] and job["part"]:
-                raise StepError(f"the sandbox: {'; '.join(missing)}")  # more than was announced
+        with wrap_errors("the sandbox"):
+            unenforced = enter_sandbox(job)
+            if unenforced != job["unenforced"] and job["part"]:
+                raise StepError(f"the sandbox: {'; '.join(unenforced)}")  # other limits than were announced
         if job["part"] is None:
-            say({"missing": missing})
+            send({"unenforced": unenforced})
         else:
-            sys.path.insert(0, job["root"])  # before anything else that could hold a `homework`
-            tempfile.tempdir = os.getcwd()  # torch asks for its name on import; nothing can be written there either
-            with step(job["part"]):
-                run(job, say)
+            sys.path.insert(0, job["root"])  # before any other folder with a `homework`
+            tempfile.tempdir = os.getcwd()  # torch reads its name on import; it is not writable either
+            with wrap_errors(job["part"]):
+                run_model(job, send)
     except StepError as error:
-        say({"error": str(error)})
-    os._exit(0)  # no thread or exit handler of the bundle can hold us up
+        send({"error": str(error)})
+    os._exit(0)  # threads and exit handlers of the bundle must not delay the exit
 
 
 if __name__ == "__main__":

@@ -1,1 +1,6 @@
-"""How the embedded base is made."""
+"""Pretraining of TuxNano, the bundled base model, from random weights."""
+
+from pathlib import Path
+
+BASE_DIR = Path(__file__).parents[1] / "homework" / "weights" / "tux_nano"  # what the last stage writes
+SAVED_STAGE = Path(__file__).parent / "stage.safetensors"  # vision encoder with batch norms, and heads

@@ -1,4 +1,6 @@
-"""How a view is changed as a whole before the tower learns from it: a part of it for all, light, colour and noise."""
+"""Augmentation of a view: random zoom, copy-paste of karts (arXiv:2012.07177), photometric jitter."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -7,40 +9,68 @@ from torch import Tensor
 
 from homework.labels.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE
 
-from .annotated_scene import Seen, seen
+LIGHT_RING_PX = 4  # width of the ring around a box that counts towards its mean light
+MAX_LIGHT_GAIN = 2.0  # limit of the per-channel gain or loss in light of a pasted kart
 
-MAX_ZOOM = 1.25  # how much larger a part of a view gets at most
+Box = tuple[int, int, int, int]
 
 
-def random_window(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A part of a view of the view's shape: left, top, width, in pixels of the 150x100 view."""
-    width = VIEW_SIZE[0] / rng.uniform(1, MAX_ZOOM)
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How views are drawn and changed. A size of a kart is that of the shorter side of its box."""
+
+    hardness_weight: float = 1.0  # growth of a view's probability per kart beside the first and per far kart,
+    max_hardness: int = 4  # counted up to this many
+    zoom_prob: float = 0.5  # of a view: a random part of it becomes the whole view
+    max_zoom: float = 1.25
+    swap_ego_prob: float = 0.3  # of a view: another view's kart takes the place of its ego kart
+    num_sources: int = 8  # views among which the kart of the most similar box is chosen
+    add_far_karts_prob: float = 0.4  # of a view: far karts are added
+    max_added: int = 6
+    occluded_prob: float = 0.5  # of an added kart: it stands in the columns of the nearest kart, and behind it
+    min_visible: float = 0.4  # share of an added kart that nearer karts may not cover
+    far_max_size_px: int = 12  # smaller karts are far
+    added_max_size_px: int = 18  # boxes of smaller karts are those that karts are added in
+    flip_prob: float = 0.5
+    center_crop_prob: float = 0.2  # of a batch: only the columns of the grader's CLIP crop are shown
+    window_karts: int = 8  # karts that are tried in a window of the fovea's size
+    window_top_px: tuple[int, int] = (8, 56)  # range of a window's first row
+
+
+AUGMENT = AugmentConfig()
+
+
+def random_window(rng: np.random.Generator, max_zoom: float = AUGMENT.max_zoom) -> tuple[float, float, float]:
+    """Sample a part of a view, of the view's shape: left, top and width in pixels of the 150x100 view."""
+    width = VIEW_SIZE[0] / rng.uniform(1, max_zoom)
     height = width * VIEW_SIZE[1] / VIEW_SIZE[0]
     return rng.uniform(0, VIEW_SIZE[0] - width), rng.uniform(0, VIEW_SIZE[1] - height), width
 
 
-def zoomed(view: np.ndarray, info: dict, number: int, window: tuple[float, float, float]) -> tuple[np.ndarray, Seen]:
-    """A part of a view as a view of its own, and the scene in it by the label rule.
+def zoom_view(
+    view: np.ndarray, detections: list[list], window: tuple[float, float, float]
+) -> tuple[np.ndarray, list[list]]:
+    """Resize a part of a view to a whole view, and give its karts' detections in the new view.
 
     Args:
         view: [100, 150, 3] uint8.
-        info, number: the frame's info and which of its views this is.
+        detections: the view's, as in a frame's info, in pixels of the 600x400 image.
         window: see `random_window`.
     """
     left, top, width = window
     part = (left, top, left + width, top + width * VIEW_SIZE[1] / VIEW_SIZE[0])
     image = Image.fromarray(view).resize(VIEW_SIZE, Image.Resampling.BILINEAR, box=part)
     corner = np.array([left, top] * 2) * (DETECTION_SIZE[0] / VIEW_SIZE[0])
-    detections = []
-    for class_id, track_id, *box in info["detections"][number]:
-        boxed = np.clip((np.array(box) - corner) * VIEW_SIZE[0] / width, 0, DETECTION_SIZE * 2)
+    zoomed = []
+    for class_id, track_id, *box in detections:
         if class_id == KART_CLASS:
-            detections.append([class_id, track_id, *boxed.tolist()])
-    return np.asarray(image), seen(info | {"detections": [detections]}, 0)
+            box = np.clip((np.array(box) - corner) * VIEW_SIZE[0] / width, 0, DETECTION_SIZE * 2)
+            zoomed.append([class_id, track_id, *box.tolist()])
+    return np.asarray(image), zoomed
 
 
-def jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Random gain a channel, offset, contrast and noise a view; on normalised pixels [b, 3, h, w]."""
+def jitter_colors(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Vary gain per channel, offset, contrast and noise of each view. In and out: normalised pixels [b, 3, h, w]."""
     b = len(pixels)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -49,7 +79,89 @@ def jitter(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     mean, contrast = pixels.mean((2, 3), keepdim=True), uniform(0.7, 1.3, b, 1, 1, 1)
     gain, offset = uniform(0.85, 1.15, b, 3, 1, 1), uniform(-0.2, 0.2, b, 1, 1, 1)
     pixels = (pixels * (contrast * gain)).add_(mean * (1 - contrast) * gain + offset)
-    # a few fields of noise for all views: drawing one each would take longer than all the rest
+    # eight noise fields are shared by all views: one per view would take longer than everything else here
     noise = torch.from_numpy(rng.standard_normal((8, *pixels.shape[1:]), dtype=np.float32))
     noise = noise[torch.from_numpy(rng.integers(len(noise), size=b))]
     return pixels.addcmul_(noise, uniform(0, 0.04, b, 1, 1, 1)).clamp_(-1, 1)
+
+
+def paste_patch(
+    view: np.ndarray,
+    box: Box,
+    source: np.ndarray,
+    source_box: Box,
+    light_match: float = 0.0,
+    occluded: np.ndarray | None = None,
+) -> np.ndarray:
+    """Copy a view with the content of another view's box pasted into a box, with soft, round corners.
+
+    Args:
+        view, source: [100, 150, 3] uint8.
+        box, source_box: x1, y1, x2, y2 in pixels of `view` and of `source`.
+        light_match: share of the difference in light between the two places that is applied to the patch, 0 to 1.
+        occluded: [100, 150] bool, pixels of `view` that stay as they are.
+    """
+    (u1, v1, u2, v2), (x1, y1, x2, y2) = source_box, box
+    view = view.copy()
+    target = view[y1 : y2 + 1, x1 : x2 + 1]
+    height, width = target.shape[:2]
+    patch = Image.fromarray(source[v1 : v2 + 1, u1 : u2 + 1]).resize((width, height), Image.Resampling.BILINEAR)
+    patch = np.asarray(patch, dtype=np.float32)
+    if light_match:
+        gain = (_mean_light(view, box) / _mean_light(source, source_box)) ** light_match
+        patch = np.minimum(patch * np.clip(gain, 1 / MAX_LIGHT_GAIN, MAX_LIGHT_GAIN), 255)
+    y, x = (np.abs(np.linspace(-1, 1, n)) ** 4 for n in (height, width))
+    alpha = np.clip((1.15 - y[:, None] - x[None]) / 0.3, 0, 1)[..., None]
+    if occluded is not None:
+        alpha = alpha * ~occluded[y1 : y2 + 1, x1 : x2 + 1, None]
+    target[:] = alpha * patch + (1 - alpha) * target
+    return view
+
+
+def _mean_light(view: np.ndarray, box: Box) -> np.ndarray:
+    """Average the pixels of a box and of a ring around it: [3] float32, never 0."""
+    x1, y1, x2, y2 = box
+    ring = LIGHT_RING_PX
+    around = view[max(0, y1 - ring) : y2 + 1 + ring, max(0, x1 - ring) : x2 + 1 + ring]
+    return around.mean((0, 1), dtype=np.float32) + 8
+
+
+def occlusion_mask(box: Box, shape: tuple[int, int]) -> np.ndarray:
+    """Approximate the pixels that a kart covers: its box without the sides of the upper part.
+
+    The driver sits in the middle and is narrower than the kart.
+
+    Args:
+        box: x1, y1, x2, y2.
+        shape: rows and columns of the mask.
+
+    Returns:
+        [rows, columns] bool.
+    """
+    x1, y1, x2, y2 = box
+    mask = np.zeros(shape, dtype=bool)
+    waist, side = y1 + round(0.4 * (y2 - y1)), round(0.25 * (x2 - x1))
+    mask[waist : y2 + 1, x1 : x2 + 1] = True
+    mask[y1:waist, x1 + side : x2 + 1 - side] = True
+    return mask
+
+
+def visible_box(box: Box, occluded: np.ndarray) -> tuple[Box | None, float]:
+    """Find the box around the visible part of a box (None if there is none), and the visible share of its pixels."""
+    x1, y1, x2, y2 = box
+    free = ~occluded[y1 : y2 + 1, x1 : x2 + 1]
+    if not free.any():
+        return None, 0.0
+    rows, columns = (np.flatnonzero(free.any(axis)).tolist() for axis in (1, 0))
+    return (x1 + columns[0], y1 + rows[0], x1 + columns[-1], y1 + rows[-1]), float(free.mean())
+
+
+def has_overlap(a: Box, b: Box) -> bool:
+    """Check whether two boxes share a pixel."""
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def aspect_mismatch(source: Box, target: Box) -> float:
+    """Measure how much pasting distorts and enlarges the content of a box; 0 for the same shape, not enlarged."""
+    x, y = (np.log((target[i + 2] - target[i]) / (source[i + 2] - source[i])) for i in (0, 1))
+    return abs(x - y) + max(0.0, x + y) / 2

@@ -1,72 +1,88 @@
-"""What the stages begin with: the tower's geometry, and what other stages saved."""
+"""The vision encoder's architecture, and the weights that a stage is initialised from."""
 
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
+from homework.models.tux_nano.config import VisionConfig
+from homework.models.tux_nano.vision import VisionEncoder
 from homework.utils.errors import InputError, first_line
 
-from .dense_heads import DenseHeads
+from .dense_heads import DenseHeads, run_heads
 from .text_stage import TextStage
 from .trainer import read_checkpoint
 
-SAVED = Path(__file__).parent / "stage.safetensors"  # the tower as it was trained: with batch norms and heads
-EMBEDDING = "model.model.text_model.embed_tokens.weight"
-# of a text stage: what a dense stage taught, under the names that the model and the CLIP in it give it
-TAUGHT = (
+REMEDY = "run `git checkout pretrain/stage.safetensors`"
+EMBEDDING_KEY = "model.language_model.embed_tokens.weight"
+# weights of a text stage that the dense stage has trained, by their names in the model and in the CLIP
+FROZEN_PREFIXES = (
     "heads.",
-    "model.model.vision_model.",
-    "model.model.connector.recogniser.",
+    "model.vision_encoder.",
+    "model.connector.prediction_heads.",
     "clip.vision_encoder.",
-    "clip.recogniser.",
+    "clip.prediction_heads.",
 )
-REMEDY = "git checkout pretrain/stage.safetensors"
-VISION = TuxNanoVisionConfig(channels=(24, 48, 96, 192), num_hidden_layers=3, batch_norm=True)
+VISION_CONFIG = VisionConfig(batch_norm=True)
 
 
 class VisionStage(nn.Module):
-    """The tower with its teaching heads."""
+    """The vision encoder and its pretraining heads."""
 
-    def __init__(self, config: TuxNanoVisionConfig = VISION):
+    def __init__(self, config: VisionConfig = VISION_CONFIG):
         super().__init__()
-        self.tower = TuxNanoVisionModel(config).to(memory_format=torch.channels_last)
+        self.vision_encoder = VisionEncoder(config).to(memory_format=torch.channels_last)
         self.heads = DenseHeads(config)
+
+    def forward(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Encode pixels [b, 3, h, w], and return (logits by name, tokens [b, s, d])."""
+        return run_heads(self.vision_encoder, self.heads, pixels)
 
 
 @torch.no_grad()
-def begin_with(stage: nn.Module, file: Path) -> None:
-    """Take over a saved tower and its heads; a fovea that it lacks begins anew, attention layers as the identity.
+def load_vision_weights(stage: nn.Module, file: Path) -> None:
+    """Initialise encoder and heads from a saved stage.
+
+    A foveal branch that the file lacks keeps its random weights; added attention layers begin as the identity.
 
     Raises:
-        InputError: not a saved stage, or one of other channels.
+        InputError: the file is not a saved stage, or its shapes differ.
     """
-    weights, tower = _saved_weights(file), stage.tower
+    weights, encoder = _read_stage(file), stage.vision_encoder
     saved, heads = (
         {name.removeprefix(part): weight for name, weight in weights.items() if name.startswith(part)}
-        for part in ("tower.", "heads.")
+        for part in ("vision_encoder.", "heads.")
     )
     own = stage.heads.state_dict()
     fitting = {name: weight for name, weight in heads.items() if name in own and weight.shape == own[name].shape}
     stage.heads.load_state_dict(fitting, strict=False)
     try:
-        missing = tower.load_state_dict(saved, strict=False).missing_keys
+        missing = encoder.load_state_dict(saved, strict=False).missing_keys
     except RuntimeError as error:
-        raise InputError(file, f"a tower of another geometry ({str(error).splitlines()[1].strip()})", REMEDY) from None
-    new = {name.split(".")[1] for name in missing if name.startswith("layers.")}
-    if len(new) == len(tower.layers) or not all(name.startswith(("layers.", "fovea")) for name in missing):
-        raise InputError(file, f"no tower in it: {missing[0]} is missing", REMEDY)
-    for number in map(int, new):
-        for part in (tower.layers[number].proj, tower.layers[number].fc2):
+        problem = f"a vision encoder of other shapes ({str(error).splitlines()[1].strip()})"
+        raise InputError(file, problem, REMEDY) from None
+    new_layers = {name.split(".")[1] for name in missing if name.startswith("layers.")}
+    if len(new_layers) == len(encoder.layers) or not all(name.startswith(("layers.", "foveal")) for name in missing):
+        raise InputError(file, f"not a vision encoder: {missing[0]} is missing", REMEDY)
+    for number in map(int, new_layers):
+        for part in (encoder.layers[number].proj, encoder.layers[number].fc2):
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
 
 
-def _saved_weights(file: Path) -> dict[str, torch.Tensor]:
-    """A stage's weights, from the checkpoint of a run or as `export` saves them."""
+def load_vision_stage(file: Path) -> VisionStage:
+    """Load encoder and heads from a run's checkpoint, or from a file that `export` wrote."""
+    stage, weights = VisionStage(), _read_stage(file)
+    try:
+        stage.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(file, f"not a saved stage ({first_line(error)})", REMEDY) from None
+    return stage
+
+
+def _read_stage(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".pt":
         return read_checkpoint(file)["model"]
     try:
@@ -75,44 +91,32 @@ def _saved_weights(file: Path) -> dict[str, torch.Tensor]:
         raise InputError(file, f"not a saved stage ({first_line(error)})", REMEDY) from None
 
 
-def saved_vision(file: Path) -> VisionStage:
-    """The tower and its heads, from the checkpoint of a run or as `export` saves them."""
-    stage, weights = VisionStage(), _saved_weights(file)
-    try:
-        stage.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(file, f"not a saved stage ({first_line(error)})", REMEDY) from None
-    return stage
-
-
-def begin_text_with(stage: TextStage, file: Path) -> None:
-    """Take over what another text stage learned; tower, heads, and what recognises by them are a dense stage's.
+def load_text_weights(stage: TextStage, source: Path) -> None:
+    """Initialise text model and connector from another text stage; what the dense stage has trained stays as it is.
 
     Args:
-        stage: what is to begin.
-        file: the checkpoint text.pt of a run, or the folder of a base that `export` wrote; its CLIP begins anew.
+        stage: the stage to initialise.
+        source: a run's checkpoint text.pt or read.pt, or the folder of an exported base, which holds no CLIP.
 
     Raises:
-        InputError: no checkpoint of a text stage of this geometry, or no base of it.
+        InputError: the source is neither, or its shapes differ.
     """
-    weights = _weights_of_base(stage, file) if file.is_dir() else read_checkpoint(file)["model"]
-    weights = {name: weight for name, weight in weights.items() if not name.startswith(TAUGHT)}
+    weights = _read_base(stage, source) if source.is_dir() else read_checkpoint(source)["model"]
+    weights = {name: weight for name, weight in weights.items() if not name.startswith(FROZEN_PREFIXES)}
     try:
         if stage.load_state_dict(weights, strict=False).unexpected_keys or not weights:
             raise RuntimeError("other weights")
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise InputError(file, f"not a checkpoint of this stage ({reason})", "name a run's text.pt") from None
+        raise InputError(source, f"not a checkpoint of this stage ({reason})", "give a run's text.pt") from None
 
 
-def _weights_of_base(stage: TextStage, folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of an exported base by their names in the stage, with its small vocabulary."""
+def _read_base(stage: TextStage, folder: Path) -> dict[str, Tensor]:
+    """Read an exported base's weights by their names in the stage, with its compact vocabulary."""
     try:
-        saved = load_file(folder / "model.safetensors")
-        weights = {f"model.{name}": weight.float() for name, weight in saved.items()}
-        weights[EMBEDDING] = stage.vocabulary.shrink(weights[EMBEDDING])
+        weights = {f"model.{name}": w.float() for name, w in load_file(folder / "model.safetensors").items()}
+        weights[EMBEDDING_KEY] = stage.vocabulary.shrink(weights[EMBEDDING_KEY])
     except (OSError, SafetensorError, KeyError, IndexError) as error:
-        raise InputError(
-            folder, f"not an exported base ({first_line(error)})", "name homework/weights/tux_nano"
-        ) from None
+        problem = f"not an exported base ({first_line(error)})"
+        raise InputError(folder, problem, "give homework/weights/tux_nano") from None
     return weights

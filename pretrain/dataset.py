@@ -1,8 +1,8 @@
-"""A split in memory, and batches of it with augmentation for training from scratch."""
+"""Labelled views in memory, and augmented batches of them for training from scratch."""
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,224 +12,245 @@ from torch import Tensor
 from homework.labels.duplicates import state_key
 from homework.labels.frame_info import read_frame_info
 from homework.labels.rows import check_not_eval_split, image_file, info_files
-from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE, Kart, Scene
+from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE, Kart, Scene, detected_karts
 from homework.models.images import load_views, normalise
 from homework.models.tux_nano.vision import FOVEA_SIZE
 
-from .annotated_scene import LEAST_SIDE, Seen, mirror, seen
-from .augment import jitter, random_window, zoomed
-from .copy_paste import hidden, overlap, pasted, seen_of, stretch
+from . import augment
+from .augment import AUGMENT, AugmentConfig, Box
 from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, token_targets
 
-# The columns that the grader's CLIP crop shows (the middle square of a 150x100 view).
-CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])
-
-PASTE = 0.3  # share of the views whose ego kart is replaced by another view's
-DONORS = 8  # views that are looked at for one whose ego kart fits
-ZOOMED = 0.5  # share of the views of which a part is taken for the whole
-ADDED, MOST_ADDED = 0.4, 6  # share of the views that get far karts of other views, and at most how many
-AHEAD = 0.5  # share of the added karts that stand ahead of the view's nearest kart
-FAR, MIDDLE = 12, 18  # pixels: the shorter side of a box under which a kart is far, and one like those that are added
-LEAST_SEEN = 0.4  # of an added kart: the share that others may not cover
-WINDOW_KARTS = 8  # how many karts are tried in a window of the fovea's size
-WINDOW_TOPS = 8, 56  # rows of the view where windows begin: from the first, to before the second
-CROWDED = 1.0  # by how much a view's chance grows with each kart beside the first and each far one, up to
-HARDEST = 4
+MIN_VISIBLE_SIZE_PX = 2  # of a box's shorter side: smaller karts cannot be seen at all
+MIN_SOURCE_SIZE_PX = 10  # smaller karts are not pasted elsewhere, nor replaced
+CENTER_CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])  # left and width of the grader's CLIP crop
+HELD_OUT_PERIOD = 20  # every 20th game state of a split is held out to watch training
 
 
-HELD_OUT = 20  # every 20th moment of a split is kept for choosing; valid is only for measuring
+@dataclass(frozen=True)
+class AnnotatedScene(Scene):
+    """A scene with the visible karts that are too small for the label rule as well.
 
-
-class Frames:
-    """The views of splits (or of some of their moments) with everything the stages learn from.
-
-    views [n, 100, 150, 3] uint8; scenes, files, labels, times: n long; a label is (the frame's info, the view's
-    number), times is how many pictures of a split show the view's moment.
-
-    Args:
-        data_dir, splits: folders; those with a plus between them (own+more) are drawn from as one.
-        keep: takes a moment's number within its split, from 0; frames that repeat a moment are one.
+    A single pixel decides whether a kart is large enough, so what is learned of a kart must not end there.
     """
 
-    def __init__(self, data_dir: Path, splits: list[str], keep: Callable[[int], bool] = lambda moment: True):
-        self.files, self.scenes, self.labels, self.times, chances = [], [], [], [], []
+    small: tuple[Kart, ...] = ()
+
+    @property
+    def all_karts(self) -> tuple[Kart, ...]:
+        """Karts that are large enough for the label rule, then those that are not."""
+        return self.karts + self.small
+
+    def mirror(self) -> "AnnotatedScene":
+        """Build the scene of the image flipped left to right."""
+        return replace(self, karts=_flip(self.karts), small=_flip(self.small))
+
+
+def annotated_scene(info: dict, view_index: int) -> AnnotatedScene:
+    """Build the scene of a view by the label rule, with the karts that the rule leaves out.
+
+    Args:
+        info, view_index: as for `build_scene`.
+    """
+    karts = list(detected_karts(info, view_index))
+    small = tuple(kart for kart in karts if not kart.is_large_enough and kart.min_side >= MIN_VISIBLE_SIZE_PX)
+    return AnnotatedScene(info["track"], tuple(kart for kart in karts if kart.is_large_enough), small)
+
+
+def _flip(karts: tuple[Kart, ...]) -> tuple[Kart, ...]:
+    boxes = [(VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2) for x1, y1, x2, y2 in (kart.box for kart in karts)]
+    return tuple(kart._replace(box=box) for kart, box in zip(karts, boxes, strict=True))
+
+
+class PretrainDataset:
+    """The views of splits, or of some of their game states, with everything that the stages learn from.
+
+    Attributes:
+        views: [n, 100, 150, 3] uint8.
+        scenes, files, labels: n long; a label is (the frame's info, the view's number).
+        num_duplicates: n numbers of images of the split that show the same game state from the same camera.
+        probs: [n], the probability of each view, up to a factor.
+
+    Args:
+        data_dir: the data folder.
+        splits: folders in it; those joined by a plus (own+more) are drawn from as one.
+        keep: whether to keep a game state, by its number within its split, from 0.
+        config: what is far, hard, and the size of added karts.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        splits: list[str],
+        keep: Callable[[int], bool] = lambda state: True,
+        config: AugmentConfig = AUGMENT,
+    ):
+        self.files, self.scenes, self.labels, self.num_duplicates, probs = [], [], [], [], []
         for split in splits:
-            times = [count for part in split.split("+") for count in self._read(data_dir / part, keep)]
-            self.times += times
-            # a moment that was taken n times over counts as sqrt(n) moments: its pictures are all the same
-            of_split = np.array(times) ** -0.5
-            chances += (of_split / of_split.sum()).tolist()
+            counts = [count for part in split.split("+") for count in self._read(data_dir / part, keep)]
+            self.num_duplicates += counts
+            # n duplicates weigh as much as sqrt(n) unique frames, since they are all the same
+            weights = np.array(counts) ** -0.5
+            probs += (weights / weights.sum()).tolist()
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
-        self.chances = np.array(chances)
-        self.hardness = np.array([_hardness(scene) for scene in self.scenes])
-        self.places = [kart.box for scene in self.scenes for kart in scene.all_karts if kart.min_side < MIDDLE]
-        alone = [i for i, scene in enumerate(self.scenes) if len(scene.karts) == 1 and self._can_be_pasted(scene)]
-        self.alone = np.array(alone, dtype=int)
-        self.alone_chances = _each_as_often([self.scenes[i].ego.name for i in alone], self.chances[self.alone])
+        self.probs = np.array(probs)
+        self.hardness = np.array([_hardness(scene, config) for scene in self.scenes])
+        karts = (kart for scene in self.scenes for kart in scene.all_karts)
+        self.far_boxes = [kart.box for kart in karts if kart.min_side < config.added_max_size_px]
+        sources = [i for i, scene in enumerate(self.scenes) if len(scene.karts) == 1 and _has_pastable_ego(scene)]
+        self.sources = np.array(sources, dtype=int)  # views of a single kart, which nothing covers
+        self.source_probs = _balance_classes([self.scenes[i].ego.name for i in sources], self.probs[self.sources])
 
     def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[int]:
-        """Append a split's views; gives how many times each view's moment was taken."""
-        moments, known = [], {}
+        """Append a split's views, and return the number of duplicates of each."""
+        states, known = [], {}
         for path in info_files(folder):
             info = read_frame_info(path)
-            moment = state_key(info, path) if "distance_down_track" in info else path
-            if not keep(known.setdefault(moment, len(known))):
+            state = state_key(info, path) if "distance_down_track" in info else path
+            if not keep(known.setdefault(state, len(known))):
                 continue
             for view in range(len(info["detections"])):
                 self.files.append(image_file(path, view))
-                self.scenes.append(seen(info, view))
+                self.scenes.append(annotated_scene(info, view))
                 self.labels.append((info, view))
-                moments.append((moment, view))
-        times = Counter(moments)
-        return [times[moment] for moment in moments]
+                states.append((state, view))
+        counts = Counter(states)
+        return [counts[state] for state in states]
 
     def __len__(self) -> int:
         return len(self.files)
 
-    @staticmethod
-    def _can_be_pasted(scene: Scene) -> bool:
-        if scene.ego is None:
-            return False
-        return scene.ego.min_side >= 10 and scene.ego.name in KART_ID
+    def get_batch(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return pixels [b, 3, 100, 150] and targets (see `targets.py`) of views without augmentation."""
+        return normalise(self.views[index]), build_targets([self.scenes[i] for i in index])
 
-    def batch(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pixels [b, 3, 100, 150] and targets (see `targets.py`) of views as they are."""
-        return normalise(self.views[index]), targets_of([self.scenes[i] for i in index])
-
-    def augmented(
-        self,
-        rng: np.random.Generator,
-        size: int,
-        paste: float = PASTE,
-        crop: float = 0.2,
-        zoom: float = ZOOMED,
-        crowded: float = 0.0,
-        added: float = ADDED,
-    ) -> tuple[Tensor, dict[str, Tensor], list[Seen]]:
-        """A random batch of augmented views, each split as often as any other.
-
-        Parts of views are taken for the whole, some ego karts replaced, far karts added, half of the views mirrored,
-        light and colour varied.
-
-        Args:
-            rng: of everything.
-            size: views.
-            paste: share of the views whose ego kart is replaced.
-            crop: share of the batches that show the middle columns only, as the grader's CLIP crop does.
-            zoom: share of the views of which a part is taken for the whole.
-            crowded: by how much a view's chance grows with each kart beside the first and each far one.
-            added: share of the views that get far karts.
+    def sample_batch(
+        self, rng: np.random.Generator, batch_size: int, config: AugmentConfig = AUGMENT
+    ) -> tuple[Tensor, dict[str, Tensor], list[AnnotatedScene]]:
+        """Draw a random batch of augmented views, from each split equally often.
 
         Returns:
-            pixels [b, 3, 100, 150 or 100], targets as in `batch`, and the scenes that they are of.
+            pixels [b, 3, 100, 150 or 100], targets as in `get_batch`, and the scenes of the augmented views.
         """
-        views, batch_scenes = [], []
-        chosen = self._choose(rng, size, self.chances * (1 + crowded * self.hardness))
-        donors = self._donors(rng, size)
-        for i, candidates in zip(chosen, donors, strict=True):
-            view, of_view = self.views[i], self.scenes[i]
-            if rng.random() < zoom:
-                view, of_view = zoomed(view, *self.labels[i], random_window(rng))
-            if rng.random() < paste:
-                view, of_view = self._paste(view, of_view, candidates, rng.random())
-            if self.places and rng.random() < added:
-                view, of_view = self._add(view, of_view, self._places(of_view, rng), donors.ravel(), rng)
-            if rng.random() < 0.5:
-                view, of_view = view[:, ::-1], mirror(of_view)
+        views, scenes = [], []
+        chosen = _choose(rng, batch_size, self.probs * (1 + config.hardness_weight * self.hardness))
+        sources = self._sample_sources(rng, batch_size, config)
+        for i, candidates in zip(chosen, sources, strict=True):
+            view, scene = self.views[i], self.scenes[i]
+            if rng.random() < config.zoom_prob:
+                info, number = self.labels[i]
+                view, zoomed = augment.zoom_view(
+                    view, info["detections"][number], augment.random_window(rng, config.max_zoom)
+                )
+                scene = annotated_scene(info | {"detections": [zoomed]}, 0)
+            if rng.random() < config.swap_ego_prob:
+                view, scene = self._swap_ego(view, scene, candidates, rng.random())
+            if self.far_boxes and rng.random() < config.add_far_karts_prob:
+                boxes = self._sample_boxes(scene, rng, config)
+                view, scene = self._copy_paste(view, scene, boxes, sources.ravel(), rng, config)
+            if rng.random() < config.flip_prob:
+                view, scene = view[:, ::-1], scene.mirror()
             views.append(view)
-            batch_scenes.append(of_view)
-        part = CROP if rng.random() < crop else (0, VIEW_SIZE[0])
-        pixels = normalise(np.stack(views)[:, :, part[0] : part[0] + part[1]])
-        return jitter(pixels, rng), targets_of(batch_scenes, *part), batch_scenes
+            scenes.append(scene)
+        left, width = CENTER_CROP if rng.random() < config.center_crop_prob else (0, VIEW_SIZE[0])
+        pixels = normalise(np.stack(views)[:, :, left : left + width])
+        return augment.jitter_colors(pixels, rng), build_targets(scenes, left, width), scenes
 
-    @staticmethod
-    def _choose(rng: np.random.Generator, size: int, chances: np.ndarray) -> np.ndarray:
-        return rng.choice(len(chances), size, p=chances / chances.sum())
+    def _sample_sources(self, rng: np.random.Generator, batch_size: int, config: AugmentConfig) -> np.ndarray:
+        """Draw views to copy karts from, each kart equally often. [batch_size, num_sources]."""
+        index = _choose(rng, batch_size * config.num_sources, self.source_probs)
+        return self.sources[index].reshape(batch_size, config.num_sources)
 
-    def _donors(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Views whose ego kart may come into another, each kart as often as any other. [size, DONORS]."""
-        return self.alone[self._choose(rng, size * DONORS, self.alone_chances)].reshape(size, DONORS)
+    def _best_source(self, candidates: np.ndarray, box: Box) -> int:
+        return min(candidates, key=lambda i: augment.aspect_mismatch(self.scenes[i].ego.box, box))
 
-    def _paste(
-        self, view: np.ndarray, scene: Seen, candidates: np.ndarray, matched: float = 0.0
-    ) -> tuple[np.ndarray, Seen]:
-        """The ego kart of the candidate views whose box is most like this one's in its place.
+    def _swap_ego(
+        self, view: np.ndarray, scene: AnnotatedScene, candidates: np.ndarray, light_match: float = 0.0
+    ) -> tuple[np.ndarray, AnnotatedScene]:
+        """Replace the ego kart by the one of the candidate views whose box is most like it.
 
-        The view stays as it is where another label would change with the kart. `matched`: see `pasted`.
+        The view stays as it is if another label would change with the kart.
         """
-        if not self._can_be_pasted(scene):
+        if not _has_pastable_ego(scene):
             return view, scene
-        donor = min(candidates, key=lambda i: stretch(self.scenes[i].ego.box, scene.ego.box))
-        name = self.scenes[donor].ego.name
-        if any(other.name == name or overlap(other.box, scene.ego.box) for other in scene.others):
+        source = self._best_source(candidates, scene.ego.box)
+        name = self.scenes[source].ego.name
+        if any(other.name == name or augment.has_overlap(other.box, scene.ego.box) for other in scene.others):
             return view, scene
-        view = pasted(view, scene.ego.box, self.views[donor], self.scenes[donor].ego.box, matched)
+        view = augment.paste_patch(view, scene.ego.box, self.views[source], self.scenes[source].ego.box, light_match)
         karts = [kart._replace(name=name) if kart is scene.ego else kart for kart in scene.karts]
         return view, replace(scene, karts=tuple(karts))
 
-    def _places(self, scene: Scene, rng: np.random.Generator) -> list[tuple]:
-        """Boxes of far karts of other views, some of them brought to the columns of the nearest kart."""
-        boxes = [self.places[i] for i in rng.integers(len(self.places), size=rng.integers(1, MOST_ADDED + 1))]
+    def _sample_boxes(self, scene: Scene, rng: np.random.Generator, config: AugmentConfig) -> list[Box]:
+        """Draw boxes of far karts of other views, and move some of them to the columns of the nearest kart."""
+        count = rng.integers(1, config.max_added + 1)
+        boxes = [self.far_boxes[i] for i in rng.integers(len(self.far_boxes), size=count)]
         near = max(scene.karts, key=lambda kart: kart.min_side, default=None)
         for i, (x1, y1, x2, y2) in enumerate(boxes):
-            if near is not None and rng.random() < AHEAD:
-                middle = near.center[0] + rng.uniform(-0.6, 0.6) * (near.box[2] - near.box[0])
-                left = round(np.clip(middle - (x2 - x1) / 2, 0, VIEW_SIZE[0] - 1 - (x2 - x1)))
+            if near is not None and rng.random() < config.occluded_prob:
+                center = near.center[0] + rng.uniform(-0.6, 0.6) * (near.box[2] - near.box[0])
+                left = round(np.clip(center - (x2 - x1) / 2, 0, VIEW_SIZE[0] - 1 - (x2 - x1)))
                 boxes[i] = left, y1, left + x2 - x1, y2
         return boxes
 
-    def _add(
-        self, view: np.ndarray, scene: Seen, boxes: list[tuple], donors: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, Seen]:
-        """More karts in the boxes, behind the larger ones that are there: larger ego karts of other views, shrunk.
+    def _copy_paste(
+        self,
+        view: np.ndarray,
+        scene: AnnotatedScene,
+        boxes: list[Box],
+        sources: np.ndarray,
+        rng: np.random.Generator,
+        config: AugmentConfig = AUGMENT,
+    ) -> tuple[np.ndarray, AnnotatedScene]:
+        """Add shrunk ego karts of other views in the boxes, behind the larger karts of the view.
 
-        A box is left out where its kart would cover another, be covered itself, or be the second of its name. Some are
-        too small to count, as in the views themselves: else whatever is added would.
+        A box is skipped if its kart would cover another, be covered itself, or repeat a name. Some added karts are too
+        small for the label rule, as in real views: otherwise whatever is added would be large enough.
         """
         karts, small = list(scene.karts), list(scene.small)
         for box in boxes:
-            donor = min(rng.choice(donors, DONORS), key=lambda i: stretch(self.scenes[i].ego.box, box))
-            name, side = self.scenes[donor].ego.name, min(box[2] - box[0], box[3] - box[1])
-            near = [kart for kart in karts if overlap(kart.box, box)]
-            if any(kart.name == name for kart in (*karts, *small)) or any(kart.min_side < 1.2 * side for kart in near):
+            source = self._best_source(rng.choice(sources, config.num_sources), box)
+            name, size = self.scenes[source].ego.name, min(box[2] - box[0], box[3] - box[1])
+            near = [kart for kart in karts if augment.has_overlap(kart.box, box)]
+            if any(kart.name == name for kart in (*karts, *small)) or any(kart.min_side < 1.2 * size for kart in near):
                 continue
-            covered = np.zeros(view.shape[:2], dtype=bool)
+            occluded = np.zeros(view.shape[:2], dtype=bool)
             for kart in near:
-                covered |= hidden(kart.box, covered.shape)
-            visible, share = seen_of(box, covered)
+                occluded |= augment.occlusion_mask(kart.box, occluded.shape)
+            visible, share = augment.visible_box(box, occluded)
             kart = Kart(len(karts), name, visible)
-            if share >= LEAST_SEEN and kart.min_side >= LEAST_SIDE:
-                view = pasted(view, box, self.views[donor], self.scenes[donor].ego.box, rng.random(), covered)
+            if share >= config.min_visible and kart.min_side >= MIN_VISIBLE_SIZE_PX:
+                source_box = self.scenes[source].ego.box
+                view = augment.paste_patch(view, box, self.views[source], source_box, rng.random(), occluded)
                 (karts if kart.is_large_enough else small).append(kart)
         return view, replace(scene, karts=tuple(karts), small=tuple(small))
 
-    def windows(self, rng: np.random.Generator, size: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """A random batch of windows of the fovea's size, full of small karts.
+    def sample_windows(
+        self, rng: np.random.Generator, batch_size: int, config: AugmentConfig = AUGMENT
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw a random batch of windows of the fovea's size, full of small karts.
 
         Returns:
-            pixels [b, 3, h, w], and kart, weight and token of `targets.py`, as for the fovea.
+            pixels [b, 3, h, w], and the targets kart, weight and token as for the fovea.
         """
         (width, height), views, targets = FOVEA_SIZE, [], []
-        donors = self._donors(rng, size).ravel()
-        for i in self._choose(rng, size, self.chances * (1 + CROWDED * self.hardness)):
-            view, of_view = self.views[i], self.scenes[i]
-            if rng.random() < 0.5:
-                view, of_view = view[:, ::-1], mirror(of_view)
-            left, top = int(rng.integers(VIEW_SIZE[0] - width + 1)), int(rng.integers(*WINDOW_TOPS))
-            boxes = [self._somewhere(left, top, rng) for _ in range(WINDOW_KARTS)]
-            view, of_view = self._add(view, of_view, boxes, donors, rng)
+        sources = self._sample_sources(rng, batch_size, config).ravel()
+        for i in _choose(rng, batch_size, self.probs * (1 + config.hardness_weight * self.hardness)):
+            view, scene = self.views[i], self.scenes[i]
+            if rng.random() < config.flip_prob:
+                view, scene = view[:, ::-1], scene.mirror()
+            left, top = int(rng.integers(VIEW_SIZE[0] - width + 1)), int(rng.integers(*config.window_top_px))
+            boxes = [self._random_box(left, top, rng) for _ in range(config.window_karts)]
+            view, scene = self._copy_paste(view, scene, boxes, sources, rng, config)
             views.append(view[top : top + height, left : left + width])
             fine, coarse = (Grid(left, top, width, height, stride) for stride in (4, 8))
-            targets.append(kart_maps([of_view], fine) | token_targets([of_view], coarse))
-        stacked = {
-            name: torch.from_numpy(np.concatenate([target[name] for target in targets]))
-            for name in ("kart", "weight", "token")
-        }
-        return jitter(normalise(np.stack(views)), rng), stacked
+            targets.append(kart_maps([scene], fine) | token_targets([scene], coarse))
+        names = ("kart", "weight", "token")
+        stacked = {name: torch.from_numpy(np.concatenate([target[name] for target in targets])) for name in names}
+        return augment.jitter_colors(normalise(np.stack(views)), rng), stacked
 
-    def _somewhere(self, left: int, top: int, rng: np.random.Generator) -> tuple:
-        """A box shaped like a far kart's, up to twice as large, with its middle in the window from there."""
-        x1, y1, x2, y2 = self.places[rng.integers(len(self.places))]
+    def _random_box(self, left: int, top: int, rng: np.random.Generator) -> Box:
+        """Draw a far kart's box, scaled by 0.7 to 2, centred anywhere in the window that begins at left and top."""
+        x1, y1, x2, y2 = self.far_boxes[rng.integers(len(self.far_boxes))]
         scale = rng.uniform(0.7, 2)
         sides = np.maximum(MIN_KART_SIZE_PX, np.round(np.array([x2 - x1, y2 - y1]) * scale).astype(int))
         corner = rng.integers((left, top), np.add((left, top), FOVEA_SIZE)) - sides // 2
@@ -237,37 +258,43 @@ class Frames:
         return *corner.tolist(), *(corner + sides).tolist()
 
 
-def training_frames(data: str, splits: str, held_out: bool = False) -> Frames:
-    """Those to train on, or those that are held out.
+def load_training_data(data: str, splits: str, held_out: bool = False) -> PretrainDataset:
+    """Load the views to train on, or those that are held out.
 
     Args:
         data: the data folder.
-        splits: names with commas between them, see `Frames`.
-
-    Raises:
-        InputError: one of them is for measuring alone.
+        splits: names, separated by commas, see `PretrainDataset`.
+        held_out: whether to load the held-out game states instead of all others.
     """
     for name in splits.replace("+", ",").split(","):
         check_not_eval_split(name)
-    return Frames(Path(data), splits.split(","), lambda moment: (moment % HELD_OUT == 0) == held_out)
+    return PretrainDataset(Path(data), splits.split(","), lambda state: (state % HELD_OUT_PERIOD == 0) == held_out)
 
 
-def _each_as_often(names: list[str], chances: np.ndarray) -> np.ndarray:
-    """Chances [n] of things with names, changed so that those of each name add up to 1.
-
-    Two karts are in the course's `train` alone: else a tower would learn that views of its look are all that has them.
-    """
-    _, of_name = np.unique(names, return_inverse=True)
-    return chances / np.bincount(of_name, chances)[of_name]
-
-
-def _hardness(scene: Scene) -> int:
-    """How many karts there are beside the first, and far ones among all; at most HARDEST."""
-    far = sum(kart.min_side < FAR for kart in scene.karts)
-    return int(np.clip(len(scene.karts) - 1 + far, 0, HARDEST))
-
-
-def targets_of(scenes: list[Seen], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, Tensor]:
-    """All targets of `targets.py`, for the image's columns `left` to `left + width`."""
+def build_targets(scenes: list[AnnotatedScene], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, Tensor]:
+    """Build all targets of `targets.py` for the image's columns from `left` to `left + width`."""
     arrays = image_targets(scenes) | cell_targets(scenes, left, width)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _choose(rng: np.random.Generator, size: int, weights: np.ndarray) -> np.ndarray:
+    return rng.choice(len(weights), size, p=weights / weights.sum())
+
+
+def _has_pastable_ego(scene: Scene) -> bool:
+    return scene.ego is not None and scene.ego.min_side >= MIN_SOURCE_SIZE_PX and scene.ego.name in KART_ID
+
+
+def _balance_classes(names: list[str], weights: np.ndarray) -> np.ndarray:
+    """Scale weights [n] of named things so that those of each name add up to 1.
+
+    Two karts are in the course's `train` alone: else the encoder would learn to expect them in its style only.
+    """
+    _, class_id = np.unique(names, return_inverse=True)
+    return weights / np.bincount(class_id, weights)[class_id]
+
+
+def _hardness(scene: Scene, config: AugmentConfig) -> int:
+    """Count the karts beside the first and, once more, the far ones, up to `max_hardness`."""
+    far = sum(kart.min_side < config.far_max_size_px for kart in scene.karts)
+    return int(np.clip(len(scene.karts) - 1 + far, 0, config.max_hardness))

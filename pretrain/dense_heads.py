@@ -1,101 +1,103 @@
-"""Heads and loss of the dense stage: they teach the tower, and some become a part of the connector afterwards."""
+"""Heads and losses of the dense stage; some heads become a part of the connector afterwards."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from homework.models.tux_nano.config import VisionConfig
 from homework.models.tux_nano.connector import PredictionHeads, fuse_global_and_cell_logits
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
-from homework.models.tux_nano.vision import split_tokens
+from homework.models.tux_nano.vision import VisionEncoder, split_tokens
 
-from .targets import IGNORE, KARTS, MAX_COUNT, SIZES, TRACKS
+from .targets import KARTS, MAX_COUNT, SIZE_THRESHOLDS_PX, TRACKS, UNKNOWN
 
 IMAGE_HEADS = {"ego": len(KARTS), "total": MAX_COUNT + 1, "track": len(TRACKS), "count": 4 * (MAX_COUNT + 1)}
 
 
 class DenseHeads(nn.Module):
-    """Linear heads on the tower's levels: stride 8, and 4 in the fovea; tokens of both; summary."""
+    """Linear heads on the encoder's feature maps (stride 8, and 4 in the fovea), spatial and register tokens."""
 
-    def __init__(self, config: TuxNanoVisionConfig):
+    def __init__(self, config: VisionConfig):
         super().__init__()
-        self.num_summary_tokens, dim = config.num_summary_tokens, config.hidden_size
-        self.fine = nn.Conv2d(config.channels[-2], len(KARTS) + 1 + 1 + 4, 1)  # which kart, is a centre, box
-        self.fovea_fine = nn.Conv2d(config.fovea_channels[-2], len(KARTS) + 1, 1)
-        self.token = nn.Linear(dim, len(KARTS) + 1 + 2)  # which karts' centres, the ego kart's, left and in front
-        self.fovea_token = nn.Linear(dim, len(KARTS) + 1 + 2)
-        # which sizes a kart's width and height reach: they teach the tower which karts count
-        self.fovea_size = nn.Conv2d(config.fovea_channels[-2], 2 * len(SIZES), 1)
-        self.fovea_token_size = nn.Linear(dim, 2 * len(SIZES))
+        self.num_register_tokens, dim = config.num_register_tokens, config.hidden_size
+        self.grid_map = nn.Conv2d(config.channels[-2], len(KARTS) + 1 + 1 + 4, 1)  # kart, is a centre, box
+        self.foveal_map = nn.Conv2d(config.foveal_channels[-2], len(KARTS) + 1, 1)
+        self.grid_token = nn.Linear(dim, len(KARTS) + 1 + 2)  # centres of karts and of the ego kart, left, front
+        self.foveal_token = nn.Linear(dim, len(KARTS) + 1 + 2)
+        # thresholds that a kart's width and height reach: they teach the encoder which karts are large enough
+        self.foveal_map_size = nn.Conv2d(config.foveal_channels[-2], 2 * len(SIZE_THRESHOLDS_PX), 1)
+        self.foveal_token_size = nn.Linear(dim, 2 * len(SIZE_THRESHOLDS_PX))
         outputs = sum(IMAGE_HEADS.values()) + 3 * len(KARTS)
-        self.image = nn.Sequential(nn.Dropout(0.1), nn.Linear(config.num_summary_tokens * dim, outputs))
-        for head in (self.token, self.fovea_token):
+        self.image = nn.Sequential(nn.Dropout(0.1), nn.Linear(config.num_register_tokens * dim, outputs))
+        for head in (self.grid_token, self.foveal_token):
             nn.init.constant_(head.bias, -4.0)  # most cells hold no kart
 
-    def forward(self, fine_map: Tensor, fovea_map: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """Maps [b, c, h8, w8] of the view and [b, c, h4, w4] of the fovea, tokens [b, s, d] -> logits by name.
+    def forward(self, grid_map: Tensor, foveal_map: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """Compute logits by name, shaped as in `targets.py`.
 
-        They are shaped as in `targets.py`.
+        Args:
+            grid_map: [b, c, h8, w8], of the view at stride 8.
+            foveal_map: [b, c, h4, w4], of the fovea at stride 4.
+            tokens: [b, s, d].
         """
-        fine = self.fine(fine_map).permute(0, 2, 3, 1)  # [b, h8, w8, karts + 6]
+        fine = self.grid_map(grid_map).permute(0, 2, 3, 1)  # [b, h8, w8, karts + 6]
         kart, center, box = fine.split((len(KARTS) + 1, 1, 4), dim=-1)
-        summary, cells, fovea = split_tokens(tokens, self.num_summary_tokens)
-        image = self.image(summary.flatten(1)).split((*IMAGE_HEADS.values(), 3 * len(KARTS)), dim=1)
+        registers, cells, fovea = split_tokens(tokens, self.num_register_tokens)
+        image = self.image(registers.flatten(1)).split((*IMAGE_HEADS.values(), 3 * len(KARTS)), dim=1)
         logits = dict(zip((*IMAGE_HEADS, "relation"), image, strict=True))
         logits["count"] = logits["count"].unflatten(1, (4, MAX_COUNT + 1))
         logits["relation"] = logits["relation"].unflatten(1, (len(KARTS), 3))
-        logits["token"], logits["side"] = self.token(cells).split((len(KARTS) + 1, 2), dim=-1)
-        logits["fovea_token"], logits["fovea_side"] = self.fovea_token(fovea).split((len(KARTS) + 1, 2), dim=-1)
-        logits["fovea_kart"] = self.fovea_karts(fovea_map)
-        logits["fovea_size"] = self.fovea_size(fovea_map).permute(0, 2, 3, 1)
-        logits["fovea_token_size"] = self.fovea_token_size(fovea)
+        logits["token"], logits["side"] = self.grid_token(cells).split((len(KARTS) + 1, 2), dim=-1)
+        logits["foveal_token"], logits["foveal_side"] = self.foveal_token(fovea).split((len(KARTS) + 1, 2), dim=-1)
+        logits["foveal_kart"] = self.classify_fovea_cells(foveal_map)
+        logits["foveal_map_size"] = self.foveal_map_size(foveal_map).permute(0, 2, 3, 1)
+        logits["foveal_token_size"] = self.foveal_token_size(fovea)
         return logits | {"kart": kart, "center": center[..., 0], "box": box}
 
-    def fovea_karts(self, fovea_map: Tensor) -> Tensor:
-        """The fovea's map of stride 4 [b, c, h4, w4] -> which kart covers each cell [b, h4, w4, karts + 1]."""
-        return self.fovea_fine(fovea_map).permute(0, 2, 3, 1)
+    def classify_fovea_cells(self, foveal_map: Tensor) -> Tensor:
+        """Compute logits of the kart that covers each cell: [b, c, h4, w4] -> [b, h4, w4, karts + 1]."""
+        return self.foveal_map(foveal_map).permute(0, 2, 3, 1)
 
 
-def recognise_as(recogniser: PredictionHeads, heads: DenseHeads) -> None:
-    """Let a recogniser tell what the heads do."""
-    recogniser.summary_head.load_state_dict(heads.image[-1].state_dict())
-    recogniser.cell_head.load_state_dict(heads.token.state_dict())
-    recogniser.fovea_head.load_state_dict(heads.fovea_token.state_dict())
+def copy_heads_to_connector(prediction_heads: PredictionHeads, heads: DenseHeads) -> None:
+    """Copy the pretraining heads into the connector."""
+    prediction_heads.global_head.load_state_dict(heads.image[-1].state_dict())
+    prediction_heads.grid_head.load_state_dict(heads.grid_token.state_dict())
+    prediction_heads.foveal_head.load_state_dict(heads.foveal_token.state_dict())
 
 
-def recognised(logits: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image heads' logits as the connector puts them together with those of the cells."""
-    of_summary = {name: logits[name] for name in (*IMAGE_HEADS, "relation")}
+def fuse_logits(logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fuse the logits of image and cells as the connector does."""
+    image = {name: logits[name] for name in (*IMAGE_HEADS, "relation")}
     cells = {
-        name: torch.cat([logits[head], logits[f"fovea_{head}"]], dim=1)
+        name: torch.cat([logits[head], logits[f"foveal_{head}"]], dim=1)
         for name, head in (("kart", "token"), ("side", "side"))
     }
-    return fuse_global_and_cell_logits(**of_summary, **cells)
+    return fuse_global_and_cell_logits(**image, **cells)
 
 
-def forward(tower: TuxNanoVisionModel, heads: DenseHeads, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Pixels [b, 3, h, w] -> (logits by name, tokens [b, s, d])."""
-    view, fovea = tower.feature_maps(pixels)
-    tokens = tower.encode(view[-1], fovea[-1])
+def run_heads(encoder: VisionEncoder, heads: DenseHeads, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Encode pixels [b, 3, h, w], and return (logits by name, tokens [b, s, d])."""
+    view, fovea = encoder.feature_maps(pixels)
+    tokens = encoder.encode(view[-1], fovea[-1])
     return heads(view[-2], fovea[-2], tokens), tokens
 
 
 def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One scalar a target. Weights are chosen so that each part starts near 1 to 3."""
+    """Compute one scalar loss per target, weighted so that each begins between about 1 and 3."""
     losses = {}
     for name in ("ego", "total", "track", "count"):
-        losses[name] = F.cross_entropy(logits[name].flatten(0, -2), targets[name].flatten(), ignore_index=IGNORE)
-    # which karts are there, and, of those, on which side
-    known = targets["relation"] != IGNORE
+        losses[name] = F.cross_entropy(logits[name].flatten(0, -2), targets[name].flatten(), ignore_index=UNKNOWN)
+    known = targets["relation"] != UNKNOWN
     relation = F.binary_cross_entropy_with_logits(
         logits["relation"], targets["relation"].clamp(min=0).float(), reduction="none"
     )
     losses["relation"] = (relation * known).sum() / len(relation)
-    for part in ("", "fovea_"):
+    for part in ("", "foveal_"):
         losses[part + "kart"] = cell_loss(logits[part + "kart"], targets[part + "kart"], targets[part + "weight"])
         losses[part + "token"] = token_loss(logits[part + "token"], targets[part + "token"])
-        losses[part + "side"] = _known(logits[part + "side"], targets[part + "side"])
-    for name in ("fovea_size", "fovea_token_size"):
-        losses[name] = 2 * _known(logits[name], targets[name])
+        losses[part + "side"] = _masked_bce(logits[part + "side"], targets[part + "side"])
+    for name in ("foveal_map_size", "foveal_token_size"):
+        losses[name] = 2 * _masked_bce(logits[name], targets[name])
     center = targets["center"].float()
     losses["center"] = 20 * F.binary_cross_entropy_with_logits(
         logits["center"], center, pos_weight=torch.tensor(3.0, device=center.device)
@@ -106,34 +108,45 @@ def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[st
 
 
 def cell_loss(logits: Tensor, kart: Tensor, weight: Tensor) -> Tensor:
-    """Which kart covers each cell: [b, h, w, karts + 1] against kart and weight [b, h, w] of `targets.kart_maps`."""
-    cell = F.cross_entropy(logits.flatten(0, 2), kart.long().flatten(), ignore_index=IGNORE, reduction="none")
+    """Compute the weighted cross-entropy of each cell's kart.
+
+    Args:
+        logits: [b, h, w, karts + 1].
+        kart, weight: [b, h, w], see `targets.kart_maps`.
+    """
+    cell = F.cross_entropy(logits.flatten(0, 2), kart.long().flatten(), ignore_index=UNKNOWN, reduction="none")
     return 2 * (cell * weight.float().flatten()).sum() / weight.float().sum()
 
 
 def token_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Whose centres lie in each cell, [b, cells, karts + 1] both: the sum of a view's binary cross entropies."""
+    """Sum the binary cross-entropies of a view's cells, [b, cells, karts + 1] both, and average over the batch."""
     return F.binary_cross_entropy_with_logits(logits, target.float(), reduction="sum") / max(1, len(target))
 
 
-def _known(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross entropy: its mean where something is known."""
-    known = target != IGNORE
+def _masked_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Average the binary cross-entropy over the targets that are not `UNKNOWN`."""
+    known = target != UNKNOWN
     each = F.binary_cross_entropy_with_logits(logits, target.clamp(min=0).float(), reduction="none")
     return (each * known).sum() / known.sum().clamp(min=1)
 
 
 @torch.no_grad()
-def accuracy(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """(right, asked) of the image heads, read as the questions read them."""
+def count_correct(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Count (correct, total) predictions of the image heads, as the official benchmark counts answers."""
     result = {}
     for name in ("ego", "total", "track", "count"):
-        known = targets[name] != IGNORE
-        # a count of 0 is not asked
-        known &= targets[name] > 0 if name == "count" else known
-        right = (logits[name].argmax(-1) == targets[name]) & known
-        result[name] = int(right.sum()), int(known.sum())
-    there = targets["relation"][..., 0] == 1
-    side = (logits["relation"][..., 1:] > 0) == (targets["relation"][..., 1:] == 1)
-    result["relation"] = int((side.all(-1) & there).sum()), int(there.sum())
+        known = targets[name] != UNKNOWN
+        if name == "count":  # the official benchmark has no counts of 0
+            known &= targets[name] > 0
+        correct = (logits[name].argmax(-1) == targets[name]) & known
+        result[name] = int(correct.sum()), int(known.sum())
+    present, correct = match_relations(logits["relation"], targets["relation"])
+    result["relation"] = int(correct.sum()), int(present.sum())
     return result
+
+
+def match_relations(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare relations [..., karts, 3]: which karts are present, and which of these have both sides predicted."""
+    present = targets[..., 0] == 1
+    correct = (logits[..., 1:] > 0) == (targets[..., 1:] == 1)
+    return present, correct.all(-1) & present

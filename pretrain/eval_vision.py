@@ -1,51 +1,51 @@
-"""What a tower knows of views, by its heads, as the connector puts them together."""
+"""Evaluate the vision encoder by its heads, fused as in the connector, without the text model."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE, Scene
+from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE
 from homework.models.tux_nano.connector import average_tta
 
-from .annotated_scene import Seen
-from .dataset import Frames
-from .dense_heads import IMAGE_HEADS, accuracy, forward, recognised
-from .targets import FOVEA_CELLS, IGNORE, KART_ID, KARTS, Grid
+from .dataset import AnnotatedScene, PretrainDataset
+from .dense_heads import IMAGE_HEADS, count_correct, fuse_logits, match_relations
+from .targets import FOVEA_GRID, KART_ID, KARTS, UNKNOWN, Grid
 
-SIDES = (5, 8, 12, 18)  # pixels: where the classes of a kart's shorter side begin
-EGO_SIDES = (18, 10)  # and where those of an ego kart's begin
-# Shorter sides of karts that nearly count, or only just; the first that fits is a view's
-NEARNESS = {
+Predictions = Sequence[tuple[dict, dict]]  # (logits, targets) by name, of one batch after another
+Counts = dict[Hashable, tuple[int, int]]  # (correct, total) by class
+
+KART_SIZE_BINS_PX = (18, 12, 8, 5)  # lower bounds
+EGO_SIZE_BINS_PX = (18, 10)
+# Sizes of karts near the label rule's threshold; the first bin that holds a kart of a view is the view's
+THRESHOLD_DISTANCE_BINS = {
     "4 or 5 px": {MIN_KART_SIZE_PX - 1, MIN_KART_SIZE_PX},
     "3 or 6 px": {MIN_KART_SIZE_PX - 2, MIN_KART_SIZE_PX + 1},
     "none of these": set(),
 }
-CELLS = {"fovea_kart": FOVEA_CELLS, "kart": Grid(0, 0, *VIEW_SIZE, 8)}  # from the finest
+CELL_GRIDS = {"foveal_kart": FOVEA_GRID, "kart": Grid(0, 0, *VIEW_SIZE, 8)}  # from the finest
 
 
 @torch.no_grad()
-def image_logits(stage: nn.Module, frames: Frames, batch: int = 100) -> Iterator[tuple[dict, dict]]:
-    """The image heads' (logits, targets) by name for all views, `batch` at a time, by two looks as the connector's.
+def predict_views(stage: nn.Module, dataset: PretrainDataset, batch_size: int = 100) -> Iterator[tuple[dict, dict]]:
+    """Yield (logits, targets) of the image heads by name for all views, with flip TTA as in the connector.
 
-    Of the cells' heads the logits hold the number of the kart alone, since all of them would fill the memory where they
-    are kept.
+    Of the cell heads only the index of the likeliest kart is kept: all their logits would not fit in memory.
     """
     names = (*IMAGE_HEADS, "relation")
-    for start in range(0, len(frames), batch):
-        pixels, targets = frames.batch(np.arange(start, min(start + batch, len(frames))))
-        logits, mirror = (forward(stage.tower, stage.heads, look)[0] for look in (pixels, pixels.flip(-1)))
-        logits |= average_tta([recognised(look) for look in (logits, mirror)])
-        named = {name: logits[name].argmax(-1).to(torch.int8) for name in CELLS}
-        yield {name: logits[name] for name in names} | named, {name: targets[name] for name in names}
+    for start in range(0, len(dataset), batch_size):
+        pixels, targets = dataset.get_batch(np.arange(start, min(start + batch_size, len(dataset))))
+        logits, flipped = (stage(images)[0] for images in (pixels, pixels.flip(-1)))
+        logits |= average_tta([fuse_logits(logits), fuse_logits(flipped)])
+        cells = {name: logits[name].argmax(-1).to(torch.int8) for name in CELL_GRIDS}
+        yield {name: logits[name] for name in names} | cells, {name: targets[name] for name in names}
 
 
-def stored_at(quality: int, views: np.ndarray) -> np.ndarray:
-    """Views [n, 100, 150, 3] uint8 as they come back from JPEG files of a quality from 1 to 100."""
+def jpeg_roundtrip(quality: int, views: np.ndarray) -> np.ndarray:
+    """Re-encode views [n, 100, 150, 3] uint8 as JPEG files of a quality from 1 to 100."""
     result = np.empty_like(views)
     for number, view in enumerate(views):
         stream = io.BytesIO()
@@ -54,111 +54,117 @@ def stored_at(quality: int, views: np.ndarray) -> np.ndarray:
     return result
 
 
-def evaluate_dense(answers: Iterable[tuple[dict, dict]]) -> dict[str, float]:
-    """Accuracy in percent of the image heads on whole views, as the questions would be answered.
-
-    Args:
-        answers: see `image_logits`.
-    """
+def head_accuracy(predictions: Iterable[tuple[dict, dict]]) -> dict[str, float]:
+    """Compute the accuracy of the image heads on whole views, in percent, as the official benchmark asks for it."""
     totals = {}
-    for logits, targets in answers:
-        for name, pair in accuracy(logits, targets).items():
-            totals[name] = np.add(totals.get(name, (0, 0)), pair)
-    return {f"accuracy_{name}": round(100 * float(right) / float(asked), 2) for name, (right, asked) in totals.items()}
+    for logits, targets in predictions:
+        for name, counts in count_correct(logits, targets).items():
+            totals[name] = np.add(totals.get(name, (0, 0)), counts)
+    return {f"accuracy_{name}": round(100 * float(correct) / float(n), 2) for name, (correct, n) in totals.items()}
 
 
-def ego_by_kart(answers: Iterable[tuple[dict, dict]]) -> dict[str, tuple[int, int]]:
-    """(named rightly, views) by ego kart.
+def ego_accuracy_by_kart(predictions: Predictions) -> Counts:
+    """Count correct ego karts by the true kart."""
+    return _count(
+        (KARTS[targets["ego"]], logits["ego"].argmax() == targets["ego"])
+        for logits, targets in _each_view(predictions)
+        if targets["ego"] != UNKNOWN
+    )
 
-    Args:
-        answers: see `image_logits`.
+
+def ego_accuracy_by_difficulty(predictions: Predictions, dataset: PretrainDataset) -> Counts:
+    """Count correct ego karts by what makes them hard to find.
+
+    The classes combine whether the frame has duplicates (in the course's frames these show karts at rest, from the
+    front), the size of the ego kart, and whether a larger kart is in the view.
     """
-    result = {}
-    for logits, targets in answers:
-        named = logits["ego"].argmax(-1)
-        for name, true in zip(named.tolist(), targets["ego"].tolist(), strict=True):
-            if true != IGNORE:
-                right, views = result.get(KARTS[true], (0, 0))
-                result[KARTS[true]] = right + (name == true), views + 1
-    return result
+
+    def classify(scene: AnnotatedScene, num_duplicates: int) -> str:
+        size = next(
+            (f"{size}+ px" for size in EGO_SIZE_BINS_PX if scene.ego.min_side >= size),
+            f"under {EGO_SIZE_BINS_PX[-1]} px",
+        )
+        larger = any(other.min_side > scene.ego.min_side for other in scene.others)
+        frame = "duplicate frame" if num_duplicates > 1 else "unique frame"
+        return f"{frame}, {size}{', with a larger kart' if larger else ''}"
+
+    views = _each_view(predictions, dataset.scenes, dataset.num_duplicates)
+    counts = _count(
+        (classify(scene, num_duplicates), logits["ego"].argmax() == targets["ego"])
+        for logits, targets, scene, num_duplicates in views
+        if targets["ego"] != UNKNOWN
+    )
+    return dict(sorted(counts.items()))
 
 
-def ego_by_place(answers: Iterable[tuple[dict, dict]], frames: Frames) -> dict[str, tuple[int, int]]:
-    """(named rightly, views) by what makes an ego kart hard to find.
+def accuracy_by_threshold_distance(predictions: Predictions, scenes: Sequence[AnnotatedScene], name: str) -> Counts:
+    """Count correct predictions of a head by how near a kart's size is to the label rule's threshold."""
 
-    That is whether its moment was taken more than once (in the course's frames those are of karts at rest, seen from
-    the front), its shorter side, and whether a larger kart is in the view.
+    def classify(scene: AnnotatedScene) -> str:
+        sizes = {kart.min_side for kart in scene.all_karts}
+        return next(label for label, near in THRESHOLD_DISTANCE_BINS.items() if not near or sizes & near)
 
-    Args:
-        answers: see `image_logits`.
-        frames: of the same views.
-    """
-    result, remaining = {}, zip(frames.scenes, frames.times, strict=True)
-    for logits, targets in answers:
-        named, true = logits["ego"].argmax(-1).tolist(), targets["ego"].tolist()
-        for name, kart, (scene, times) in zip(named, true, islice(remaining, len(true)), strict=True):
-            if kart == IGNORE:
-                continue
-            size = next((f"{side}+ px" for side in EGO_SIDES if scene.ego.min_side >= side), f"under {EGO_SIDES[-1]}")
-            larger = any(other.min_side > scene.ego.min_side for other in scene.others)
-            place = f"{'taken again' if times > 1 else 'taken once'}, {size}{', a larger one there' if larger else ''}"
-            right, views = result.get(place, (0, 0))
-            result[place] = right + (name == kart), views + 1
-    return dict(sorted(result.items()))
+    views = ((logits[name], targets[name], scene) for logits, targets, scene in _each_view(predictions, scenes))
+    rows = ((classify(scene), logits.argmax() == target) for logits, target, scene in views if target != UNKNOWN)
+    return _count(rows, THRESHOLD_DISTANCE_BINS)
 
 
-def by_nearness(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Seen]) -> dict[str, dict[str, tuple[int, int]]]:
-    """(right, views) of ego and total, by how few pixels decide whether a kart of the view counts.
-
-    Args:
-        answers: see `image_logits`.
-        scenes: of the same views.
-    """
-    result, remaining = {name: dict.fromkeys(NEARNESS, (0, 0)) for name in ("ego", "total")}, iter(scenes)
-    for logits, targets in answers:
-        right = {name: logits[name].argmax(-1) == targets[name] for name in result}
-        for number, scene in enumerate(islice(remaining, len(targets["ego"]))):
-            sides = {kart.min_side for kart in scene.all_karts}
-            place = next(name for name, those in NEARNESS.items() if not those or sides & those)
-            for name, rows in result.items():
-                if targets[name][number] != IGNORE:
-                    rows[place] = rows[place][0] + int(right[name][number]), rows[place][1] + 1
-    return result
+def relation_accuracy_by_kart_count(predictions: Predictions, scenes: Sequence[AnnotatedScene]) -> Counts:
+    """Count relations of which both halves are correct, by the number of karts in the view."""
+    views = (
+        (len(scene.karts), *match_relations(logits["relation"], targets["relation"]))
+        for logits, targets, scene in _each_view(predictions, scenes)
+    )
+    return dict(sorted(_count((n, hit) for n, present, correct in views for hit in correct[present]).items()))
 
 
-def relation_by_karts(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Scene]) -> dict[int, tuple[int, int]]:
-    """(both halves right, relations) by how many karts the view has.
+def kart_accuracy_by_size(predictions: Predictions, scenes: Sequence[AnnotatedScene]) -> Counts:
+    """Count karts that the finest cell at their centre names correctly, by the kart's size."""
 
-    Args:
-        answers: see `image_logits`.
-        scenes: of the same views.
-    """
-    result, remaining = {}, iter(scenes)
-    for logits, targets in answers:
-        there = targets["relation"][..., 0] == 1  # [b, karts]
-        both = ((logits["relation"][..., 1:] > 0) == (targets["relation"][..., 1:] == 1)).all(-1) & there
-        for scene, held, number in zip(islice(remaining, len(there)), both.sum(1), there.sum(1), strict=True):
-            if number:
-                right, asked = result.get(len(scene.karts), (0, 0))
-                result[len(scene.karts)] = right + int(held), asked + int(number)
-    return dict(sorted(result.items()))
-
-
-def cells_by_size(answers: Iterable[tuple[dict, dict]], scenes: Sequence[Scene]) -> dict[str, tuple[int, int]]:
-    """(named rightly, karts) by a kart's shorter side, by the finest cell that holds its centre.
-
-    Args:
-        answers: see `image_logits`.
-        scenes: of the same views.
-    """
-    result, remaining = {f"{side}+ px": (0, 0) for side in SIDES}, iter(scenes)
-    for logits, targets in answers:
-        for number, scene in enumerate(islice(remaining, len(targets["ego"]))):
+    def rows() -> Iterator[tuple[str, bool]]:
+        for logits, _, scene in _each_view(predictions, scenes):
             for kart in scene.karts:
-                # the grids in the order of CELLS, from the finest
-                cells, at = next((name, at) for name, grid in CELLS.items() if (at := grid.cell_of(*kart.center)))
-                size = f"{max(side for side in SIDES if side <= kart.min_side)}+ px"
-                right, karts = result[size]
-                named = int(logits[cells][(number, *at)])
-                result[size] = right + (named == KART_ID.get(kart.name)), karts + 1
-    return result
+                # a kart outside of the fovea has no cell in the first grid
+                cells = ((name, grid.find_cell(*kart.center)) for name, grid in CELL_GRIDS.items())
+                name, cell = next((name, cell) for name, cell in cells if cell)
+                size = next(size for size in KART_SIZE_BINS_PX if kart.min_side >= size)
+                yield f"{size}+ px", int(logits[name][cell]) == KART_ID.get(kart.name)
+
+    return _count(rows(), [f"{size}+ px" for size in reversed(KART_SIZE_BINS_PX)])
+
+
+def format_report(predictions: Predictions, dataset: PretrainDataset) -> list[str]:
+    """Format all accuracies of a split as lines; ego karts are listed from the worst to the best."""
+    lines = [f"{name.removeprefix('accuracy_'):16}{value:6.1f}" for name, value in head_accuracy(predictions).items()]
+    sections = {
+        "karts named by the cells at their centres, by size": kart_accuracy_by_size(predictions, dataset.scenes),
+        "ego by difficulty": ego_accuracy_by_difficulty(predictions, dataset),
+        "relation by number of karts": relation_accuracy_by_kart_count(predictions, dataset.scenes),
+    }
+    for name in ("ego", "total"):
+        counts = accuracy_by_threshold_distance(predictions, dataset.scenes, name)
+        sections[f"{name} by sizes of karts near the threshold of {MIN_KART_SIZE_PX} px"] = counts
+    by_kart = ego_accuracy_by_kart(predictions).items()
+    sections["ego by kart"] = dict(sorted(by_kart, key=lambda row: row[1][0] / row[1][1]))
+    for title, counts in sections.items():
+        lines.append(f"{title}:")
+        lines += [f"{label:45}{100 * hits / max(1, n):6.1f} % of {n:,}" for label, (hits, n) in counts.items()]
+    return lines
+
+
+def _each_view(predictions: Predictions, *columns: Sequence) -> Iterator[tuple]:
+    """Yield the logits and targets of each view, and its value in each column."""
+    rows = zip(*columns, strict=True)
+    for logits, targets in predictions:
+        for i in range(len(targets["ego"])):
+            view = ({name: values[i] for name, values in part.items()} for part in (logits, targets))
+            yield *view, *(next(rows) if columns else ())
+
+
+def _count(rows: Iterable[tuple[Hashable, bool]], labels: Iterable[Hashable] = ()) -> Counts:
+    """Count (correct, total) of rows (label, correct) by label; `labels` come first, even without rows."""
+    counts = dict.fromkeys(labels, (0, 0))
+    for label, correct in rows:
+        hits, total = counts.get(label, (0, 0))
+        counts[label] = hits + int(correct), total + 1
+    return counts

@@ -1,19 +1,18 @@
-"""The homework's questions in other words, for the base to learn from.
+"""Paraphrases of the course's questions, to pretrain the base with.
 
-A base that had been trained on the course's own words would leave nothing for LoRA to do, and say nothing of how well
-a model takes up a new task: so it learns what the questions ask for, but not how they ask.
+A base trained on the course's own wording would leave nothing for LoRA to learn.
 """
 
 from dataclasses import replace
 
 from homework.labels.questions import QUESTIONS
 
-_COUNTED = (
+_COUNT_PARAPHRASES = (
     "Count the karts {place} the ego car.",
     "Looking {place} the ego car, how many karts can be seen?",
     "What is the number of karts {place} the ego car?",
 )
-_OTHER_WORDS = {
+_PARAPHRASES = {
     "What kart is the ego car?": (
         "Which kart is the ego car?",
         "Name the ego car.",
@@ -45,9 +44,11 @@ _OTHER_WORDS = {
         "Front or back, and left or right: where is {kart}?",
     ),
     **{
-        f"How many karts are {place} the ego car?": tuple(words.format(place=place) for words in _COUNTED)
+        f"How many karts are {place} the ego car?": tuple(text.format(place=place) for text in _COUNT_PARAPHRASES)
         for place in ("to the left of", "to the right of", "in front of", "behind")
     },
 }
 
-REWORDED = tuple(replace(row, template=words) for row in QUESTIONS for words in _OTHER_WORDS.get(row.template, ()))
+PARAPHRASED_QUESTIONS = tuple(
+    replace(row, template=text) for row in QUESTIONS for text in _PARAPHRASES.get(row.template, ())
+)

@@ -1,8 +1,7 @@
-"""Scenes that nobody saw, as the connector would tell of them: they teach the text model to read.
+"""Synthetic scenes encoded as ideal connector inputs, to pretrain the text model without images.
 
-In most views the numbers of karts give away on which side another one is, so that a text model that learns from views
-alone does not look up the kart that a question names: it answered the same whatever that kart's token said. Here karts
-are many and stand anywhere.
+In most real views the numbers of karts give away on which side a kart is, so a text model trained on views alone never
+learns to attend to the token of the kart that a question names. Here karts are many and stand anywhere.
 """
 
 import numpy as np
@@ -15,44 +14,44 @@ from homework.labels.scene import VIEW_SIZE, Kart, Scene
 
 from .targets import KART_ID, KARTS, MAX_COUNT, TRACKS, image_targets
 
-MOST = 8  # karts of a scene
-SIDES_OF_BOX = 6, 40  # pixels
-SURE = 8.0  # the logit of what is known
-LISTED = 3.0  # weight of a list beside that of a question
+MAX_KARTS = 8  # per scene
+BOX_SIDE_RANGE_PX = 6, 40
+IDEAL_LOGIT = 8.0  # of a prediction that is certain
+LISTING_WEIGHT = 3.0  # loss weight of a list of all karts; that of a question is about 1
 
 
-def imagine(rng: np.random.Generator, size: int) -> list[Scene]:
-    """`size` scenes of 1 to MOST karts, each another, anywhere in the view."""
+def sample_scenes(rng: np.random.Generator, count: int) -> list[Scene]:
+    """Sample scenes of 1 to `MAX_KARTS` distinct karts, anywhere in the view."""
     scenes = []
-    for _ in range(size):
+    for _ in range(count):
         karts = []
-        for number, name in enumerate(rng.permutation(KARTS)[: rng.integers(1, MOST + 1)]):
-            width, height = rng.integers(*SIDES_OF_BOX, size=2)
+        for number, name in enumerate(rng.permutation(KARTS)[: rng.integers(1, MAX_KARTS + 1)]):
+            width, height = rng.integers(*BOX_SIDE_RANGE_PX, size=2)
             x, y = rng.integers((0, 0), (VIEW_SIZE[0] - width, VIEW_SIZE[1] - height))
             karts.append(Kart(number, str(name), (int(x), int(y), int(x + width), int(y + height))))
         scenes.append(Scene(str(rng.choice(TRACKS)), tuple(karts)))
     return scenes
 
 
-def listing(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
-    """A question about the sides of all karts but the ego kart, in any order: (question, answer, weight), or nothing.
+def list_all_karts_qa(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
+    """Ask for the sides of all other karts, in random order: [(question, answer, weight)], or [] without other karts.
 
-    Each side follows on its kart's name, so that a name learns to look for its token.
+    Each side follows its kart's name, so that the text model learns to attend from a name to the kart's token.
     """
     if not scene.others:
         return []
     others = [scene.others[i] for i in rng.permutation(len(scene.others))]
     words = [f"{kart.name} {front_or_back(scene, kart)} {left_or_right(scene, kart)}" for kart in others]
-    return [("Tell the place of the karts.", " ".join(words), LISTED)]
+    return [("Tell the place of the karts.", " ".join(words), LISTING_WEIGHT)]
 
 
-def recognised_of(scenes: list[Scene], rng: np.random.Generator) -> dict[str, Tensor]:
-    """What a tower that is sure of a scene gives: see `PredictionHeads.forward`. Of karts that aren't there, anything."""
+def ideal_predictions(scenes: list[Scene], rng: np.random.Generator) -> dict[str, Tensor]:
+    """Build the output of certain and correct `PredictionHeads`; that for absent karts is random."""
     targets = {name: torch.from_numpy(values) for name, values in image_targets(scenes).items()}
-    sizes = {"ego": len(KARTS), "total": MAX_COUNT + 1, "track": len(TRACKS), "count": MAX_COUNT + 1}
-    logits = {name: SURE * F.one_hot(targets[name], size).float() for name, size in sizes.items()}
-    relation = torch.from_numpy(rng.uniform(-SURE, SURE, targets["relation"].shape)).float()
-    known = SURE * (2 * targets["relation"] - 1).float()
+    num_classes = {"ego": len(KARTS), "total": MAX_COUNT + 1, "track": len(TRACKS), "count": MAX_COUNT + 1}
+    logits = {name: IDEAL_LOGIT * F.one_hot(targets[name], n).float() for name, n in num_classes.items()}
+    relation = torch.from_numpy(rng.uniform(-IDEAL_LOGIT, IDEAL_LOGIT, targets["relation"].shape)).float()
+    known = IDEAL_LOGIT * (2 * targets["relation"] - 1).float()
     logits["relation"] = torch.where(targets["relation"] >= 0, known, relation)
     place = torch.from_numpy(rng.uniform(-1, 1, (len(scenes), len(KARTS), 2))).float()
     width, height = VIEW_SIZE

@@ -1,7 +1,8 @@
-"""Scene -> the dense targets that the vision tower learns from first."""
+"""Build the dense targets of the vision encoder from scenes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,21 +10,22 @@ from homework.labels.game import KARTS, TRACKS
 from homework.labels.scene import VIEW_SIZE, Scene
 from homework.models.tux_nano.vision import FOVEA_SIZE, FOVEA_TOP
 
-from .annotated_scene import Seen
+if TYPE_CHECKING:  # dataset.py imports this module
+    from .dataset import AnnotatedScene
 
 KART_ID = {name: index for index, name in enumerate(KARTS)}
 TRACK_ID = {name: index for index, name in enumerate(TRACKS)}
-NONE = len(KARTS)  # a cell without a kart
-IGNORE = -1
-MAX_COUNT = 9  # larger numbers count as this one
-KART_WEIGHT = 10  # of a kart of one cell, beside 1 of a cell without
-SMALL_WEIGHT = 3  # of one that is too small to count
-SIZES = (3, 4, 5, 6, 7)  # pixels: which of them a box's width reaches, and its height
+BACKGROUND = len(KARTS)  # class of a cell without a kart
+UNKNOWN = -1  # targets that no loss is computed for
+MAX_COUNT = 9  # class of this number and of larger ones
+KART_WEIGHT = 10  # loss weight of a kart of one cell; background cells weigh 1
+SMALL_KART_WEIGHT = 3  # the same for a kart too small for the label rule
+SIZE_THRESHOLDS_PX = (3, 4, 5, 6, 7)  # of a box's width, and of its height
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a map of a part of the view, in pixels. The first cell's middle is the part's corner."""
+    """Cells of a map of a part of the view, in pixels. The first cell's centre is the part's top left corner."""
 
     left: int
     top: int
@@ -33,23 +35,23 @@ class Grid:
 
     @property
     def columns(self) -> int:
-        """Cells in a row."""
+        """Number of cells in a row."""
         return -(-self.width // self.stride)
 
     @property
     def rows(self) -> int:
-        """Cells in a column."""
+        """Number of cells in a column."""
         return -(-self.height // self.stride)
 
-    def cell_of(self, x: float, y: float) -> tuple[int, int] | None:
-        """(row, column) of the cell that holds a point of the view; None outside of the part."""
+    def find_cell(self, x: float, y: float) -> tuple[int, int] | None:
+        """Find the cell (row, column) that holds a point of the view; None for a point outside the part."""
         x, y = x - self.left, y - self.top
         if not (0 <= x < self.width and 0 <= y < self.height):
             return None
         return min(round(y / self.stride), self.rows - 1), min(round(x / self.stride), self.columns - 1)
 
-    def cells_of(self, x1: float, y1: float, x2: float, y2: float) -> tuple[slice, slice]:
-        """Rows and columns of the cells whose middle is in a box."""
+    def find_cells(self, x1: float, y1: float, x2: float, y2: float) -> tuple[slice, slice]:
+        """Find the rows and columns of the cells whose centre lies in a box."""
         rows, columns = (
             slice(max(0, -(-(a - first) // self.stride)), max(0, (b - first) // self.stride + 1))
             for a, b, first in ((y1, y2, self.top), (x1, x2, self.left))
@@ -57,30 +59,30 @@ class Grid:
         return rows, columns
 
 
-FOVEA = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP, *FOVEA_SIZE
-FOVEA_CELLS = Grid(*FOVEA, 4)
+FOVEA_REGION = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP, *FOVEA_SIZE
+FOVEA_GRID = Grid(*FOVEA_REGION, 4)
 
 
 def image_targets(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
-    """What is true of each whole image.
+    """Build the classes of whole images.
 
     Returns:
-        ego, total, track [n]; count [n, 4] (left, right, front, behind); relation [n, karts, 3]: is the
-        kart there beside the ego kart, is it left, is it in front. int64, `IGNORE` where nothing is known.
+        ego, total, track [n]; count [n, 4] (left, right, front, behind); relation [n, karts, 3]: whether the kart is
+        present beside the ego kart, left of it, in front of it. int64, `UNKNOWN` where undefined.
     """
     n = len(scenes)
     targets = {
-        "ego": np.full(n, IGNORE),
+        "ego": np.full(n, UNKNOWN),
         "total": np.array([min(len(scene.karts), MAX_COUNT) for scene in scenes]),
-        "track": np.array([TRACK_ID.get(scene.track, IGNORE) for scene in scenes]),
-        "count": np.full((n, 4), IGNORE),
-        "relation": np.full((n, len(KARTS), 3), IGNORE),
+        "track": np.array([TRACK_ID.get(scene.track, UNKNOWN) for scene in scenes]),
+        "count": np.full((n, 4), UNKNOWN),
+        "relation": np.full((n, len(KARTS), 3), UNKNOWN),
     }
     targets["relation"][:, :, 0] = 0
     for i, scene in enumerate(scenes):
         if scene.ego is None:
             continue
-        targets["ego"][i] = KART_ID.get(scene.ego.name, IGNORE)
+        targets["ego"][i] = KART_ID.get(scene.ego.name, UNKNOWN)
         left, front = ([test(kart) for kart in scene.others] for test in (scene.is_left, scene.is_front))
         counts = (sum(left), len(left) - sum(left), sum(front), len(front) - sum(front))
         targets["count"][i] = np.minimum(counts, MAX_COUNT)
@@ -90,94 +92,94 @@ def image_targets(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     return targets
 
 
-def cell_targets(scenes: Sequence[Seen], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, np.ndarray]:
-    """What is true of each cell of the maps of the image's columns `left` to `left + width`, and of the fovea's.
+def cell_targets(scenes: Sequence["AnnotatedScene"], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, np.ndarray]:
+    """Build the targets of each cell, for the image's columns from `left` to `left + width` and for the fovea.
 
     Returns:
-        kart, weight, center, box at stride 8, fovea_kart, fovea_weight at stride 4 in the fovea: see `kart_maps`;
-        token, side at stride 16, fovea_token, fovea_side at stride 8 in the fovea: see `token_targets`;
-        fovea_size at stride 4, fovea_token_size at stride 8, both in the fovea: see `size_targets`.
+        kart, weight, center, box at stride 8, foveal_kart, foveal_weight at stride 4 in the fovea: see `kart_maps`;
+        token, side at stride 16, foveal_token, foveal_side at stride 8 in the fovea: see `token_targets`;
+        foveal_map_size at stride 4, foveal_token_size at stride 8, both in the fovea: see `size_targets`.
     """
-    part, fovea_tokens = (left, 0, width, VIEW_SIZE[1]), Grid(*FOVEA, 8)
+    part, foveal_tokens = (left, 0, width, VIEW_SIZE[1]), Grid(*FOVEA_REGION, 8)
     targets = kart_maps(scenes, Grid(*part, 8)) | token_targets(scenes, Grid(*part, 16))
-    in_fovea = kart_maps(scenes, FOVEA_CELLS) | token_targets(scenes, fovea_tokens)
-    targets |= {f"fovea_{name}": in_fovea[name] for name in ("kart", "weight", "token", "side")}
-    size = size_targets(scenes, fovea_tokens).reshape(len(scenes), fovea_tokens.rows * fovea_tokens.columns, -1)
-    return targets | {"fovea_size": size_targets(scenes, FOVEA_CELLS), "fovea_token_size": size}
+    in_fovea = kart_maps(scenes, FOVEA_GRID) | token_targets(scenes, foveal_tokens)
+    targets |= {f"foveal_{name}": in_fovea[name] for name in ("kart", "weight", "token", "side")}
+    size = size_targets(scenes, foveal_tokens).reshape(len(scenes), foveal_tokens.rows * foveal_tokens.columns, -1)
+    return targets | {"foveal_map_size": size_targets(scenes, FOVEA_GRID), "foveal_token_size": size}
 
 
-def kart_maps(scenes: Sequence[Seen], grid: Grid) -> dict[str, np.ndarray]:
-    """Which kart covers each cell, and where karts' centres are, those included that are too small to count.
+def kart_maps(scenes: Sequence["AnnotatedScene"], grid: Grid) -> dict[str, np.ndarray]:
+    """Build maps of karts, their centres and boxes, including karts too small for the label rule.
 
     Returns:
-        kart [n, h, w]: the kart whose box covers the cell's middle (the smallest such box), `NONE` without one;
-        weight [n, h, w]: 1 there, and more for the cells of small karts, that a kart weighs as the root of its size;
-        center [n, h, w]: a kart's centre lies in the cell; box [n, h, w, 4]: log of that kart's width and height, and
-        where its centre lies beside the cell's middle, in cells; 0 elsewhere.
+        kart [n, h, w]: the kart whose box (the smallest one) covers the cell's centre, else `BACKGROUND`;
+        weight [n, h, w]: loss weight, 1 for background; the cells of a kart add up to the root of their number;
+        center [n, h, w]: whether a kart's centre lies in the cell; box [n, h, w, 4]: log of that kart's width and
+        height, and the offset of its centre from the cell's, in cells; 0 elsewhere.
     """
     shape = len(scenes), grid.rows, grid.columns
-    kart_map, weight = np.full(shape, NONE, dtype=np.int8), np.ones(shape, dtype=np.float16)
+    kart_map, weight = np.full(shape, BACKGROUND, dtype=np.int8), np.ones(shape, dtype=np.float16)
     center, box = np.zeros(shape, dtype=bool), np.zeros((*shape, 4), dtype=np.float16)
     for i, scene in enumerate(scenes):
         for kart in sorted(scene.all_karts, key=lambda k: -(k.box[2] - k.box[0]) * (k.box[3] - k.box[1])):
-            index, (x1, y1, x2, y2), at = KART_ID.get(kart.name, IGNORE), kart.box, grid.cell_of(*kart.center)
-            rows, columns = grid.cells_of(*kart.box)
+            index, (x1, y1, x2, y2), at = KART_ID.get(kart.name, UNKNOWN), kart.box, grid.find_cell(*kart.center)
+            rows, columns = grid.find_cells(*kart.box)
             cells = kart_map[i, rows, columns].size
-            heavy = (KART_WEIGHT if kart.is_large_enough else SMALL_WEIGHT) / max(1, cells) ** 0.5
-            kart_map[i, rows, columns], weight[i, rows, columns] = index, heavy
+            cell_weight = (KART_WEIGHT if kart.is_large_enough else SMALL_KART_WEIGHT) / max(1, cells) ** 0.5
+            kart_map[i, rows, columns], weight[i, rows, columns] = index, cell_weight
             if at is None:
                 continue
-            kart_map[(i, *at)], weight[(i, *at)] = index, heavy
+            kart_map[(i, *at)], weight[(i, *at)] = index, cell_weight
             center[(i, *at)] = True
             dx, dy = (
-                (middle - first) / grid.stride for middle, first in zip(kart.center, (grid.left, grid.top), strict=True)
+                (value - first) / grid.stride for value, first in zip(kart.center, (grid.left, grid.top), strict=True)
             )
             box[(i, *at)] = *np.log((x2 - x1, y2 - y1)), dx - at[1], dy - at[0]
     return {"kart": kart_map, "weight": weight, "center": center, "box": box}
 
 
 def token_targets(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
-    """Which karts' centres lie in each cell, and on which side of the ego kart they are.
+    """Build the karts whose centres lie in each cell, and their sides of the ego kart.
 
     Returns:
-        token [n, h * w, karts + 1]: the karts whose centre lies in the cell, and whether the ego kart's does;
-        side [n, h * w, 2]: are those beside the ego kart left of it, in front of it; `IGNORE` without one, or where
-        two differ.
+        token [n, h * w, karts + 1]: for each kart, then for the ego kart, whether its centre lies in the cell;
+        side [n, h * w, 2]: whether the other karts there are left of the ego kart, in front of it; `UNKNOWN` without
+        any, or where two differ.
     """
     n = len(scenes)
     token = np.zeros((n, grid.rows, grid.columns, len(KARTS) + 1), dtype=bool)
-    side, found = np.full((n, grid.rows, grid.columns, 2), IGNORE, dtype=np.int8), set()
+    side, found = np.full((n, grid.rows, grid.columns, 2), UNKNOWN, dtype=np.int8), set()
     for i, scene in enumerate(scenes):
         for kart in scene.karts:
-            at, index = grid.cell_of(*kart.center), KART_ID.get(kart.name, IGNORE)
+            at, index = grid.find_cell(*kart.center), KART_ID.get(kart.name, UNKNOWN)
             if at is None:
                 continue
             cell = (i, *at)
-            if index != IGNORE:
+            if index != UNKNOWN:
                 token[(*cell, index)] = True
-            token[(*cell, NONE)] |= kart is scene.ego
+            token[(*cell, BACKGROUND)] |= kart is scene.ego
             if kart is not scene.ego:
                 flags = np.array([scene.is_left(kart), scene.is_front(kart)], dtype=np.int8)
-                side[cell] = np.where((side[cell] == flags) | (cell not in found), flags, IGNORE)
+                side[cell] = np.where((side[cell] == flags) | (cell not in found), flags, UNKNOWN)
                 found.add(cell)
     return {"token": token.reshape(n, -1, len(KARTS) + 1), "side": side.reshape(n, -1, 2)}
 
 
-def size_targets(scenes: Sequence[Seen], grid: Grid) -> np.ndarray:
-    """Which of `SIZES` the width and the height of the kart reach whose centre lies in a cell.
+def size_targets(scenes: Sequence["AnnotatedScene"], grid: Grid) -> np.ndarray:
+    """Compare the width and height of the kart centred in each cell with `SIZE_THRESHOLDS_PX`.
 
     Returns:
-        [n, h, w, 2 * sizes]: of the width, then of the height; `IGNORE` without a kart, or with two.
+        [n, h, w, 2 * thresholds]: whether the width, then the height reach each; `UNKNOWN` without a kart, or with two.
     """
-    size = np.full((len(scenes), grid.rows, grid.columns, 2 * len(SIZES)), IGNORE, dtype=np.int8)
+    size = np.full((len(scenes), grid.rows, grid.columns, 2 * len(SIZE_THRESHOLDS_PX)), UNKNOWN, dtype=np.int8)
     for i, scene in enumerate(scenes):
         found = set()
         for kart in scene.all_karts:
-            at = grid.cell_of(*kart.center)
+            at = grid.find_cell(*kart.center)
             if at is None:
                 continue
             x1, y1, x2, y2 = kart.box
-            reached = [side >= least for side in (x2 - x1, y2 - y1) for least in SIZES]
-            size[(i, *at)] = IGNORE if at in found else reached
+            reached = [side >= least for side in (x2 - x1, y2 - y1) for least in SIZE_THRESHOLDS_PX]
+            size[(i, *at)] = UNKNOWN if at in found else reached
             found.add(at)
     return size

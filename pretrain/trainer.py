@@ -1,4 +1,4 @@
-"""One training loop for every stage: trapezoid schedule, checkpoints to resume from, a curve in JSON lines."""
+"""The training loop of all stages: trapezoid learning rate, resumable checkpoints, a curve in JSON lines."""
 
 import contextlib
 import json
@@ -14,66 +14,68 @@ from homework.utils.errors import InputError, first_line
 from homework.utils.io import atomic_write
 from homework.utils.progress import progress_bar
 
-WARMUP = 200  # steps
-COOLDOWN = 0.3  # share of the steps
+WARMUP_STEPS = 200
+COOLDOWN_SHARE = 0.3  # of the steps
+LOG_EVERY, SAVE_EVERY, EVALUATE_EVERY = 50, 250, 1000  # steps
+
+LossFunction = Callable[[np.random.Generator], dict[str, Tensor]]
 
 
-def lr_factor(step: int, steps: int, warmup: int = WARMUP) -> float:
-    """Linear up, flat, linear down over the last `COOLDOWN` of the steps (Hagele et al. 2024, arXiv:2405.18392).
+def lr_factor(step: int, steps: int, warmup: int = WARMUP_STEPS) -> float:
+    """Compute the learning rate's factor: linear up, flat, linear down (Hagele et al. 2024, arXiv:2405.18392).
 
-    Flat in between, so a longer run can go on from a checkpoint of a shorter one.
+    It is flat in between, so that a longer run can resume from a checkpoint of a shorter one.
     """
-    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, COOLDOWN * steps))
+    return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, COOLDOWN_SHARE * steps))
 
 
-def cools_down(step: int, steps: int) -> bool:
-    """Whether a step is one of the last, in which the learning rate goes down."""
-    return steps - step <= COOLDOWN * steps
+def in_cooldown(step: int, steps: int) -> bool:
+    """Check whether a step is one of the last, in which the learning rate decreases."""
+    return steps - step <= COOLDOWN_SHARE * steps
 
 
 def train_stage(
     module: nn.Module,
-    loss_of: Callable[[np.random.Generator], dict[str, Tensor]],
-    folder: Path,
+    compute_losses: LossFunction,
+    run_dir: Path,
     stage: str,
     steps: int,
     learning_rate: float,
     weight_decay: float = 0.05,
     seed: int = 0,
-    save_every: int = 250,
-    warmup: int = WARMUP,
-    loss_at_last: Callable[[np.random.Generator], dict[str, Tensor]] | None = None,
+    save_every: int = SAVE_EVERY,
+    warmup: int = WARMUP_STEPS,
+    cooldown_losses: LossFunction | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
-    evaluate_every: int = 1000,
 ) -> None:
-    """Minimise the sum of `loss_of(rng)` over `module`'s parameters for `steps` steps.
+    """Minimise the sum of `compute_losses(rng)` over the trainable parameters of `module`.
 
-    Writes `folder/<stage>.pt` (to resume from) and appends to `folder/<stage>.jsonl` (the curve).
-    A run that was stopped goes on from the last checkpoint; a finished stage returns at once. With `loss_at_last`, that
-    is minimised instead while the learning rate goes down.
+    Writes the checkpoint `run_dir/<stage>.pt` and appends to the curve `run_dir/<stage>.jsonl`. A stopped run resumes
+    from its checkpoint; a finished one returns at once. During cooldown `cooldown_losses` is minimised instead, if
+    given.
 
     Raises:
-        InputError: the checkpoint can't be read or belongs to another geometry.
+        InputError: the checkpoint cannot be read or does not fit the module.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
-    path, step = folder / f"{stage}.pt", 0
-    if path.exists():
-        step = load_checkpoint(path, module, optimizer)
-        _drop_rows_after(step, folder / f"{stage}.jsonl")
-    started, seen = time.monotonic(), {}
+    checkpoint, curve, step = run_dir / f"{stage}.pt", run_dir / f"{stage}.jsonl", 0
+    if checkpoint.exists():
+        step = load_checkpoint(checkpoint, module, optimizer)
+        _truncate_curve(curve, step)
+    start, recent = time.monotonic(), {}
     progress = progress_bar(total=steps, initial=step, desc=stage, unit="step")
     while step < steps:
         module.train()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * lr_factor(step, steps, warmup)
-        loss = loss_at_last if loss_at_last and cools_down(step, steps) else loss_of
-        losses = loss(np.random.default_rng((seed, step)))  # so a resumed run sees the same batches
+        compute = cooldown_losses if cooldown_losses and in_cooldown(step, steps) else compute_losses
+        losses = compute(np.random.default_rng((seed, step)))  # seeded per step: a resumed run draws the same batches
         total = sum(losses.values())
         optimizer.zero_grad()
         total.backward()
@@ -81,39 +83,35 @@ def train_stage(
         if torch.isfinite(norm):
             optimizer.step()
         for name, value in losses.items():
-            seen.setdefault(name, []).append(value.item())
+            recent.setdefault(name, []).append(value.item())
         step += 1
         progress.update()
-        if step % 50 == 0 or step == steps:
-            row = {"step": step, "seconds": round(time.monotonic() - started, 1)}
-            row |= {name: round(sum(values) / len(values), 4) for name, values in seen.items()}
-            seen = {}
-            if evaluate and (step % evaluate_every == 0 or step == steps):
+        if step % LOG_EVERY == 0 or step == steps:
+            row = {"step": step, "seconds": round(time.monotonic() - start, 1)}
+            row |= {name: round(sum(values) / len(values), 4) for name, values in recent.items()}
+            recent = {}
+            if evaluate and (step % EVALUATE_EVERY == 0 or step == steps):
                 module.eval()
                 row |= evaluate()
-            with open(folder / f"{stage}.jsonl", "a") as log:
+            with open(curve, "a") as log:
                 log.write(json.dumps(row) + "\n")
             progress.set_postfix(loss=round(float(total.detach()), 3))
         if step % save_every == 0 or step == steps:
-            save_checkpoint(path, step, module, optimizer.state_dict())
+            save_checkpoint(checkpoint, step, module, optimizer.state_dict())
     progress.close()
 
 
 def save_checkpoint(path: Path, step: int, module: nn.Module, optimizer: dict) -> None:
-    """Write what `load_checkpoint` reads.
-
-    Args:
-        optimizer: its state; empty where nothing is to go on from there but another stage.
-    """
+    """Write a checkpoint; `optimizer` is its state, empty if only other stages are to be initialised from it."""
     with atomic_write(path) as temporary:
         torch.save({"step": step, "model": module.state_dict(), "optimizer": optimizer}, temporary)
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
-    """Read what `train_stage` wrote; how many steps were done by then.
+    """Load a checkpoint into the module and the optimizer, and return its step.
 
     Raises:
-        InputError: no such checkpoint, a broken one, or one of another geometry.
+        InputError: the checkpoint does not exist, is broken, or does not fit.
     """
     state = read_checkpoint(path)
     with _errors_as_input_error(path):
@@ -124,10 +122,10 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
 
 
 def read_checkpoint(path: Path) -> dict:
-    """What `train_stage` wrote: `step`, `model` and `optimizer`.
+    """Read `step`, `model` and `optimizer` of a checkpoint.
 
     Raises:
-        InputError: no such checkpoint, or a broken one.
+        InputError: the checkpoint does not exist, or is broken.
     """
     with _errors_as_input_error(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -139,14 +137,14 @@ def _errors_as_input_error(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(path, "no such checkpoint", "run the stage before this one") from None
+        raise InputError(path, "no such checkpoint", "run the previous stage first") from None
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         problem = f"not a checkpoint of this stage ({first_line(error)})"
-        raise InputError(path, problem, "move it away to start anew") from None
+        raise InputError(path, problem, "move it away to train from scratch") from None
 
 
-def _drop_rows_after(step: int, curve: Path) -> None:
-    """Forget what the curve says of steps that are done again."""
+def _truncate_curve(curve: Path, step: int) -> None:
+    """Drop the rows of steps that are trained again."""
     if curve.exists():
         rows = [row for row in curve.read_text().splitlines(keepends=True) if json.loads(row)["step"] <= step]
         with atomic_write(curve) as temporary:

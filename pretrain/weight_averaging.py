@@ -1,25 +1,19 @@
-"""The mean of towers that were trained on from one tower: what one of them gets wrong another often doesn't."""
+"""Average the weights of vision encoders that were trained from a common checkpoint (model soup, arXiv:2203.05482)."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import nn
+from torch.optim.swa_utils import update_bn
 
+from .augment import AugmentConfig
 from .checkpoints import VisionStage
-from .dataset import CROWDED, Frames
-from .dense_heads import forward
+from .dataset import PretrainDataset
 
-BATCHES, VIEWS = 30, 64  # by which a mean tower's norms are measured
+NUM_BATCHES, BATCH_SIZE = 30, 64  # to recalibrate batch norms with
 
 
-@torch.no_grad()
-def mean_of(stages: Sequence[VisionStage]) -> VisionStage:
-    """The first of some stages, with the mean of all their weights (Wortsman et al. 2022, arXiv:2203.05482).
-
-    Args:
-        stages: of one geometry, gone on from the same tower, or their mean is of no use.
-    """
+def average_weights(stages: Sequence[VisionStage]) -> VisionStage:
+    """Load the mean of the stages' weights into the first of them, and return it."""
     states = [stage.state_dict() for stage in stages]
     mean = {
         name: sum(state[name] for state in states) / len(states) if weight.is_floating_point() else weight
@@ -29,18 +23,8 @@ def mean_of(stages: Sequence[VisionStage]) -> VisionStage:
     return stages[0]
 
 
-@torch.no_grad()
-def measure_norms(stage: VisionStage, frames: Frames) -> None:
-    """Set batch norms by what they see of views as they were drawn: the mean of towers has other statistics."""
-    norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
-    momentum = norms[0].momentum
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # each batch counts as much
-    stage.train()
-    for number in range(BATCHES):
-        rng = np.random.default_rng((5, number))
-        pixels, *_ = frames.augmented(rng, VIEWS, paste=0, zoom=0, crowded=CROWDED, added=0)
-        forward(stage.tower, stage.heads, pixels)
-    for norm in norms:
-        norm.momentum = momentum
+def recalibrate_batch_norm(stage: VisionStage, dataset: PretrainDataset) -> None:
+    """Recompute batch norm statistics on views as rendered: averaged weights have other statistics."""
+    config = AugmentConfig(swap_ego_prob=0, zoom_prob=0, add_far_karts_prob=0)
+    rngs = (np.random.default_rng((5, number)) for number in range(NUM_BATCHES))
+    update_bn((dataset.sample_batch(rng, BATCH_SIZE, config) for rng in rngs), stage)

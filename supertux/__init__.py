@@ -3,5 +3,5 @@
 import zipfile
 import zlib
 
-# What reading a broken zip raises; the last three for methods and passwords that zipfile doesn't know, and bad names.
+# What reading a broken zip raises; the last three for unknown methods, passwords, and bad names.
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)

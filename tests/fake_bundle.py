@@ -1,13 +1,17 @@
-"""Small bundles of fake models that answer by rule, and the data that they are asked about."""
+"""Write bundles of fake models that answer by rule and data to grade them on; run the grader."""
 
 import json
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 from PIL import Image
 
+ROOT = Path(__file__).parents[1]
 TRACKS = [f"track_{number}" for number in range(10)]
 
-# A package as anyone may write it: its own data.py, no base class of ours. Grey level 20 * n means track_n.
+# A package with its own data.py and without our base classes. Grey level 20 * n means track_n.
 INIT = """
 from . import data, models
 from .models import load_clip, load_vlm
@@ -29,7 +33,7 @@ def MultiChoiceQADataset(split):
     return read(split, "all_mc_qas.json")
 
 def benchmark(vlm, dataset, max_samples):
-    for row in reversed(dataset[:max_samples]):  # in its own order, one at a time
+    for row in reversed(dataset[:max_samples]):  # in another order, one question per call
         vlm.answer([row["image_path"]], [row["question"]])
 """
 MODELS = """
@@ -60,14 +64,16 @@ def load_clip(): return CLIP()
 """
 
 
-def write_package(folder, models="", init=INIT):
+def write_package(folder, models=""):
+    """Write a package whose models are the fake ones, changed by the code `models`."""
     folder.mkdir(parents=True)
-    for name, text in {"__init__": init, "data": DATA, "models": MODELS + models}.items():
+    for name, text in {"__init__": INIT, "data": DATA, "models": MODELS + models}.items():
         (folder / f"{name}.py").write_text(text)
     return folder
 
 
 def write_zip(path, package, names=()):
+    """Zip a package as `homework/`, with empty files `names` beside it."""
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(package.glob("*.py")):
             archive.write(file, f"homework/{file.name}")
@@ -77,7 +83,7 @@ def write_zip(path, package, names=()):
 
 
 def write_data(root):
-    """Data with 10 questions (7 right for who says tux) and 10 choices (8 right)."""
+    """Write data with 10 questions (`Tux, I think` answers 7) and 10 choices (the fake CLIP gets 8)."""
     split = root / "data" / "valid_grader"
     split.mkdir(parents=True)
     (root / "data" / "valid").mkdir()
@@ -97,6 +103,7 @@ def write_data(root):
 
 
 def write_tokenizer(folder):
+    """Write a tokenizer with one token per track, the first of which has id 3."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -104,3 +111,14 @@ def write_tokenizer(folder):
     model = models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")
     special = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "<eos>"}
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), **special).save_pretrained(folder)
+
+
+def grader_command(bundle, data, *flags):
+    """Return the command that grades a bundle."""
+    return [*map(str, (sys.executable, "-m", "grader", bundle, "--data", data, *flags))]
+
+
+def run_grader(bundle, data, *flags, **options):
+    """Run the grader to its end; `flags` may shorten its time limit, which is generous for busy machines."""
+    command = grader_command(bundle, data, "--timeout", 600, *flags)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)

@@ -1,4 +1,4 @@
-"""Two tiny bases with random weights, as folders: our own architecture, and SmolVLM's."""
+"""Two tiny bases with random weights, as folders: TuxNano's architecture, and SmolVLM's."""
 
 import json
 import os
@@ -12,27 +12,37 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoProcessor
 
 from benchmarks.random_smolvlm import save_smolvlm, smolvlm_config
-from homework import clip
 from homework.base_vlm import BaseVLM
 from homework.labels.scene import Kart
-from homework.models.clip import CLIP
+from homework.models.clip import CLIP, tokenize
 from homework.models.images import clip_pixels
-from homework.models.loading import DEFAULT_BASE, load_base
+from homework.models.loading import DEFAULT_BASE, load_base, load_processor
 from homework.models.prompts import PromptTokens
-from homework.models.tux_nano.modeling_hf import TuxNanoForConditionalGeneration, TuxNanoVisionConfig
+from homework.models.tux_nano.config import TextConfig, TuxNanoConfig, VisionConfig
+from homework.models.tux_nano.model import TuxNano
+from homework.models.tux_nano.processor import TOKENIZER_FILE
 from homework.training.lora import add_lora
 from homework.utils.images import open_image
-from pretrain.annotated_scene import Seen
-from pretrain.assemble import make_config
-from pretrain.compact_vocab import SmallVocabulary
-from pretrain.dataset import Frames
+from pretrain.compact_vocab import CompactVocabulary
+from pretrain.dataset import AnnotatedScene, PretrainDataset
 
 torch.set_num_threads(1)
 
-TEXT = {
+TEXT = TextConfig(
+    hidden_size=48, intermediate_size=96, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=12, vocab_size=49280
+)
+VISION = VisionConfig(
+    channels=(8, 16, 16, 24),
+    blocks=(0, 1, 1, 1),
+    foveal_channels=(8, 16, 24),
+    foveal_blocks=(1, 1, 0),
+    hidden_size=64,
+    num_layers=1,
+    num_heads=4,
+)
+SMOLVLM_TEXT = {
     "hidden_size": 48,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
@@ -40,19 +50,11 @@ TEXT = {
     "num_key_value_heads": 2,
     "head_dim": 12,
 }
-VISION = {
-    "channels": (8, 16, 16, 24),
-    "blocks": (0, 1, 1, 1),
-    "fovea_channels": (8, 16, 24),
-    "fovea_blocks": (1, 1, 0),
-    "hidden_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-}
+CONFIG = TuxNanoConfig(vision=VISION, text=TEXT)
 
 TEXTS = ["tux is the ego car.", "The track is gran_paradiso_island.", "There are 10 karts in the scene."]
 
-SCENE = Seen(
+SCENE = AnnotatedScene(
     "abyss",
     (Kart(0, "tux", (60, 40, 90, 71)), Kart(1, "gnu", (10, 20, 40, 48)), Kart(2, "xue", (100, 60, 137, 91))),
 )
@@ -67,7 +69,7 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
-        if weight.ndim < 2 or ".stages." in name or ".fovea." in name:
+        if weight.ndim < 2 or "stages." in name:
             continue
         gain = 0.1 if "embed_tokens" in name else 2.5 * weight[0].numel() ** -0.5
         weight.normal_(0, gain, generator=generator)
@@ -75,16 +77,13 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def save_tiny_nano(folder: Path) -> None:
-    """The embedded base's architecture, narrow, with the shipped processor; tokens of no text share an embedding."""
-    config = make_config(TuxNanoVisionConfig(**VISION))
-    for name, value in TEXT.items():
-        setattr(config.text_config, name, value)
+    """Write a narrow TuxNano with the shipped tokenizer; tokens that no text holds share an embedding."""
     torch.manual_seed(0)
-    model, processor = stir(TuxNanoForConditionalGeneration(config)), AutoProcessor.from_pretrained(DEFAULT_BASE)
-    small, embedding = SmallVocabulary(PromptTokens(processor)), model.get_input_embeddings().weight.data
-    embedding[:] = small.shrink(embedding)[small.row]
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    model, vocab = stir(TuxNano(CONFIG)), CompactVocabulary(PromptTokens(load_processor(DEFAULT_BASE)))
+    embedding = model.language_model.embed_tokens.weight.data
+    embedding[:] = vocab.shrink(embedding)[vocab.row]
+    model.save(folder)
+    shutil.copy(Path(DEFAULT_BASE) / TOKENIZER_FILE, folder)
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +99,9 @@ def smol_folder(tmp_path_factory) -> Path:
     """A tiny base of SmolVLM's architecture, its text model as wide as `nano_folder`'s."""
     folder = tmp_path_factory.mktemp("bases") / "tiny_smolvlm"
     vision = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    save_smolvlm(folder, smolvlm_config(TEXT, {"image_size": 64, "patch_size": 16, **vision}, scale_factor=2), stir)
+    save_smolvlm(
+        folder, smolvlm_config(SMOLVLM_TEXT, {"image_size": 64, "patch_size": 16, **vision}, scale_factor=2), stir
+    )
     return folder
 
 
@@ -166,9 +167,9 @@ def no_progress(tiny_data) -> Path:
 
 
 @pytest.fixture
-def frames(tiny_data) -> Frames:
+def frames(tiny_data) -> PretrainDataset:
     """The tiny train split in memory."""
-    return Frames(tiny_data, ["train"])
+    return PretrainDataset(tiny_data, ["train"])
 
 
 def stand_still(folder, times: int) -> None:
@@ -184,11 +185,11 @@ def stand_still(folder, times: int) -> None:
 def build_clip(loaded, seed: int = 0) -> CLIP:
     """A new CLIP on the encoders of a tiny base, which are not to be changed."""
     torch.manual_seed(seed)
-    return clip.clip_from_vlm(loaded[0]).eval()
+    return CLIP.from_vlm(loaded[0]).eval()
 
 
 @torch.no_grad()
 def features(model: nn.Module, tokenizer, images) -> tuple[torch.Tensor, torch.Tensor]:
     """Of images and of TEXTS."""
     model.eval()
-    return model(clip_pixels([open_image(path) for path in images]), **clip.tokenize(TEXTS, tokenizer))[:2]
+    return model(clip_pixels([open_image(path) for path in images]), **tokenize(TEXTS, tokenizer))[:2]

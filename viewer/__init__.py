@@ -1,1 +1,6 @@
-"""Looking at the models: a report as one page, and a local page to browse views and ask about them."""
+"""Inspect models: an HTML report, a local page to browse views, and error analysis."""
+
+
+def default_checkpoint(part: str) -> str:
+    """Return the checkpoint folder of `vlm` or `clip` that is inspected unless another is given."""
+    return f"homework/weights/{part}"

@@ -1,4 +1,4 @@
-"""Looking at the models: `python -m viewer --help`."""
+"""Inspect models and their data: `python -m viewer --help`."""
 
 from homework.utils.cli import run
 

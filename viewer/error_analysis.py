@@ -1,7 +1,7 @@
-"""Where a VLM fails, and whether its answers agree: `python -m viewer.error_analysis homework/weights/vlm --split valid`.
+"""Analyse a VLM's errors: `python -m viewer.error_analysis homework/weights/vlm --split valid`.
 
-Every question is asked of every view of a split. Tables give percent right by the strict rule over the questions that
-the official set would ask (no count of 0) and how many those are; the agreement is over all questions.
+The VLM answers every question about every view of a split. Tables give the exact-match accuracy over the questions of
+the official kind (no count of 0); consistency is measured over all questions.
 """
 
 import logging
@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from homework.base_vlm import BaseVLM
 from homework.data import is_exact_match
 from homework.labels.eval_sets import split_scenes
 from homework.labels.questions import QUESTION_TYPES, classify_question, in_official_eval, qa_pairs
@@ -20,237 +20,254 @@ from homework.utils.cli import run
 from homework.utils.errors import InputError
 from homework.utils.io import write_json
 
+if TYPE_CHECKING:
+    from homework.base_vlm import BaseVLM
+
 logger = logging.getLogger(__name__)
 
-SIDES = (5, 7, 10, 15, 25)  # pixels of 150x100: where the classes of box sizes begin
-MOST_KARTS = 5  # views with as many or more are one class
-COUNTS = {side: f"How many karts are {side} the ego car?" for side in ("to the left of", "to the right of")}
-COUNTS |= {side: f"How many karts are {side} the ego car?" for side in ("in front of", "behind")}
-TOTAL = "How many karts are there in the scenario?"
+SIZE_BINS_PX = (5, 7, 10, 15, 25)  # lower edges, in pixels of the 150x100 view
+MAX_KARTS_BIN = 5  # views with at least this many karts form one group
+TOTAL_QUESTION = "How many karts are there in the scenario?"
+COUNT_QUESTIONS = [
+    f"How many karts are {side} the ego car?" for side in ("to the left of", "to the right of", "in front of", "behind")
+]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question about a view with the model's answer."""
+class AnsweredQuestion:
+    """A question about a view with the true answer and the model's. `image` is relative to the data folder."""
 
+    image: str
     scene: Scene
     question: str
     truth: str
     answer: str
 
     @property
-    def kind(self) -> str:
-        """One of KINDS."""
+    def question_type(self) -> str:
+        """One of QUESTION_TYPES."""
         return classify_question(self.question)
 
     @property
-    def is_right(self) -> bool:
-        """By the strict rule."""
+    def is_correct(self) -> bool:
+        """Whether the whole answer matches."""
         return is_exact_match(self.answer, self.truth)
 
     @property
-    def kart(self) -> Kart | None:
-        """The kart that decides how hard the question is.
+    def is_official(self) -> bool:
+        """Whether the official evaluation asks such a question."""
+        return in_official_eval(self.question_type, self.truth)
 
-        The ego kart if that is asked for, the other one of a relation, of a number the smallest; none for the track.
-        """
-        if self.kind == "track":
+    @property
+    def deciding_kart(self) -> Kart | None:
+        """The kart that makes the question hard: the one asked about, or the smallest one for a number of karts."""
+        if self.question_type == "track":
             return None
-        if self.kind == "ego":
+        if self.question_type == "ego":
             return self.scene.ego
-        if self.kind == "relation":
+        if self.question_type == "relation":
             words = self.question.split()
             return next(kart for kart in self.scene.others if kart.name in words)
         return min(self.scene.karts, key=lambda kart: kart.min_side)
 
 
-def ask_everything(vlm: BaseVLM, scenes: dict[str, Scene], data: Path) -> dict[str, list[Asked]]:
-    """All questions of all views, by image.
+Group = Callable[[AnsweredQuestion], str | None]
+
+
+def answer_all_questions(vlm: "BaseVLM", scenes: dict[str, Scene], data_dir: Path) -> list[AnsweredQuestion]:
+    """Answer all questions about all views.
 
     Args:
-        scenes: by image, relative to `data`.
+        scenes: image file, relative to `data_dir` -> scene.
     """
     rows = [
-        {"image_file": image, "question": question, "answer": truth}
+        {"image_file": image, "question": question, "truth": truth}
         for image, scene in scenes.items()
         for question, truth in qa_pairs(scene)
     ]
-    rows = add_image_paths(rows, data)
+    rows = add_image_paths(rows, data_dir)
     answers = vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
-    asked = defaultdict(list)
-    for row, answer in zip(rows, answers, strict=True):
-        image = row["image_file"]
-        asked[image].append(Asked(scenes[image], row["question"], row["answer"], answer))
-    return dict(asked)
+    return [
+        AnsweredQuestion(row["image_file"], scenes[row["image_file"]], row["question"], row["truth"], answer)
+        for row, answer in zip(rows, answers, strict=True)
+    ]
 
 
-def tally(asked: Iterable[Asked], group: Callable[[Asked], str | None]) -> tuple[Counter, Counter]:
-    """(right, asked) questions by (group, kind); those that give no group are left out."""
-    right, number = Counter(), Counter()
-    for one in asked:
-        name = group(one)
+def count_correct(answers: Iterable[AnsweredQuestion], group: Group) -> tuple[Counter, Counter]:
+    """Count (correct, all) answers by (group, question type); answers without a group are left out."""
+    correct, total = Counter(), Counter()
+    for answer in answers:
+        name = group(answer)
         if name is not None:
-            number[name, one.kind] += 1
-            right[name, one.kind] += one.is_right
-    return right, number
+            total[name, answer.question_type] += 1
+            correct[name, answer.question_type] += answer.is_correct
+    return correct, total
 
 
-def table(title: str, asked: Iterable[Asked], group: Callable[[Asked], str | None]) -> list[str]:
-    """Lines: percent right and number of questions by group (those that give None left out) and kind."""
-    right, number = tally(asked, group)
-    names = sorted({name for name, _ in number})
-    kinds = [kind for kind in QUESTION_TYPES if any((name, kind) in number for name in names)]
-    lines = [f"{title:24}" + "".join(f"{kind:>16}" for kind in kinds)]
+def format_table(title: str, answers: Iterable[AnsweredQuestion], group: Group) -> list[str]:
+    """Format the accuracy in percent and the number of questions by group and question type as lines."""
+    correct, total = count_correct(answers, group)
+    names = sorted({name for name, _ in total})
+    types = [type_ for type_ in QUESTION_TYPES if any((name, type_) in total for name in names)]
+    lines = [f"{title:24}" + "".join(f"{type_:>16}" for type_ in types)]
     for name in names:
-        cells = [_percent(right[name, kind], number[name, kind]) for kind in kinds]
+        cells = [_format_share(correct[name, type_], total[name, type_]) for type_ in types]
         lines.append(f"  {name:22}" + "".join(f"{cell:>16}" for cell in cells))
     return [*lines, ""]
 
 
-def _percent(right: int, number: int) -> str:
-    return f"{100 * right / number:.1f} of {number:,}" if number else "-"
+def _format_share(correct: int, total: int) -> str:
+    return f"{100 * correct / total:.1f} of {total:,}" if total else "-"
 
 
-def by_number(one: Asked) -> str:
-    """How many karts count in the view."""
-    number = len(one.scene.karts)
-    return f"{number}" if number < MOST_KARTS else f"{MOST_KARTS} or more"
+def group_by_num_karts(answer: AnsweredQuestion) -> str:
+    """Group by the number of eligible karts in the view."""
+    num_karts = len(answer.scene.karts)
+    return f"{num_karts}" if num_karts < MAX_KARTS_BIN else f"{MAX_KARTS_BIN} or more"
 
 
-def by_side(one: Asked) -> str | None:
-    """How small the kart is that decides."""
-    if one.kart is None:
+def group_by_kart_size(answer: AnsweredQuestion) -> str | None:
+    """Group by the short edge of the deciding kart's box."""
+    kart = answer.deciding_kart
+    if kart is None:
         return None
-    at = max(i for i, side in enumerate(SIDES) if one.kart.min_side >= side)
-    return f"{SIDES[at]:2} to {SIDES[at + 1] - 1}" if at + 1 < len(SIDES) else f"{SIDES[at]} or more"
+    index = max(i for i, edge in enumerate(SIZE_BINS_PX) if kart.min_side >= edge)
+    upper = f"to {SIZE_BINS_PX[index + 1] - 1}" if index + 1 < len(SIZE_BINS_PX) else "or more"
+    return f"{SIZE_BINS_PX[index]:2} {upper}"  # padded, so that the groups sort as text
 
 
-def by_pair(pairs: Counter) -> Callable[[Asked], str | None]:
-    """Whether train has views of this ego kart on this track.
+def group_by_training_pair(pairs: Counter) -> Group:
+    """Return a grouping by whether the training split shows this ego kart on this track.
 
     Args:
-        pairs: how many it has of each (kart, track).
+        pairs: (kart, track) -> number of training views.
     """
 
-    def group(one: Asked) -> str | None:
-        if one.scene.ego is None:
+    def group(answer: AnsweredQuestion) -> str | None:
+        if answer.scene.ego is None:
             return None
-        return "in train" if pairs[one.scene.ego.name, one.scene.track] else "not in train"
+        return "in train" if pairs[answer.scene.ego.name, answer.scene.track] else "not in train"
 
     return group
 
 
-def said_for(asked: Iterable[Asked], kind: str) -> dict[str, Counter]:
-    """True answer of a kind -> how often each answer was given for it, in lower case."""
-    said = defaultdict(Counter)
-    for one in asked:
-        if one.kind == kind:
-            said[one.truth][one.answer.strip().lower()] += 1
-    return dict(said)
+def confusion_counts(answers: Iterable[AnsweredQuestion], question_type: str) -> dict[str, Counter]:
+    """Count the answers, in lower case, by true answer for one question type."""
+    counts = defaultdict(Counter)
+    for answer in answers:
+        if answer.question_type == question_type:
+            counts[answer.truth][answer.answer.strip().lower()] += 1
+    return dict(counts)
 
 
-def confusions(asked: Iterable[Asked], kind: str, lines: int = 30) -> list[str]:
-    """For each true answer of a kind, from the worst to the best: percent right, and what is said instead."""
-    said = said_for(asked, kind)
-    shares = {truth: answers[truth.lower()] / answers.total() for truth, answers in said.items()}
-    result = [f"{kind}: true answer, right, and what is said instead"]
-    for truth in sorted(shares, key=shares.get)[:lines]:
-        answers = said[truth]
-        wrong = [f"{answer} {number}" for answer, number in answers.most_common(4) if answer != truth.lower()]
-        share = _percent(answers[truth.lower()], answers.total())
-        result.append(f"  {truth:22}{share:>16}  {', '.join(wrong[:3])}".rstrip())
-    return [*result, ""]
+def format_confusions(answers: Iterable[AnsweredQuestion], question_type: str, max_lines: int = 30) -> list[str]:
+    """Format each true answer's accuracy and its most frequent wrong answers as lines, the worst first."""
+    counts = confusion_counts(answers, question_type)
+    accuracy = {truth: given[truth.lower()] / given.total() for truth, given in counts.items()}
+    lines = [f"{question_type}: true answer, accuracy, most frequent wrong answers"]
+    for truth in sorted(accuracy, key=accuracy.get)[:max_lines]:
+        given = counts[truth]
+        wrong = [f"{answer} {number}" for answer, number in given.most_common(4) if answer != truth.lower()]
+        share = _format_share(given[truth.lower()], given.total())
+        lines.append(f"  {truth:22}{share:>16}  {', '.join(wrong[:3])}".rstrip())
+    return [*lines, ""]
 
 
-def agreement(views: Iterable[list[Asked]]) -> dict[str, tuple[int, int]]:
-    """(how often, of how many) the answers to different questions on a view agree, whether right or wrong.
+def group_by_image(answers: Iterable[AnsweredQuestion]) -> dict[str, list[AnsweredQuestion]]:
+    """Collect the answers about each image."""
+    by_image = defaultdict(list)
+    for answer in answers:
+        by_image[answer.image].append(answer)
+    return dict(by_image)
 
-    The numbers of a view with a kart: left + right = front + behind = total - 1. Each "where is" answer: its halves are
-    what is answered when only one of them is asked for.
+
+def consistency(answers: Iterable[AnsweredQuestion]) -> dict[str, tuple[int, int]]:
+    """Count (consistent, checked) answers to different questions about one view, whether correct or wrong.
+
+    A view's numbers must satisfy left + right = front + behind = total - 1, and each "where is" answer must be made of
+    the answers to its two parts.
     """
-    held, number = Counter(), Counter()
-    for view in views:
-        answers = {one.question: one.answer.strip().lower() for one in view}
-        checks = list(_checks(view, answers))
-        for name, holds in checks:
-            number[name] += 1
-            held[name] += holds
-        if checks:
-            number["all of a view"] += 1
-            held["all of a view"] += all(holds for _, holds in checks)
-    return {name: (held[name], number[name]) for name in number}
+    passed, total = Counter(), Counter()
+    for view in group_by_image(answers).values():
+        checks = list(_check_view(view))
+        for name, holds in checks + [("all of a view", all(holds for _, holds in checks))] * bool(checks):
+            total[name] += 1
+            passed[name] += holds
+    return {name: (passed[name], total[name]) for name in total}
 
 
-def _checks(view: list[Asked], answers: dict[str, str]) -> Iterator[tuple[str, bool]]:
-    if TOTAL in answers:
-        left, right, front, behind = (_number(answers[question]) for question in COUNTS.values())
-        others = _number(answers[TOTAL]) - 1
+def _check_view(view: list[AnsweredQuestion]) -> Iterator[tuple[str, bool]]:
+    answers = {row.question: row.answer.strip().lower() for row in view}
+    if TOTAL_QUESTION in answers:
+        left, right, front, behind = (_parse_number(answers[question]) for question in COUNT_QUESTIONS)
+        others = _parse_number(answers[TOTAL_QUESTION]) - 1
         yield "left + right = total - 1", left + right == others
         yield "front + behind = total - 1", front + behind == others
-    for one in view:
-        if one.question.startswith("Where is "):
-            kart = one.kart.name
-            depth = answers[f"Is {kart} in front of or behind the ego car?"]
-            side = answers[f"Is {kart} to the left or right of the ego car?"]
-            yield "where = its two halves", one.answer.strip().lower() == f"{depth} and {side}"
+    for row in view:
+        if row.question.startswith("Where is "):
+            kart = row.deciding_kart.name
+            longitudinal = answers[f"Is {kart} in front of or behind the ego car?"]
+            lateral = answers[f"Is {kart} to the left or right of the ego car?"]
+            yield "where = its two parts", answers[row.question] == f"{longitudinal} and {lateral}"
 
 
-def _number(answer: str) -> float:
-    """NaN, which equals nothing, for an answer that is no number."""
+def _parse_number(answer: str) -> float:
+    """Return NaN, which equals nothing, for an answer that is not a number."""
     return float(answer) if answer.isdecimal() else float("nan")
 
 
-def trained_pairs(data: Path) -> Counter:
-    """How many views of each (ego kart, track) the training split has; none, and a word of it, without that split."""
+def count_training_pairs(data_dir: Path) -> Counter:
+    """Count the training views of each (ego kart, track); empty, with a message, without a training split."""
     try:
-        trained = split_scenes(data, "train")
+        scenes = split_scenes(data_dir, "train")
     except InputError as error:
-        logger.info(f"no table by pairs: {error}")
+        logger.info(f"no comparison with the training split: {error}")
         return Counter()
-    return Counter((scene.ego.name, scene.track) for scene in trained.values() if scene.ego)
+    return Counter((scene.ego.name, scene.track) for scene in scenes.values() if scene.ego)
 
 
-def report(checkpoint: str, /, split: str = "valid", data: str = str(DATA_DIR), output: str | None = None) -> None:
-    """Ask a checkpoint everything about a split; print where it fails and how its answers agree.
+def analyze(checkpoint: str, /, split: str = "valid", data: str = str(DATA_DIR), output: str | None = None) -> None:
+    """Answer every question about a split; print accuracy by difficulty, confusions and consistency.
 
     Example: python -m viewer.error_analysis homework/weights/vlm --split valid
 
     Args:
-        checkpoint: a PEFT folder or a base.
-        split: folder of the data to ask about.
-        data: the data folder; its `train` says which pairs of kart and track could be learned.
-        output: write the agreement and every answer into this JSON file.
+        checkpoint: VLM checkpoint, a PEFT folder or a base.
+        split: folder of the data to evaluate on.
+        data: data folder; its `train` tells which pairs of kart and track occur in training.
+        output: write the consistency and every answer to this JSON file.
     """
+    from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
+
     data_dir = Path(data)
     scenes = split_scenes(data_dir, split)
-    pairs = trained_pairs(data_dir)
+    pairs = count_training_pairs(data_dir)
     vlm = BaseVLM(checkpoint)
     vlm.show_progress = True
-    views = ask_everything(vlm, scenes, data_dir)
-    official = [one for view in views.values() for one in view if in_official_eval(one.kind, one.truth)]
-    print(f"{checkpoint} on all of {split}: {len(official):,} questions, percent right by the strict rule\n")
-    lines = table("all", official, lambda one: "")
-    lines += table("karts in the view", official, by_number)
-    lines += table("pixels of the kart", official, by_side)
+    answers = answer_all_questions(vlm, scenes, data_dir)
+    official = [answer for answer in answers if answer.is_official]
+    print(f"{checkpoint} on all of {split}: {len(official):,} questions, exact-match accuracy in percent\n")
+    lines = format_table("all", official, lambda _: "")
+    lines += format_table("karts in the view", official, group_by_num_karts)
+    lines += format_table("kart size in pixels", official, group_by_kart_size)
     if pairs:
-        lines += table("ego kart on the track", official, by_pair(pairs))
-    for kind in ("ego", "total", "count", "track"):
-        lines += confusions(official, kind)
-    counts = [one for view in views.values() for one in view if one.kind == "count"]
-    lines += table("counts, 0 too", counts, lambda one: "0" if one.truth == "0" else "others")
+        lines += format_table("ego kart on the track", official, group_by_training_pair(pairs))
+    for question_type in ("ego", "total", "count", "track"):
+        lines += format_confusions(official, question_type)
+    counts = [answer for answer in answers if answer.question_type == "count"]
+    lines += format_table("counts, 0 included", counts, lambda answer: "0" if answer.truth == "0" else "others")
     print("\n".join(lines))
-    agreed = agreement(views.values())
-    print("answers that agree")
-    for name, (held, number) in agreed.items():
-        print(f"  {name:32}{_percent(held, number):>16}")
+    found = consistency(answers)
+    print("consistency")
+    for name, (passed, total) in found.items():
+        print(f"  {name:32}{_format_share(passed, total):>16}")
     if output:
         samples = [
-            {"image_file": image, "question": one.question, "model_answer": one.answer, "correct_answer": one.truth}
-            for image, view in views.items()
-            for one in view
+            {"image_file": row.image, "question": row.question, "model_answer": row.answer, "correct_answer": row.truth}
+            for row in answers
         ]
-        write_json(output, {"agreement": agreed, "samples": samples})
+        write_json(output, {"consistency": found, "samples": samples})
 
 
 if __name__ == "__main__":
-    run(report)
+    run(analyze)

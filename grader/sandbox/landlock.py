@@ -1,7 +1,7 @@
-"""Landlock: the kernel then refuses this process every file that it was not given, as root too.
+"""Restrict file access of this process by Landlock, which binds root too.
 
-Three system calls through ctypes. The `landlock` package on PyPI is a development release: it takes an old `errno`
-for a failure, and it knows neither the scope for signals nor the rules for TCP.
+Three system calls through ctypes. The `landlock` package on PyPI is a development release: it mistakes an old `errno`
+for a failure, and supports neither the scope for signals nor the rules for TCP.
 """
 
 import ctypes
@@ -11,18 +11,18 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
-VERSION_FLAG = 1
-PATH_BENEATH = 1
-NO_NEW_PRIVILEGES = 38  # of prctl(2)
+# System call numbers, the same on every architecture, and constants of linux/landlock.h and linux/prctl.h
+SYS_CREATE_RULESET, SYS_ADD_RULE, SYS_RESTRICT_SELF = 444, 445, 446
+CREATE_RULESET_VERSION = 1
+RULE_PATH_BENEATH = 1
+PR_SET_NO_NEW_PRIVS = 38
 WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 14
-# How many rights on files the first, second, ... version of the interface knows; the rights are bits from 0 on.
-FILE_RIGHTS = (13, 14, 15, 15, 16)
-NET_RIGHTS = 0b11  # bind and connect TCP, from the fourth version on
-SCOPES = 0b11  # abstract Unix sockets and signals, from the sixth on
+NUM_FILE_RIGHTS = (13, 14, 15, 15, 16)  # by version of the ABI, from 1 on; the rights are bits from 0 on
+NET_RIGHTS, MIN_NET_ABI = 0b11, 4  # bind and connect TCP
+SCOPES, MIN_SCOPE_ABI = 0b11, 6  # abstract Unix sockets and signals
 
 
-class _Ruleset(ctypes.Structure):
+class _RulesetAttributes(ctypes.Structure):
     _fields_ = [("files", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scopes", ctypes.c_uint64)]
 
 
@@ -31,48 +31,38 @@ class _PathBeneath(ctypes.Structure):
     _fields_ = [("rights", ctypes.c_uint64), ("descriptor", ctypes.c_int32)]
 
 
-def _call(number: int, *arguments) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    result = libc.syscall(ctypes.c_long(number), *arguments)
+def _syscall(number: int, *arguments) -> int:
+    result = ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *arguments)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 
 
-def version() -> int:
-    """Of the kernel's interface; 0 where there is none."""
-    if sys.platform != "linux":
-        return 0
-    try:
-        return _call(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(VERSION_FLAG))
-    except OSError:
-        return 0
+def restrict_files(readable: Iterable[Path], writable: Iterable[Path]) -> None:
+    """Allow this process to read what lies in `readable` and write the files `writable`, nothing else.
 
-
-def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> None:
-    """From now on this process may read what lies in `readable`, and write the files `writable`; nothing else.
-
-    Nothing can be executed, moved, made or deleted, no TCP port used, and no process outside be sent a signal.
-    Paths that are not there are left out.
+    It can execute, move, create or delete nothing, use no TCP port and send no signal to a process outside. Paths that
+    do not exist are ignored.
 
     Raises:
         OSError: the kernel has no Landlock, or refused.
     """
-    number = version()
-    if not number:
+    if sys.platform != "linux":
         raise OSError(errno.ENOSYS, "no Landlock")
-    handled = (1 << FILE_RIGHTS[min(number, len(FILE_RIGHTS)) - 1]) - 1
-    attributes = _Ruleset(handled, NET_RIGHTS if number >= 4 else 0, SCOPES if number >= 6 else 0)
-    size = 24 if number >= 6 else 16 if number >= 4 else 8  # a kernel takes the fields that it knows
-    ruleset = _call(CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
+    version = _syscall(SYS_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(CREATE_RULESET_VERSION))
+    handled = (1 << NUM_FILE_RIGHTS[min(version, len(NUM_FILE_RIGHTS)) - 1]) - 1
+    has_net, has_scopes = version >= MIN_NET_ABI, version >= MIN_SCOPE_ABI
+    attributes = _RulesetAttributes(handled, NET_RIGHTS * has_net, SCOPES * has_scopes)
+    size = 8 * (1 + has_net + has_scopes)  # an older kernel refuses fields that it does not support
+    ruleset = _syscall(SYS_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
     try:
         for path in readable:
             _allow(ruleset, path, READ_FILE | READ_DIR)
         for path in writable:
             _allow(ruleset, path, (READ_FILE | WRITE_FILE | TRUNCATE) & handled)
-        if ctypes.CDLL(None, use_errno=True).prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0):
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "no_new_privs was refused")
-        _call(RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+        _syscall(SYS_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)
 
@@ -84,8 +74,8 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
         return
     try:
         if not os.path.isdir(path):
-            rights &= ~READ_DIR  # a right that a file cannot have is refused
-        rule = _PathBeneath(rights, descriptor)
-        _call(ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(PATH_BENEATH), ctypes.byref(rule), ctypes.c_uint32(0))
+            rights &= ~READ_DIR  # the kernel refuses rights that a file cannot have
+        rule = ctypes.byref(_PathBeneath(rights, descriptor))
+        _syscall(SYS_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(RULE_PATH_BENEATH), rule, ctypes.c_uint32(0))
     finally:
         os.close(descriptor)

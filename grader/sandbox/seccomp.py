@@ -1,20 +1,21 @@
-"""Which system calls the kernel refuses a bundle: seccomp, through pyseccomp and libseccomp."""
+"""Block system calls by seccomp, through pyseccomp and libseccomp."""
 
 import errno
 import os
 
+# Constants of linux/sched.h, fcntl.h and linux/prctl.h
 CLONE_THREAD = 0x00010000
-# Memory that RLIMIT_DATA does not count: shared, or a stack by name.
-UNCOUNTED_MAPS = (0x21, 0x100)  # MAP_SHARED | MAP_ANONYMOUS, MAP_GROWSDOWN
-SET_OWNER, SET_OWNER_EX = 8, 15  # of fcntl(2): whom a file sends signals
-SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+F_SETOWN, F_SETOWN_EX = 8, 15  # which process a file sends signals to
+PR_SET_PDEATHSIG = 1
+# Flags of memory that RLIMIT_DATA does not count: MAP_SHARED | MAP_ANONYMOUS, and MAP_GROWSDOWN
+UNCOUNTED_MMAP_FLAGS = (0x21, 0x100)
 
-# Beside these: all that came after Linux 5.1 (below), which holds io_uring, the new mount calls, process handles.
-REFUSED = {
+# In addition to all calls since Linux 5.1 (below), such as io_uring, the new mount calls and process handles.
+BLOCKED_SYSCALLS = {
     "network": "socket socketpair connect bind listen accept accept4",
     "other processes": """fork vfork execve execveat ptrace process_vm_readv process_vm_writev kcmp setsid setpgid
         tkill rt_sigqueueinfo rt_tgsigqueueinfo unshare setns""",
-    # what Landlock leaves alone
+    # those that Landlock does not cover
     "files": """chmod fchmod fchmodat chown fchown lchown fchownat utime utimes utimensat futimesat truncate ftruncate
         setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr mknod mknodat mount umount2 pivot_root chroot
         open_by_handle_at name_to_handle_at swapon swapoff quotactl sync syncfs inotify_init inotify_init1
@@ -25,13 +26,13 @@ REFUSED = {
         kexec_file_load reboot settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname syslog
         iopl ioperm personality vhangup capset setuid setgid setreuid setregid setresuid setresgid setgroups""",
 }
-# Numbers are the same on every architecture from 424 on. "No such call" is an answer that every libc can handle.
-NEW = range(424, 512)
-KEPT = {436, 439, 441, 449}  # close_range, faccessat2, epoll_pwait2, futex_waitv
+# From 424 on, numbers are the same on every architecture. They fail with ENOSYS, which every libc can handle.
+SYSCALLS_SINCE_5_1 = range(424, 512)
+ALLOWED_NEW_SYSCALLS = {436, 439, 441, 449}  # close_range, faccessat2, epoll_pwait2, futex_waitv
 
 
-def available():
-    """The pyseccomp module, or None where it or libseccomp is missing."""
+def import_pyseccomp():
+    """Return the pyseccomp module; None if it or libseccomp is missing."""
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError, AttributeError):
@@ -39,34 +40,32 @@ def available():
     return pyseccomp
 
 
-def restrict(seccomp) -> None:
-    """From now on the calls above fail. Threads can still be started, processes can't.
+def block_syscalls(pyseccomp) -> None:
+    """Make the calls above fail in this process for good. It can still start threads, but no processes.
 
     Args:
-        seccomp: what `available` gave.
+        pyseccomp: the module that `import_pyseccomp` returned.
 
     Raises:
-        OSError: there is none, or the kernel refused.
+        OSError: the module is missing, or the kernel refused.
     """
-    if seccomp is None:
+    if pyseccomp is None:
         raise OSError(errno.ENOSYS, "no seccomp")
-    rules = seccomp.SyscallFilter(seccomp.ALLOW)
-    refuse, unknown = seccomp.ERRNO(errno.EPERM), seccomp.ERRNO(errno.ENOSYS)
-    for name in " ".join(REFUSED.values()).split():
-        if seccomp.resolve_syscall(seccomp.Arch.NATIVE, name) != -1:  # -1: newer than this libseccomp
-            rules.add_rule(refuse, name)
-    for number in NEW:
-        if number not in KEPT:
-            rules.add_rule(unknown, number)
-    argument = seccomp.Arg
-    # clone3 is unknown, so that threads come through clone, whose flags can be seen
-    rules.add_rule(refuse, "clone", argument(0, seccomp.MASKED_EQ, CLONE_THREAD, 0))
-    rules.add_rule(refuse, "kill", argument(0, seccomp.NE, os.getpid()))
-    rules.add_rule(refuse, "tgkill", argument(0, seccomp.NE, os.getpid()))
-    rules.add_rule(refuse, "prlimit64", argument(2, seccomp.NE, 0))
-    rules.add_rule(refuse, "prctl", argument(0, seccomp.EQ, SET_PARENT_DEATH_SIGNAL))
-    for flags in UNCOUNTED_MAPS:
-        rules.add_rule(refuse, "mmap", argument(3, seccomp.MASKED_EQ, flags, flags))
-    for command in (SET_OWNER, SET_OWNER_EX):
-        rules.add_rule(refuse, "fcntl", argument(1, seccomp.EQ, command))
+    rules, argument = pyseccomp.SyscallFilter(pyseccomp.ALLOW), pyseccomp.Arg
+    not_permitted, no_such_call = pyseccomp.ERRNO(errno.EPERM), pyseccomp.ERRNO(errno.ENOSYS)
+    for name in " ".join(BLOCKED_SYSCALLS.values()).split():
+        if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) != -1:  # -1: unknown to this libseccomp
+            rules.add_rule(not_permitted, name)
+    for number in set(SYSCALLS_SINCE_5_1) - ALLOWED_NEW_SYSCALLS:
+        rules.add_rule(no_such_call, number)
+    # clone3 (435) is blocked, so that threads are started by clone, whose flags a filter can read
+    rules.add_rule(not_permitted, "clone", argument(0, pyseccomp.MASKED_EQ, CLONE_THREAD, 0))
+    for name in ("kill", "tgkill"):
+        rules.add_rule(not_permitted, name, argument(0, pyseccomp.NE, os.getpid()))
+    rules.add_rule(not_permitted, "prlimit64", argument(2, pyseccomp.NE, 0))
+    rules.add_rule(not_permitted, "prctl", argument(0, pyseccomp.EQ, PR_SET_PDEATHSIG))
+    for flags in UNCOUNTED_MMAP_FLAGS:
+        rules.add_rule(not_permitted, "mmap", argument(3, pyseccomp.MASKED_EQ, flags, flags))
+    for command in (F_SETOWN, F_SETOWN_EX):
+        rules.add_rule(not_permitted, "fcntl", argument(1, pyseccomp.EQ, command))
     rules.load()

@@ -1,48 +1,60 @@
-"""The output layer over a vocabulary of which most tokens share one row."""
+"""An output layer over a vocabulary in which most tokens share one row."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def cross_entropy(hidden: Tensor, table: Tensor, count: Tensor, rows: Tensor) -> Tensor:
-    """Of a token of each row in `rows` among all tokens, of which several may share a row. [n].
+def cross_entropy(hidden_states: Tensor, table: Tensor, num_tokens: Tensor, rows: Tensor) -> Tensor:
+    """Compute cross-entropy over the full vocabulary when several tokens share one output row. [n].
 
     Args:
-        hidden: [n, d].
-        table: [rows, d].
-        count: how many tokens share each row, [rows].
-        rows: of the labels, [n].
+        hidden_states: [n, d].
+        table: distinct output rows, [rows, d].
+        num_tokens: how many tokens share each row, [rows].
+        rows: the row of each label, [n].
     """
-    logits = hidden @ table.T  # [n, rows]
-    log_count = count.to(torch.promote_types(logits.dtype, torch.float32)).log()
-    return F.cross_entropy(logits + log_count, rows, reduction="none") + log_count[rows]
+    logits = hidden_states @ table.T  # [n, rows]
+    log_num_tokens = num_tokens.to(torch.promote_types(logits.dtype, torch.float32)).log()
+    return F.cross_entropy(logits + log_num_tokens, rows, reduction="none") + log_num_tokens[rows]
 
 
 class SharedRowHead:
-    """An output layer without bias, each distinct row of which is computed once.
+    """An output layer without bias that computes each distinct row once.
 
-    Of the embedded base's 49,280 tokens all but 198 never occur and have the same row: a softmax counts it as often as
-    there are such tokens, which is exactly the loss of the whole vocabulary. Where all rows differ nothing changes.
+    All but 198 of TuxNano's 49,280 tokens never occur and share one row. Counting that row once per token in the softmax
+    gives exactly the loss over the full vocabulary. Where all rows differ, this is an ordinary output layer.
 
     Args:
-        weight: [tokens, d]; what is computed from it later is of its present values, and has no gradient for them.
+        weight: of the output layer, [tokens, d]; its values at this moment are used, without gradients.
     """
 
     def __init__(self, weight: Tensor):
         weight, rows = weight.detach(), {}
-        # by their bytes, whatever their type; a dictionary finds equal ones ten times as fast as torch.unique
+        # by their bytes, whatever the dtype; a dictionary finds equal rows ten times as fast as torch.unique
         stored = weight.cpu().contiguous().view(torch.uint8).numpy()
         first = torch.tensor([rows.setdefault(row.tobytes(), token) for token, row in enumerate(stored)])
         # the first token of each row, [rows]; the row of each token, [tokens]; how many tokens share it, [rows]
         found = first.to(weight.device).unique(return_inverse=True, return_counts=True)
-        self.token_of, self.row_of, self.count = found
-        self.table = weight if len(rows) == len(weight) else weight[self.token_of]
+        self.token_of_row, self.row_of_token, self.num_tokens = found
+        self.table = weight if len(rows) == len(weight) else weight[self.token_of_row]
 
-    def cross_entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Of each label among all tokens. hidden [n, d], labels [n] -> [n]."""
-        return cross_entropy(hidden, self.table, self.count, self.row_of[labels])
+    def cross_entropy(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
+        """Compute each label's cross-entropy over all tokens. hidden_states [n, d], labels [n] -> [n]."""
+        return cross_entropy(hidden_states, self.table, self.num_tokens, self.row_of_token[labels])
 
-    def argmax_token(self, hidden: Tensor) -> Tensor:
-        """The token of the highest logit, the first of several. [n, d] -> [n]."""
-        return self.token_of[(hidden @ self.table.T).argmax(-1)]
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Compute the logits of the distinct rows. [n, d] -> [n, rows]."""
+        return hidden_states @ self.table.T
+
+    def argmax_token(self, hidden_states: Tensor) -> Tensor:
+        """Return the token with the highest logit, the first of equal ones. [n, d] -> [n]."""
+        return self.token_of_row[self.logits(hidden_states).argmax(-1)]
+
+    def sample_token(self, hidden_states: Tensor, temperature: float) -> Tensor:
+        """Draw a token from the softmax at a temperature above 0. [n, d] -> [n].
+
+        A row shared by n tokens counts n times; the first of its tokens stands for all.
+        """
+        logits = self.logits(hidden_states).float() / temperature + self.num_tokens.float().log()
+        return self.token_of_row[torch.multinomial(logits.softmax(-1), 1)[:, 0]]

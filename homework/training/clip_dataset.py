@@ -1,131 +1,188 @@
-"""What CLIP learns from: the views of a split, each with all captions that are true of it."""
+"""CLIP's training: views with all captions that are true of them, and the module that learns to match them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..labels.frame_info import read_frame_info
 from ..labels.questions import captions, classify_caption
 from ..labels.rows import CaptionDataset, drop_rows_without_image, parse_image_file
 from ..labels.scene import build_scene
-from ..models.clip import CLIP, class_prior_logits
+from ..models.clip import BASE_MODEL_PREFIXES, CLIP, class_prior_logits, tokenize
 from ..models.images import clip_pixels, load_views
 from ..utils.errors import InputError
 from ..utils.io import fingerprint
 from ..utils.progress import progress_bar
+from .lora import PeftTrainingModule, add_lora
 
-MAX_CACHED_IMAGES = 6400  # views, at most, that an encoder which is not trained looks at: 12,800 are hardly better
+MAX_CACHED_IMAGES = 6400  # images, at most, whose features are cached; 12,800 are hardly better
 
 
-def tokenize(texts: Sequence[str], tokenizer) -> dict[str, Tensor]:
-    """input_ids and attention_mask [n, s] of the texts, each with the end token, as the grader makes them."""
-    encoded = tokenizer([text + tokenizer.eos_token for text in texts], padding=True, return_tensors="pt")
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+class CLIPTrainingModule(PeftTrainingModule):
+    """A CLIP with LoRA that maps images and all captions of the split to the loss."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        targets: Tensor,
+        prior_logits: Tensor,
+        pixel_values: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> dict:
+        """Return the `loss` of a batch.
+
+        Args:
+            input_ids, attention_mask: of all captions, [n, s].
+            targets: which captions are true of which image, [b, n].
+            prior_logits: see `class_prior_logits`, [n].
+            pixel_values: the images, [b, 3, 192, 192]; or
+            features: of the images, see `CLIP.encode_vision_features`, [b, width].
+        """
+        features = self.base.encode_vision_features(pixel_values) if features is None else features
+        image_features, text_features = (
+            self.base.project_image(features),
+            self.base.encode_text(input_ids, attention_mask),
+        )
+        return {"loss": self.base.loss(image_features, text_features, targets, prior_logits)}
+
+    def save_adapter(self, folder: str | Path) -> None:
+        super().save_adapter(folder)
+        self.base.save_pretrained(folder)
+
+    def load_adapter(self, folder: str | Path) -> None:
+        super().load_adapter(folder)
+        self.base.load_pretrained(folder)
+
+
+def add_lora_to_clip(clip: CLIP, rank: int, base: str) -> nn.Module:
+    """Return a PeftModel of a CLIP: LoRA on its encoders; its projections are new, so they are trained whole.
+
+    A vision encoder with prediction heads is frozen: it was pretrained for them, on the grader's crop too.
+    """
+    peft_clip = add_lora(clip, rank, base, exclude="vision_encoder" if clip.prediction_heads else None)
+    for name, parameter in clip.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or not name.startswith(BASE_MODEL_PREFIXES))
+    return peft_clip
 
 
 class CaptionMatchingDataset(Dataset):
-    """The views that a split has captions of, each with the captions that are true of it.
+    """The views of a split that have captions, each with all captions that are true of it.
 
-    A split's captions are few and true of many views, so what is true is asked of the scenes, not of the
-    file's rows: another view's caption is no negative where it is true here too.
+    Captions repeat across images, so targets are a multi-label matrix built from the scenes; a caption from another image
+    is a negative only if it is false here.
     """
 
     def __init__(self, rows: Sequence[dict], data_dir: Path, cache_dir: Path | None = None):
-        from ..labels.frame_info import read_frame_info
-
-        true: dict[str, set[str]] = {}
+        true_captions: dict[str, set[str]] = {}
         for row in rows:
-            true.setdefault(row["image_file"], set()).add(row["caption"])
+            true_captions.setdefault(row["image_file"], set()).add(row["caption"])
         infos: dict[str, dict] = {}
-        for image, known in progress_bar(true.items(), desc="reading frames", unit="view", delay=1):
+        for image, known in progress_bar(true_captions.items(), desc="reading frames", unit="view", delay=1):
             frame, view = parse_image_file(image)
             file = data_dir / f"{frame}_info.json"
             if frame not in infos and file.exists():
                 infos[frame] = read_frame_info(file)
             if frame in infos:
                 if view >= len(infos[frame]["detections"]):
-                    raise InputError(file, f"no view {view}", f"take {image} out of the captions")
+                    raise InputError(file, f"has no view {view}", f"take {image} out of the captions")
                 known.update(captions(build_scene(infos[frame], view)))
-        self.captions = sorted(set().union(*true.values()))
+        self.captions = sorted(set().union(*true_captions.values()))
         index = {caption: i for i, caption in enumerate(self.captions)}
-        self.truth = torch.zeros(len(true), len(self.captions))
-        for row, known in enumerate(true.values()):
-            self.truth[row, [index[caption] for caption in known]] = 1
-        self.images = list(true)
+        self.targets = torch.zeros(len(true_captions), len(self.captions))
+        for row, known in enumerate(true_captions.values()):
+            self.targets[row, [index[caption] for caption in known]] = 1
+        self.images = list(true_captions)
         self.views = load_views([data_dir / image for image in self.images], cache_dir)
 
     @classmethod
     def of_split(cls, split: str, data_dir: Path) -> "CaptionMatchingDataset":
-        """Every caption of a split's *_captions.json whose image is there."""
+        """Read every caption of a split's *_captions.json whose image exists."""
         return cls(drop_rows_without_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
 
     def texts(self, tokenizer) -> dict[str, Tensor]:
-        """What all batches share: input_ids and attention_mask [n, s] of the captions, and their log_odds [n]."""
-        prior_logits = class_prior_logits(self.truth, [classify_caption(caption) for caption in self.captions])
+        """Return what all batches share: input_ids and attention_mask [n, s] of the captions, their prior_logits [n]."""
+        prior_logits = class_prior_logits(self.targets, [classify_caption(caption) for caption in self.captions])
         return tokenize(self.captions, tokenizer) | {"prior_logits": prior_logits}
 
-    def digest(self) -> str:
-        """Of what is learned: images by name, captions, which are true of which."""
-        true = (",".join(map(str, row.nonzero()[:, 0].tolist())) for row in self.truth)
+    def fingerprint(self) -> str:
+        """Return a digest of images by name, captions, and which are true of which."""
+        true = (",".join(map(str, row.nonzero()[:, 0].tolist())) for row in self.targets)
         return fingerprint([*self.images, *self.captions, *true])
 
     def __len__(self) -> int:
-        return len(self.truth)
+        return len(self.targets)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, Tensor]:
-        """(view [100, 150, 3] of uint8, truth [captions])."""
-        return self.views[i], self.truth[i]
+        """Return a view [100, 150, 3] uint8 and its targets [captions]."""
+        return self.views[i], self.targets[i]
 
 
 def collate_images(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Items of `CaptionMatchingDataset` and its `texts` -> a batch for `CLIPTrainingModule`."""
-    views, truth = zip(*items, strict=True)
-    return {"pixel_values": clip_pixels(views), "truth": torch.stack(truth), **texts}
+    """Make a batch for `CLIPTrainingModule` of items of `CaptionMatchingDataset` and its `texts`."""
+    views, targets = zip(*items, strict=True)
+    return {"pixel_values": clip_pixels(views), "targets": torch.stack(targets), **texts}
 
 
 class CachedFeatureDataset(Dataset):
-    """Captioned views by what they show to a CLIP that is not trained to see, so that one look at each is enough.
+    """Views as the features of a CLIP whose vision part is frozen, so that each image is encoded once.
 
     Args:
-        captioned: `MAX_CACHED_IMAGES` of its views are taken by chance, or all.
-        clip: looks at a view once it is asked for.
-        seed: of the choice.
+        views: `MAX_CACHED_IMAGES` of them are drawn, or all are taken.
+        clip: encodes an image when it is first needed.
+        seed: of the draw.
     """
 
-    def __init__(self, captioned: CaptionMatchingDataset, clip: CLIP, seed: int):
-        chosen = torch.randperm(len(captioned), generator=torch.Generator().manual_seed(seed))[:MAX_CACHED_IMAGES]
-        self.captioned, self.clip, self.chosen, self.truth = captioned, clip, chosen.tolist(), captioned.truth[chosen]
-        self.shown: dict[int, Tensor] = {}
+    def __init__(self, views: CaptionMatchingDataset, clip: CLIP, seed: int):
+        chosen = torch.randperm(len(views), generator=torch.Generator().manual_seed(seed))[:MAX_CACHED_IMAGES]
+        self.views, self.clip, self.chosen, self.targets = views, clip, chosen.tolist(), views.targets[chosen]
+        self.features: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        """(shown [width] on the CPU, truth [captions])."""
+        """Return features [width] on the CPU and targets [captions]."""
         return self.__getitems__([i])[0]
 
     def __getitems__(self, batch: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Of a batch; torch's loader asks for it. Its views that were not seen before are looked at together."""
-        new = [i for i in dict.fromkeys(batch) if i not in self.shown]
+        """Return a batch, which torch's loader asks for as one; its new images are encoded together."""
+        new = [i for i in dict.fromkeys(batch) if i not in self.features]
         if new:
-            self.shown.update(zip(new, self._look(new), strict=True))
-        return [(self.shown[i], self.truth[i]) for i in batch]
+            self.features.update(zip(new, self._encode(new), strict=True))
+        return [(self.features[i], self.targets[i]) for i in batch]
 
     @torch.no_grad()
-    def _look(self, new: Sequence[int]) -> Tensor:
-        """One look at each, as in training mode: [new, width], on the CPU."""
+    def _encode(self, new: Sequence[int]) -> Tensor:
+        """Encode images in a single pass, as in training mode: [new, width], on the CPU."""
         was_training = self.clip.training
         self.clip.train()
-        pixels = clip_pixels([self.captioned.views[self.chosen[i]] for i in new])
-        shown = self.clip.look(pixels.to(next(self.clip.parameters()).device)).cpu()
+        pixels = clip_pixels([self.views.views[self.chosen[i]] for i in new])
+        features = self.clip.encode_vision_features(pixels.to(next(self.clip.parameters()).device)).cpu()
         self.clip.train(was_training)
-        return shown
+        return features
 
 
 def collate_features(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Items of `CachedFeatureDataset` and its views' `texts` -> a batch for `CLIPTrainingModule`."""
-    shown, truth = zip(*items, strict=True)
-    return {"shown": torch.stack(shown), "truth": torch.stack(truth), **texts}
+    """Make a batch for `CLIPTrainingModule` of items of `CachedFeatureDataset` and its views' `texts`."""
+    features, targets = zip(*items, strict=True)
+    return {"features": torch.stack(features), "targets": torch.stack(targets), **texts}
+
+
+def training_set(
+    views: CaptionMatchingDataset, clip: CLIP, tokenizer, seed: int
+) -> tuple[Dataset, Callable[[list], dict]]:
+    """Return the dataset that a CLIP is trained on, and its collate function.
+
+    Args:
+        seed: of the draw of cached images.
+    """
+    texts = views.texts(tokenizer)
+    if clip.vision_is_trainable:
+        return views, partial(collate_images, texts=texts)
+    return CachedFeatureDataset(views, clip, seed), partial(collate_features, texts=texts)

@@ -1,5 +1,6 @@
-"""Add LoRA to a model."""
+"""LoRA (arXiv:2106.09685) by peft: adding it to a model, and the module that is trained with it."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -8,16 +9,16 @@ from torch import nn
 from ..models.loading import base_id, unwrap
 from ..models.tux_nano.connector import PREDICTION_HEAD_MODULES
 
-# Linear layers that are trained whole (CLIP's projections) or not at all (the language head, and those
-# by which the embedded base's connector recognises: of `train` it knows every kart by heart), never by LoRA.
+# Linear layers that are trained whole (CLIP's projections) or not at all (the output layer, and the heads by which
+# TuxNano's connector predicts karts: it has memorised those of `train`), never by LoRA.
 LORA_EXCLUDED_MODULES = {"lm_head", "vision_projection", "text_projection", "key_value"} | PREDICTION_HEAD_MODULES
 
 
 def add_lora(model: nn.Module, rank: int, base: str, exclude: str | None = None) -> nn.Module:
-    """A PeftModel: LoRA on every linear layer of the encoders and the connector.
+    """Return a PeftModel with LoRA on every linear layer of the encoders and the connector.
 
     Args:
-        except_for: a module of the model that gets none.
+        exclude: name of a submodule that gets none.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -26,7 +27,7 @@ def add_lora(model: nn.Module, rank: int, base: str, exclude: str | None = None)
         r=rank,
         lora_alpha=2 * rank,
         target_modules=sorted(names - LORA_EXCLUDED_MODULES),
-        exclude_modules=exclude and rf"{exclude}\..*",
+        exclude_modules=exclude and rf"{re.escape(exclude)}\..*",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of peft and transformers about each other
@@ -36,7 +37,7 @@ def add_lora(model: nn.Module, rank: int, base: str, exclude: str | None = None)
 
 
 class PeftTrainingModule(nn.Module):
-    """What is trained: a PeftModel, in a subclass whose `forward` gives a loss."""
+    """A PeftModel in training; subclasses have a `forward` that returns a loss."""
 
     def __init__(self, peft: nn.Module):
         super().__init__()

@@ -1,65 +1,115 @@
-"""Many questions on one image -> one sequence: the image once, then each question as a branch.
+"""Pack all questions about one image into one sequence: the image once, then each question as a branch.
 
-A branch sees the image and itself, not its siblings, and its positions go on from the image, so loss and
+A branch attends to the image and to itself, not to its siblings, and its positions continue those of the image, so loss and
 gradients are those of separate samples. Only answers and their end token carry loss.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.utils.data import Dataset
 
+from ..labels.questions import classify_question, sample_weight
+from ..labels.rows import VQADataset, drop_rows_without_image
+from ..models.images import load_views
+from ..models.loading import backbone, output_embedding
 from ..models.prompts import PromptTokens
 from ..models.shared_vocab import SharedRowHead
+from ..utils.io import fingerprint
 from .lora import PeftTrainingModule
 
-IGNORE = -100  # the label that carries no loss, as in torch's cross entropy
+IGNORE_INDEX = -100  # the label that carries no loss, as in torch's cross_entropy
+
+
+class PackedVQADataset(Dataset):
+    """The views of a split that have questions, each with all of its question-answer pairs.
+
+    Over the split all question types weigh the same, and an average view's weights sum to 1. `lengths` holds how many
+    pairs each view has.
+    """
+
+    def __init__(self, rows: Sequence[dict], cache_dir: Path | None = None):
+        rows_of_image: dict[str, list[dict]] = {}
+        for row in rows:
+            rows_of_image.setdefault(row["image_path"], []).append(row)
+        self.rows = list(rows_of_image.values())
+        totals = Counter()
+        for row in rows:
+            question_type = classify_question(row["question"])
+            totals[question_type] += sample_weight(question_type, row["answer"])
+        self.type_weight = {name: len(self.rows) / (len(totals) * total) for name, total in totals.items()}
+        self.lengths = [len(rows) for rows in self.rows]
+        self.views = load_views(list(rows_of_image), cache_dir)
+
+    @classmethod
+    def of_split(cls, split: str, data_dir: Path) -> "PackedVQADataset":
+        """Read every pair of a split's *_qa_pairs.json whose image exists."""
+        return cls(drop_rows_without_image(VQADataset(split, data_dir)), data_dir / ".cache")
+
+    def fingerprint(self) -> str:
+        """Return a digest of images by name, questions and answers."""
+        rows = (row for rows in self.rows for row in rows)
+        return fingerprint(row[name] for row in rows for name in ("image_file", "question", "answer"))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, list[tuple[str, str, float]]]:
+        """Return a view [100, 150, 3] uint8 and its (question, answer, weight)."""
+        return self.views[index], [(row["question"], row["answer"], self._weight(row)) for row in self.rows[index]]
+
+    def _weight(self, row: dict) -> float:
+        question_type = classify_question(row["question"])
+        return self.type_weight[question_type] * sample_weight(question_type, row["answer"])
 
 
 @dataclass(frozen=True)
 class PackedView:
-    """One view with its pairs. All lists have the sequence's length s.
+    """One view with its pairs as a sequence; all lists have its length s.
 
-    labels hold the token to predict AT a position (already shifted), `IGNORE` elsewhere; weights are how
-    much that token's loss counts; branch is 0 for the prefix, 1, 2, ... for the pairs.
+    `labels` holds the token to predict at a position (already shifted), `IGNORE_INDEX` elsewhere; `weights` how much that
+    token's loss counts; `segment_ids` is 0 for the prefix and 1, 2, ... for the pairs.
     """
 
     ids: list[int]
     positions: list[int]
-    branch: list[int]
+    segment_ids: list[int]
     labels: list[int]
     weights: list[float]
 
 
 def pack(tokens: PromptTokens, pairs: Sequence[tuple[str, str, float]]) -> PackedView:
-    """(question, answer, weight) of one view -> one sequence. A pair's weight is spread over its answer."""
+    """Pack the (question, answer, weight) of one view. A pair's weight is spread over its answer's tokens."""
     start = len(tokens.prefix)
     ids, positions = list(tokens.prefix), list(range(start))
-    branch, labels, weights = [0] * start, [IGNORE] * start, [0.0] * start
+    segment_ids, labels, weights = [0] * start, [IGNORE_INDEX] * start, [0.0] * start
     for number, (question, answer, weight) in enumerate(pairs, 1):
-        asked, answered = tokens.question(question), tokens.answer(answer)
-        # the end token is only ever predicted, so it needs no place of its own
-        length = len(asked) + len(answered) - 1
-        ids += asked + answered[:-1]
+        question_ids, answer_ids = tokens.question(question), tokens.answer(answer)
+        # the end token is only ever predicted, so it has no position of its own
+        length = len(question_ids) + len(answer_ids) - 1
+        ids += question_ids + answer_ids[:-1]
         positions += range(start, start + length)
-        branch += [number] * length
-        labels += [IGNORE] * (len(asked) - 1) + answered
-        weights += [0.0] * (len(asked) - 1) + [weight / len(answered)] * len(answered)
-    return PackedView(ids, positions, branch, labels, weights)
+        segment_ids += [number] * length
+        labels += [IGNORE_INDEX] * (len(question_ids) - 1) + answer_ids
+        weights += [0.0] * (len(question_ids) - 1) + [weight / len(answer_ids)] * len(answer_ids)
+    return PackedView(ids, positions, segment_ids, labels, weights)
 
 
 def collate(views: Sequence[PackedView], pixel_values: Tensor, pad_id: int) -> dict[str, Tensor]:
-    """Packed views -> a batch, padded on the right.
+    """Pad packed views on the right and stack them.
 
     Args:
         pixel_values: [b, 1, 3, h, w].
 
     Returns:
-        input_ids, position_ids, labels, weights [b, s]; attention_mask [b, 1, s, s], true where a row's
-        token sees a column's; pixel_values.
+        input_ids, position_ids, labels, weights [b, s]; attention_mask [b, 1, s, s], true where a row's token attends to
+        a column's; pixel_values.
     """
     length = max(len(view.ids) for view in views)
 
@@ -67,31 +117,38 @@ def collate(views: Sequence[PackedView], pixel_values: Tensor, pad_id: int) -> d
         rows = [getattr(view, name) for view in views]
         return torch.tensor([row + [fill] * (length - len(row)) for row in rows], dtype=dtype)
 
-    branch = stack("branch", -1, torch.long)
-    same = branch[:, :, None] == branch[:, None, :]
-    prefix = branch[:, None, :] == 0
+    segment_ids = stack("segment_ids", -1, torch.long)
+    in_same_segment = segment_ids[:, :, None] == segment_ids[:, None, :]
+    is_prefix = segment_ids[:, None, :] == 0
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     return {
         "input_ids": stack("ids", pad_id, torch.long),
         "position_ids": stack("positions", 0, torch.long),
-        "labels": stack("labels", IGNORE, torch.long),
+        "labels": stack("labels", IGNORE_INDEX, torch.long),
         "weights": stack("weights", 0.0, torch.float32),
-        "attention_mask": ((same | prefix) & causal)[:, None],
+        "attention_mask": ((in_same_segment | is_prefix) & causal)[:, None],
         "pixel_values": pixel_values,
     }
+
+
+def collate_views(items: list, processor, tokens: PromptTokens) -> dict[str, Tensor]:
+    """Make a batch for `PackedTrainingModule` of items of `PackedVQADataset`."""
+    images = [[view] for view, _ in items]
+    pixels = processor.image_processor(images, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    return collate([pack(tokens, pairs) for _, pairs in items], pixels, processor.tokenizer.pad_token_id)
 
 
 class PackedTrainingModule(PeftTrainingModule):
     """A generative model with LoRA that maps a packed batch to its loss.
 
-    The vocabulary is large beside a small model, so logits are computed where there is a label only, and those of
-    tokens with the same row once.
+    The vocabulary is large beside a small model, so logits are computed only where there is a label, and once for tokens
+    that share a row of the output layer.
     """
 
     @cached_property
-    def vocabulary(self) -> SharedRowHead:
+    def head(self) -> SharedRowHead:
         """The output layer, which LoRA leaves as it is."""
-        return SharedRowHead(self.base.lm_head.weight)
+        return SharedRowHead(output_embedding(self.base))
 
     def forward(
         self,
@@ -102,18 +159,14 @@ class PackedTrainingModule(PeftTrainingModule):
         labels: Tensor,
         weights: Tensor,
     ) -> dict[str, Tensor]:
-        """See `collate`. Returns `loss`: the weighted sum of the answer tokens' cross entropies, a view."""
-        hidden = self.base.model(
+        """Return `loss`: the weighted sum of the answer tokens' cross-entropies, per view. Arguments: see `collate`."""
+        hidden_states = backbone(self.base)(
             input_ids=input_ids,
             position_ids=position_ids,
             attention_mask=attention_mask,
             pixel_values=pixel_values,
             use_cache=False,
         ).last_hidden_state  # [b, s, d]
-        asked = labels != IGNORE
-        if self.base.lm_head.weight.requires_grad:
-            logits = self.base.lm_head(hidden[asked]).float()  # [answer tokens, tokens]
-            loss = F.cross_entropy(logits, labels[asked], reduction="none")
-        else:
-            loss = self.vocabulary.cross_entropy(hidden[asked], labels[asked])
-        return {"loss": (loss * weights[asked]).sum() / len(labels)}
+        has_label = labels != IGNORE_INDEX
+        loss = self.head.cross_entropy(hidden_states[has_label], labels[has_label])
+        return {"loss": (loss * weights[has_label]).sum() / len(labels)}

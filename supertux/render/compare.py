@@ -1,7 +1,6 @@
-"""Our frames beside the course's: light, colour and sharpness by track as numbers, and a picture.
+"""Compare our frames with the course's: light, colour and sharpness by track as numbers, and a picture.
 
-The release that drew the course's frames is older than the one of our art; `look.py` covers what differs, and its
-ranges come from the ratios that are printed here.
+The ranges of `color_augment` come from the ratios that are printed here.
 """
 
 import io
@@ -24,103 +23,100 @@ from homework.utils.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = 150  # views of a track that are measured
-PLACES = 3  # views of a track in the picture, of each kind
-TRACKS_A_ROW = 2
-TITLE, GAP = 14, 6  # pixels of the picture
+MAX_VIEWS_PER_TRACK = 150  # that are measured
+PAIRS_PER_TRACK = 3  # in the picture
+TRACKS_PER_ROW = 2
+TITLE_PX, GAP_PX = 14, 6
 MAX_BYTES = 600_000
 QUALITIES = (85, 75, 65, 50, 35, 20)
-GREY = np.array([0.299, 0.587, 0.114])
-MEASURES = ("brightness", "contrast", "red", "green", "blue", "sharpness")
+GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114])
+STATISTICS = ("brightness", "contrast", "red", "green", "blue", "sharpness")
 
 
 @dataclass(frozen=True)
-class View:
-    """A stored view, and how far down the track (metres) the kart is that it follows."""
+class StoredView:
+    """An image file, and how far down the track (metres) its camera target is."""
 
     image: Path
     distance: float
 
 
-def compare(*, ours: Path, course: Path = DATA_DIR / "train", out: Path = Path("docs/frames.jpg")) -> None:
-    """Compare light, colour and sharpness of our frames with the course's, track by track, and save a picture of both.
+def compare(*, ours: Path, course: Path = DATA_DIR / "train", output: Path = Path("docs/frames.jpg")) -> None:
+    """Compare light, colour and sharpness of our frames with the course's by track, and save a picture of both.
 
     Example: python -m supertux compare --ours data/mine
 
     Args:
-        ours: the folder that `render --out` got
+        ours: a rendered split
         course: a split of the course's data
-        out: where the picture goes
+        output: the picture
     """
-    sides = [views_by_track(folder) for folder in (course, ours)]
-    tracks = sorted(set(sides[0]) & set(sides[1]))
+    course_views, our_views = views_by_track(course), views_by_track(ours)
+    tracks = sorted(set(course_views) & set(our_views))
     if not tracks:
         raise InputError(ours, f"it has no track in common with {course}", "name another folder")
-    table = np.array(
-        [[measure(side[track]) for side in sides] for track in progress_bar(tracks, desc="measuring", unit="track")]
-    )
-    print("\n".join(report(tracks, table)))
-    save_picture(out, tracks, *sides)
-    logger.info(f"{out}: {PLACES} views each, the course's on the left, ours on the right")
+    bar = progress_bar(tracks, desc="measuring", unit="track")
+    table = np.array([[mean_statistics(views[track]) for views in (course_views, our_views)] for track in bar])
+    print("\n".join(format_table(tracks, table)))
+    save_picture(output, tracks, course_views, our_views)
+    logger.info(f"{output}: {PAIRS_PER_TRACK} views of each track, the course's on the left, ours on the right")
 
 
-def views_by_track(folder: Path) -> dict[str, list[View]]:
-    """All views of the frames that show a moment of their own.
-
-    Over half of the course's frames repeat another: after the race's end the karts stand still, and only their first
-    frame is taken.
+def views_by_track(folder: Path) -> dict[str, list[StoredView]]:
+    """Collect all views of unique frames; over half of the course's frames repeat the game state of another.
 
     Raises:
-        InputError: no frames, or some without distances.
+        InputError: there are no frames, or one lacks its distances.
     """
-    tracks, moments = defaultdict(list), set()
+    tracks, states = defaultdict(list), set()
     for path in progress_bar(info_files(folder), desc="reading frames", unit="frame", delay=1):
         info = read_frame_info(path)
-        moment = state_key(info, path)
-        if moment in moments:
+        state = state_key(info, path)
+        if state in states:
             continue
-        moments.add(moment)
+        states.add(state)
         for view in range(len(info["detections"])):
             image = folder.parent / image_file(path, view)
-            tracks[info["track"]].append(View(image, info["distance_down_track"][view]))
+            tracks[info["track"]].append(StoredView(image, info["distance_down_track"][view]))
     return tracks
 
 
-def measure(views: list[View]) -> np.ndarray:
-    """The mean over at most SAMPLE views of each of MEASURES, [6]; the same views each time."""
-    if len(views) > SAMPLE:
-        views = random.Random(0).sample(views, SAMPLE)
-    return np.mean([measure_image(view.image) for view in views], 0)
+def mean_statistics(views: list[StoredView]) -> np.ndarray:
+    """Return the mean STATISTICS [6] of at most MAX_VIEWS_PER_TRACK views, the same ones each time."""
+    if len(views) > MAX_VIEWS_PER_TRACK:
+        views = random.Random(0).sample(views, MAX_VIEWS_PER_TRACK)
+    return np.mean([image_statistics(view.image) for view in views], 0)
 
 
-def measure_image(path: Path) -> np.ndarray:
-    """MEASURES of an image, [6].
+def image_statistics(path: Path) -> np.ndarray:
+    """Return the STATISTICS [6] of an image, for values from 0 to 1.
 
-    Of values from 0 to 1: the mean and the standard deviation of its grey, the means of its colours; and the mean
-    absolute Laplacian of its grey over that deviation, so that neither light nor contrast changes the sharpness.
+    Brightness and contrast are the mean and the standard deviation of its gray values; red, green and blue the means of
+    its channels; sharpness is the mean absolute Laplacian of the gray values over their deviation, so that neither
+    light nor contrast changes it.
 
     Raises:
-        OSError: the file is missing or no image.
+        OSError: the file is missing or not an image.
     """
     with Image.open(path) as file:
         image = np.asarray(file.convert("RGB"), float) / 255
-    grey = image @ GREY
-    inner = grey[1:-1, 1:-1]
-    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
-    deviation = grey.std()
-    return np.array([grey.mean(), deviation, *image.mean((0, 1)), np.abs(laplacian).mean() / max(1e-3, deviation)])
+    gray = image @ GRAY_WEIGHTS
+    inner = gray[1:-1, 1:-1]
+    laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * inner
+    deviation = gray.std()
+    return np.array([gray.mean(), deviation, *image.mean((0, 1)), np.abs(laplacian).mean() / max(1e-3, deviation)])
 
 
-def report(tracks: list[str], table: np.ndarray) -> list[str]:
-    """Lines: course and ours by track, their ratios, and the ratios' spread over the tracks.
+def format_table(tracks: list[str], table: np.ndarray) -> list[str]:
+    """Return lines with the statistics by track, their ratios, and the ratios' percentiles over the tracks.
 
     Args:
-        tracks: t names.
-        table: [t, 2, 6], the course's and our MEASURES.
+        tracks: names of t tracks.
+        table: [t, 2, 6], the course's and our STATISTICS.
     """
     ratios = table[:, 1] / np.maximum(1e-6, table[:, 0])
-    lines = [f"{'':20}" + "".join(f"{name:^20}" for name in MEASURES)]
-    lines.append(f"{'track':20}" + f"{'course':>7}{'ours':>6}{'ratio':>6} " * len(MEASURES))
+    lines = [f"{'':20}" + "".join(f"{name:^20}" for name in STATISTICS)]
+    lines.append(f"{'track':20}" + f"{'course':>7}{'ours':>6}{'ratio':>6} " * len(STATISTICS))
     for track, (course, ours), ratio in zip(tracks, table, ratios, strict=True):
         cells = (f"{a:7.3f}{b:6.3f}{c:6.2f} " for a, b, c in zip(course, ours, ratio, strict=True))
         lines.append(f"{track:20}" + "".join(cells))
@@ -131,49 +127,45 @@ def report(tracks: list[str], table: np.ndarray) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def similar_places(course: list[View], ours: list[View]) -> list[tuple[View, View]]:
-    """Pairs of a course's view and one of ours whose karts are about as far down the track, from begin to end of it.
+def match_by_track_position(course: list[StoredView], ours: list[StoredView]) -> list[tuple[StoredView, StoredView]]:
+    """Pair views of the course with views of ours whose camera targets are about as far down the track.
 
-    The course's views, in order of their distance, are split into PLACES parts; each part gives the pair that is
-    nearest together. No view comes twice.
+    The course's views, in order of their distance, are split into PAIRS_PER_TRACK parts; each part gives its closest
+    pair. No view comes twice.
     """
     pairs, free = [], list(ours)
     course = sorted(course, key=lambda view: view.distance)
-    for part in np.array_split(np.arange(len(course)), PLACES):
-        if not len(part) or not free:
-            continue
-        gaps = np.abs(np.array([[course[i].distance - view.distance for view in free] for i in part]))
-        row, column = np.unravel_index(gaps.argmin(), gaps.shape)
-        pairs.append((course[part[row]], free.pop(column)))
+    for part in np.array_split(np.arange(len(course)), PAIRS_PER_TRACK):
+        if len(part) and free:
+            gaps = np.abs(np.array([[course[i].distance - view.distance for view in free] for i in part]))
+            row, column = np.unravel_index(gaps.argmin(), gaps.shape)
+            pairs.append((course[part[row]], free.pop(column)))
     return pairs
 
 
-def save_picture(out: Path, tracks: list[str], course: dict[str, list[View]], ours: dict[str, list[View]]) -> None:
+def save_picture(
+    output: Path, tracks: list[str], course: dict[str, list[StoredView]], ours: dict[str, list[StoredView]]
+) -> None:
     """Save a JPEG of under MAX_BYTES with each track's name, and below it views of the course and ours."""
     width, height = VIEW_SIZE
-    cell = (2 * PLACES * width + 2 * GAP, TITLE + height + GAP)
-    rows = -(-len(tracks) // TRACKS_A_ROW)
-    picture = Image.new("RGB", (cell[0] * min(len(tracks), TRACKS_A_ROW) - GAP, cell[1] * rows), "white")
+    cell = (2 * PAIRS_PER_TRACK * width + 2 * GAP_PX, TITLE_PX + height + GAP_PX)
+    rows = -(-len(tracks) // TRACKS_PER_ROW)
+    picture = Image.new("RGB", (cell[0] * min(len(tracks), TRACKS_PER_ROW) - GAP_PX, cell[1] * rows), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
     for number, track in enumerate(tracks):
-        row, column = divmod(number, TRACKS_A_ROW)
+        row, column = divmod(number, TRACKS_PER_ROW)
         x, y = column * cell[0], row * cell[1]
-        right = x + PLACES * width + GAP
+        right = x + PAIRS_PER_TRACK * width + GAP_PX
         draw.text((x + 2, y + 1), f"{track}: course", "black", font)
         draw.text((right + 2, y + 1), f"{track}: ours", "black", font)
-        for place, pair in enumerate(similar_places(course[track], ours[track])):
+        for place, pair in enumerate(match_by_track_position(course[track], ours[track])):
             for left, view in zip((x, right), pair, strict=True):
                 with Image.open(view.image) as image:
-                    picture.paste(image.convert("RGB").resize(VIEW_SIZE), (left + place * width, y + TITLE))
-    with atomic_write(out) as temporary:
-        temporary.write_bytes(_small_jpeg(picture))
-
-
-def _small_jpeg(picture: Image.Image) -> bytes:
-    """The picture in the best of QUALITIES that stays under MAX_BYTES."""
+                    picture.paste(image.convert("RGB").resize(VIEW_SIZE), (left + place * width, y + TITLE_PX))
     for quality in QUALITIES:
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=quality, optimize=True)
         if stream.tell() < MAX_BYTES:
             break
-    return stream.getvalue()
+    with atomic_write(output) as temporary:
+        temporary.write_bytes(stream.getvalue())

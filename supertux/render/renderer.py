@@ -1,4 +1,4 @@
-"""Labelled frames from the game: the parent of the processes that draw the races."""
+"""Draw labelled frames: the parent of the processes that draw the races."""
 
 import logging
 import os
@@ -12,130 +12,125 @@ from homework.utils.io import read_json, write_json
 from homework.utils.parallel import available_cores, cancel_on_error, interruptible_as_completed
 from homework.utils.progress import progress_bar
 
-from . import subprocesses as child
-from .engines.pystk1 import assets as course_art
-from .engines.pystk2 import assets as art
+from .engines import ENGINES, check_installed
 from .engines.pystk2 import shaders
-from .planner import COURSE, KARTS, OFFICIAL_MIX, TRACKS, RacePlan, names_in, race_plans
+from .planner import COURSE_KART_COUNT_MIX, KARTS, TRACKS, RacePlan, race_plans
+from .subprocesses import interrupt_all, run_module
 
 logger = logging.getLogger(__name__)
 
-SETTINGS = "render.json"
-SEEN_AT_REST = "from the front"  # folders that were drawn before cameras could look back don't say so
-RACE_LIMIT = 900  # seconds after which a race is given up
+SETTINGS_FILE = "render.json"
+REST_VIEWPOINT = "from the front"  # of static races; folders drawn when it was from behind lack the entry
+RACE_TIMEOUT_S = 900
 
 
 def render(
     *,
-    out: Path,
+    output: Path,
     frames: int = 2000,
     seed: int = 1,
     tracks: str = "",
     karts: str = "",
     preset: str = "hd",
-    mix: str = "",
+    kart_count_mix: str = "",
     workers: int = 0,
     ray: str = "",
 ) -> None:
-    """Draw labelled frames of races of the game, in the course's format. Run again, it goes on where it stopped.
+    """Draw labelled frames of the game, in the course's format. Run again, it resumes.
 
-    Example: python -m supertux render --out data/mine --frames 2000 --seed 1
+    Example: python -m supertux render --output data/mine --frames 2000 --seed 1
 
     Args:
-        out: the split's folder, for instance data/mine
-        frames: how many frames; each has a view for up to 8 karts, 10 by course
-        seed: the same one gives the same labels with any number of workers; by course the same races
-        tracks: names with commas between them; without it, all 21
-        karts: names with commas between them; without it, all 16
-        preset: ld (fastest), sd, hd, or course: by the engine of the course's frames
-        mix: shares of views with 1, 2, ... karts, as 60,26,8; without it, the course's
-        workers: processes at a time; without it, one a core
-        ray: address of a Ray cluster to draw on; auto: one that runs here, local: a new one
+        output: the split's folder, for instance data/mine
+        frames: number of frames; each has a view for up to 8 karts (preset course: 10)
+        seed: fixes the labels, whatever the number of workers (preset course: the races)
+        tracks: names with commas between them; default all 21
+        karts: names with commas between them; default all 16
+        preset: ld (fastest), sd, hd; or course: the legacy engine, which drew the course's frames
+        kart_count_mix: shares of views with 1, 2, ... karts, as 60,26,8; default the course's
+        workers: number of processes; default one per core
+        ray: address of a Ray cluster to draw on; auto: a running local one, local: a new one
     """
-    if preset == COURSE:
-        course_art.installed()
-    else:
-        art.require_engine()
-        art.installed()
     if workers < 0:
-        raise InputError("--workers", f"{workers} processes", "give 1 or more, or nothing for one a core")
+        raise InputError("--workers", f"{workers} is not a number of processes", "give 1 or more")
     settings = {
         "seed": seed,
         "preset": preset,
-        "tracks": names_in(tracks) or list(TRACKS),
-        "karts": names_in(karts) or list(KARTS),
-        "mix": _shares(mix),
+        "tracks": _split_names(tracks) or list(TRACKS),
+        "karts": _split_names(karts) or list(KARTS),
+        "kart_count_mix": _parse_mix(kart_count_mix),
     }
     plans = list(race_plans(frames=frames, **settings))
-    _require_same(out, settings)
-    todo = [plan for plan in plans if not is_done(plan, out)]
-    logger.info(f"{out}: {len(plans)} races, {len(plans) - len(todo)} of them drawn already")
-    run = _with_ray(todo, out, ray) if ray else with_processes(todo, out, workers or available_cores())
-    failed, missing = watch(run, sum(views_of(plan) for plan in todo))
-    count = sum(1 for _ in out.glob("*_info.json"))
-    logger.info(f"{out}: {count:,} frames; {failed} races lost, {missing} frames left out for unreadable labels")
-    if failed:
-        logger.info("run the same command again to try the lost races once more")
+    check_installed(preset)
+    _check_settings_match(output, settings)
+    remaining = [plan for plan in plans if not is_done(plan, output)]
+    logger.info(f"{output}: {len(plans)} races, {len(plans) - len(remaining)} of them drawn already")
+    lost, unreadable = draw_races(remaining, output, workers, ray)
+    count = sum(1 for _ in output.glob("*_info.json"))
+    logger.info(f"{output}: {count:,} frames; {lost} races lost, {unreadable} frames left out for unreadable labels")
+    if lost:
+        logger.info("run the same command again to retry the lost races")
 
 
-def watch(run: Iterator[tuple[RacePlan, dict]], views: int) -> tuple[int, int]:
-    """Let the races run, under a progress bar of `views`; say which are lost.
+def draw_races(plans: list[RacePlan], output: Path, workers: int = 0, ray: str = "") -> tuple[int, int]:
+    """Draw races under a progress bar, and print which are lost.
+
+    Args:
+        plans: of the races.
+        output: the split's folder.
+        workers: number of processes; 0 for one per core.
+        ray: address of a Ray cluster to draw on instead.
 
     Returns:
-        How many races are lost, and how many frames of the others are missing.
+        The number of lost races, and of frames of the others with unreadable labels.
     """
-    failed = missing = 0
-    with progress_bar(total=views, desc="drawing", unit="view", unit_scale=True) as progress:
+    run = _run_on_ray(plans, output, ray) if ray else _run_in_processes(plans, output, workers or available_cores())
+    lost = unreadable = 0
+    total = sum(plan.num_views for plan in plans)
+    with progress_bar(total=total, desc="drawing", unit="view", unit_scale=True) as progress:
         for plan, result in run:
-            progress.update(views_of(plan))
-            missing += result.get("missing", 0)
+            progress.update(plan.num_views)
+            unreadable += result.get("missing", 0)
             if "error" in result:
-                failed += 1
+                lost += 1
                 progress.write(f"race {plan.number} on {plan.track} is lost: {result['error']}")
-    return failed, missing
+    return lost, unreadable
 
 
-def views_of(plan: RacePlan) -> int:
-    """How many views a race is to give."""
-    return plan.frames * plan.cameras
-
-
-def is_done(plan: RacePlan, out: Path) -> bool:
-    """Whether the race has been drawn, with as many frames as it should now have."""
-    path = plan.record_in(out)
+def is_done(plan: RacePlan, output: Path) -> bool:
+    """Return whether the race has been drawn, with as many frames as planned."""
+    path = plan.record_path(output)
     if not path.exists():
         return False
     record = read_json(path)
     return record["frames"] + record["missing"] >= plan.frames
 
 
-def draw_race(plan: RacePlan, out: Path) -> dict:
-    """Draw one race in a process of its own, whatever becomes of it.
+def draw_race(plan: RacePlan, output: Path) -> dict:
+    """Draw one race in a process of its own, and survive whatever becomes of it.
 
     Returns:
-        The race's record, or `{"error": why there is none}`.
+        The race's record, or `{"error": reason}`.
     """
-    if plan.preset == COURSE:
-        engine = {"environment": course_art.environment(), "python": course_art.interpreter()}
-    else:
-        engine = {"environment": art.environment(art.installed())}
-    problem = child.run("supertux.render.worker", out, text=plan.to_json(), limit=RACE_LIMIT, **engine)
-    if problem is None and is_done(plan, out):
-        return read_json(plan.record_in(out))
-    return {"error": problem or "it ended without a word"}
+    assets = ENGINES[plan.preset].assets
+    process = {"environment": assets.environment(), "python": assets.interpreter(), "timeout": RACE_TIMEOUT_S}
+    problem = run_module("supertux.render.worker", output, stdin=plan.to_json(), **process)
+    if problem is None and is_done(plan, output):
+        return read_json(plan.record_path(output))
+    return {"error": problem or "its process ended early, without an error"}
 
 
-def with_processes(plans: list[RacePlan], out: Path, workers: int) -> Iterator[tuple[RacePlan, dict]]:
-    """Draw the races, `workers` at a time; yields each with what `draw_race` returned, as they end."""
+def _run_in_processes(plans: list[RacePlan], output: Path, workers: int) -> Iterator[tuple[RacePlan, dict]]:
+    """Draw the races, `workers` at a time; yield each with the result of `draw_race` as it ends."""
     with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(draw_race, plan, out): plan for plan in plans}
-        with cancel_on_error(pool, child.stop_all):
+        futures = {pool.submit(draw_race, plan, output): plan for plan in plans}
+        with cancel_on_error(pool, interrupt_all):
             for future in interruptible_as_completed(futures):
                 yield futures[future], future.result()
 
 
-def _with_ray(plans: list[RacePlan], out: Path, address: str) -> Iterator[tuple[RacePlan, dict]]:
-    """The same races as tasks of a Ray cluster whose machines share `out`, this repository and the installed art."""
+def _run_on_ray(plans: list[RacePlan], output: Path, address: str) -> Iterator[tuple[RacePlan, dict]]:
+    """Draw the races as tasks of a Ray cluster whose machines share `output`, this repository and the assets."""
     try:
         import ray
     except ImportError:
@@ -144,7 +139,7 @@ def _with_ray(plans: list[RacePlan], out: Path, address: str) -> Iterator[tuple[
     environment = {"env_vars": {"PYTHONPATH": path}}
     ray.init(address=None if address == "local" else address, runtime_env=environment, log_to_driver=False)
     task = ray.remote(num_cpus=1, max_retries=0)(draw_race)
-    waiting = {task.remote(plan, out.resolve()): plan for plan in plans}
+    waiting = {task.remote(plan, output.resolve()): plan for plan in plans}
     while waiting:
         done, _ = ray.wait(list(waiting))
         plan = waiting.pop(done[0])
@@ -155,31 +150,49 @@ def _with_ray(plans: list[RacePlan], out: Path, address: str) -> Iterator[tuple[
     ray.shutdown()
 
 
-def _shares(text: str) -> tuple[float, ...]:
+# TEMPORARY: names that sample.py imports
+def views_of(plan):
+    return plan.num_views
+
+
+watch = with_processes = None
+
+
+def _split_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _parse_mix(text: str) -> tuple[float, ...]:
     if not text:
-        return OFFICIAL_MIX
+        return COURSE_KART_COUNT_MIX
     try:
         shares = tuple(float(share) for share in text.split(","))
         valid = all(share >= 0 for share in shares) and 0 < sum(shares) < float("inf")
     except ValueError:
         valid = False
     if not valid:
-        raise InputError("--mix", f"`{text}` is not a list of shares", "give numbers like 60,26,8 for 1, 2, 3 karts")
+        remedy = "give numbers like 60,26,8 for 1, 2, 3 karts"
+        raise InputError("--kart-count-mix", f"`{text}` is not a list of shares", remedy)
     return shares
 
 
-def _require_same(out: Path, settings: dict) -> None:
-    """Remember what the folder was drawn with; a folder holds frames of one setting."""
-    path = out / SETTINGS
-    settings = settings | {"mix": list(settings["mix"]), "labels": shaders.VERSION, "at rest": SEEN_AT_REST}
+def _check_settings_match(output: Path, settings: dict) -> None:
+    """Store the settings of a new folder; check that they are those of one with frames.
+
+    Raises:
+        InputError: the folder holds frames of other settings or of another source.
+    """
+    path = output / SETTINGS_FILE
+    settings = {"mix" if key == "kart_count_mix" else key: value for key, value in settings.items()}
+    settings |= {"mix": list(settings["mix"]), "labels": shaders.VERSION, "at rest": REST_VIEWPOINT}
     if path.exists():
         drawn_with = read_json(path)
         for key, value in settings.items():
             if drawn_with.get(key) != value:
                 problem = f"its frames were drawn with {key} {drawn_with.get(key)}, not {value}"
-                raise InputError(path, problem, "give the same settings or another --out")
+                raise InputError(path, problem, "give the same settings or another --output")
         return
-    if any(out.glob("*_info.json")):
-        raise InputError(out, "it holds frames of another source", "give another --out")
-    os.makedirs(out / ".races", exist_ok=True)
+    if any(output.glob("*_info.json")):
+        raise InputError(output, "it holds frames of another source", "give another --output")
+    os.makedirs(output / ".races", exist_ok=True)
     write_json(path, settings)

@@ -1,4 +1,4 @@
-"""Processes that hold the engine: how they are started, and how they end."""
+"""Processes that hold an engine: how they are started, and how they end."""
 
 import os
 import signal
@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE = 5.0  # seconds that an interrupted process has to take its temporary files away
+TERMINATE_TIMEOUT_S = 5.0  # for an interrupted process to remove its temporary files
 
 _running: set[subprocess.Popen] = set()
 
 
-def stop_all() -> None:
-    """Interrupt every process that runs now, as Ctrl-C at a terminal does; kill what is there after `PATIENCE`."""
-    running, end = list(_running), time.monotonic() + PATIENCE
+def interrupt_all() -> None:
+    """Interrupt every running process, as Ctrl-C at a terminal does; kill those that have not ended in time."""
+    running, end = list(_running), time.monotonic() + TERMINATE_TIMEOUT_S
     for process in running:
         process.send_signal(signal.SIGINT)
     for process in running:
@@ -25,26 +25,26 @@ def stop_all() -> None:
             process.kill()
 
 
-def run(
+def run_module(
     module: str,
     *arguments: str | Path,
-    text: str,
+    stdin: str,
     environment: dict[str, str],
-    limit: float,
+    timeout: float,
     python: Path = Path(sys.executable),
 ) -> str | None:
-    """Run `python -m module` in a process of its own, whatever becomes of it.
+    """Run `python -m module` in a process of its own, and survive whatever becomes of it.
 
     Args:
         module: with its package.
         arguments: of its command line.
-        text: for its standard input.
-        environment: see `art.environment`.
-        limit: seconds after which it is given up.
+        stdin: text for its standard input.
+        environment: see `engines.Assets`.
+        timeout: seconds after which it is killed.
         python: the interpreter.
 
     Returns:
-        None if it ended well, else why it didn't.
+        None on success, else the reason of the failure.
     """
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen(
@@ -57,11 +57,11 @@ def run(
     with process:
         _running.add(process)
         try:
-            out, err = process.communicate(text, timeout=limit)
+            out, err = process.communicate(stdin, timeout=timeout)
         except subprocess.TimeoutExpired:
-            return f"it took more than {limit} s"
+            return f"it took more than {timeout} s"
         finally:
-            process.kill()  # no more than a word to one that has ended
+            process.kill()  # no-op if it has already exited
             _running.discard(process)
     if process.returncode == 0:
         return None
@@ -70,8 +70,8 @@ def run(
     return (err.strip() or out.strip() or f"status {process.returncode}").splitlines()[-1]
 
 
-def end_after(work: Callable[[], None]) -> None:
-    """Do a process's work, say on stderr why it failed, and end without the engine's exit, which may crash."""
+def run_and_exit(work: Callable[[], None]) -> None:
+    """Run a process's work, print an error to stderr, and end without the engine's own exit, which may crash."""
     try:
         work()
         status = 0

@@ -1,62 +1,64 @@
-"""Which moments of a race are drawn: those that bring the number of visible karts to the wanted mix."""
+"""Which game states are drawn: those that bring the views' kart counts to the wanted distribution."""
 
 import numpy as np
 
 from .engines.pystk2.labels import rotation_matrix
 
-# Moments that are let go before one is taken as it is: driving to the next one costs time, placing costs none.
-PATIENCE, PATIENCE_PLACED = 15, 300
-
-# The game's chase camera at racing speed, in the frame of the kart it follows (metres), and its field of view.
-CAMERA_UP, CAMERA_BACK = 1.2, 3.2
+# The game's chase camera at racing speed, in the frame of its target, and its field of view.
+CAMERA_UP_M, CAMERA_BACK_M = 1.2, 3.2
 FOCAL = 1.303  # half the image's height over the tangent of half its vertical field of view of 75 degrees
 ASPECT = 1.5
-# A kart 1 m wide is the label rule's 5 pixels of 150 as far as this; and nearer than that it is cut off.
-FARTHEST, NEAREST = 13.0, 0.3
+# A kart 1 m wide has the label rule's 5 pixels of 150 up to here; and nearer than that it is cut off.
+MAX_DISTANCE_M, MIN_DISTANCE_M = 13.0, 0.3
 
 
-def visible_karts(locations: np.ndarray, rope_cos_sin: list) -> np.ndarray:
-    """A guess, before drawing, of how many karts each kart's camera sees: [k], from 1.
+def estimate_kart_counts(locations: np.ndarray, rotations: list) -> np.ndarray:
+    """Estimate without drawing how many karts are visible to each kart's camera: [karts], from 1.
 
     Args:
-        locations: [k, 3] metres.
-        rotations: k of the engine's quaternions.
+        locations: [karts, 3] metres.
+        rotations: the karts' quaternions, as pystk2 gives them.
     """
     counts = np.ones(len(locations), int)
-    for i, rotation in enumerate(rope_cos_sin):
+    for i, rotation in enumerate(rotations):
         right, up, front = rotation_matrix(rotation).T
-        offset = np.delete(locations, i, 0) - (locations[i] + CAMERA_UP * up - CAMERA_BACK * front)
+        offset = np.delete(locations, i, 0) - (locations[i] + CAMERA_UP_M * up - CAMERA_BACK_M * front)
         distance = offset @ front
         inside = np.abs(offset @ right) * FOCAL < distance * ASPECT
-        counts[i] += np.sum(inside & (distance > NEAREST) & (distance < FARTHEST))
+        counts[i] += np.sum(inside & (distance > MIN_DISTANCE_M) & (distance < MAX_DISTANCE_M))
     return counts
 
 
-class Mix:
-    """Views by number of visible karts: those wanted and those drawn so far."""
+class HistogramSampler:
+    """Rejection sampling of frames towards a histogram of the number of karts per view."""
 
-    def __init__(self, wanted: tuple[float, ...], patience: int = PATIENCE):
-        self.patience = patience
-        self.wanted = np.asarray(wanted, float) / sum(wanted)
-        self.drawn = np.zeros(len(wanted))
-        self.waited = 0
+    def __init__(self, target: tuple[float, ...], max_rejections: int):
+        """Begin with no views.
 
-    def takes(self, counts: np.ndarray) -> bool:
-        """Whether a moment with these numbers of visible karts [views] should be drawn."""
-        self.waited += 1
-        better = self._distance(self.drawn + self._histogram(counts)) <= self._distance(self.drawn)
-        if better or self.waited > self.patience:
-            self.waited = 0
-            return True
-        return False
+        Args:
+            target: shares of views with 1, 2, ... karts, in any unit.
+            max_rejections: candidates in a row to reject before one is accepted as it is.
+        """
+        self.max_rejections = max_rejections
+        self.target = np.asarray(target, float) / sum(target)
+        self.histogram = np.zeros(len(target))
+        self.rejections = 0
+
+    def accept(self, counts: np.ndarray) -> bool:
+        """Decide whether to draw a candidate whose views probably show `counts` [views] karts."""
+        better = self._distance(self.histogram + self._bin(counts)) <= self._distance(self.histogram)
+        accepted = better or self.rejections >= self.max_rejections
+        self.rejections = 0 if accepted else self.rejections + 1
+        return accepted
 
     def add(self, counts: np.ndarray) -> None:
-        """Count the views [views] of a moment that was drawn."""
-        self.drawn += self._histogram(counts)
+        """Add the views of a drawn frame to the histogram; views without karts have no bin."""
+        self.histogram += self._bin(counts)
 
-    def _histogram(self, counts: np.ndarray) -> np.ndarray:
+    def _bin(self, counts: np.ndarray) -> np.ndarray:
         counts = np.asarray(counts)
-        return np.bincount(np.clip(counts[counts > 0], 1, len(self.wanted)) - 1, minlength=len(self.wanted))
+        return np.bincount(np.clip(counts[counts > 0], 1, len(self.target)) - 1, minlength=len(self.target))
 
-    def _distance(self, drawn: np.ndarray) -> float:
-        return float(np.abs(drawn / max(1, drawn.sum()) - self.wanted).sum()) if drawn.any() else np.inf
+    def _distance(self, histogram: np.ndarray) -> float:
+        """Return the L1 distance from the target, inf for no views."""
+        return float(np.abs(histogram / max(1, histogram.sum()) - self.target).sum()) if histogram.any() else np.inf

@@ -1,30 +1,27 @@
-"""benchmarks.throughput: a number for each kind of work; benchmarks.scaling: how it grows."""
+"""Test benchmarks.throughput: one rate for each kind of work."""
 
-import re
+import pytest
 
-from benchmarks import scaling
-from benchmarks import throughput as speed
+from benchmarks import throughput
+from homework.base_vlm import BaseVLM
 from homework.utils.io import read_json
 
 
-def test_speed_prints_every_rate(nano_folder, tiny_data, tmp_path, monkeypatch, capsys):
-    """One step of each, with a tiny base; the file has what the screen has."""
-    for name, value in {"STEPS": 1, "WARM_UP": 0, "ANSWERED": 2, "DEFAULT_BASE": str(nano_folder)}.items():
-        monkeypatch.setattr(speed, name, value)
-    monkeypatch.setattr(speed, "DEFAULT_CHECKPOINT", tmp_path)
-    speed.speed(tiny_data, repetitions=1, batch_size=2, rank=2, json_=tmp_path / "speed.json")
-    told, printed = read_json(tmp_path / "speed.json"), capsys.readouterr().out
-    assert len(told["a_second"]) == 5
-    for name, measured in told["a_second"].items():
-        assert measured["median"] > 0 and name in printed
+def test_throughput_prints_every_rate(nano_folder, tiny_data, tmp_path, monkeypatch, capsys):
+    """With a tiny base every rate is positive, and the file has what the screen has."""
+    monkeypatch.setattr("homework.models.loading.DEFAULT_BASE", str(nano_folder))
+    monkeypatch.setattr("homework.load_vlm", lambda: BaseVLM(nano_folder), raising=False)
+    throughput.main(tiny_data, repetitions=1, batch_size=2, steps=1, output=tmp_path / "results.json")
+    results, printed = read_json(tmp_path / "results.json"), capsys.readouterr().out
+    assert len(results["per_second"]) == 5
+    for name, rates in results["per_second"].items():
+        assert len(rates) == 1 and rates[0] > 0 and name in printed
 
 
-def test_growth_is_printed_and_plotted(nano_folder, tiny_data, tmp_path, monkeypatch, capsys):
-    """A step's time for each amount of views, questions, cells and cores, with a tiny base."""
-    amounts = {"VIEWS": (1, 2), "QUESTIONS": (1, 2), "WIDTHS": (100, 150), "BATCH": 2, "SIDE": 64, "RANK": 2}
-    for name, value in (amounts | {"DEFAULT_BASE": str(nano_folder)}).items():
-        monkeypatch.setattr(scaling, name, value)
-    scaling.run(data=tiny_data, repetitions=1, output=tmp_path / "growth.svg")
-    printed = capsys.readouterr().out
-    assert "views in a batch: 1: " in printed and re.search(r"cells of a view, 2 views: 49: .* s, 70: .* s", printed)
-    assert (tmp_path / "growth.svg").read_text().count('<g id="axes_') == 4
+def test_steps_are_timed_from_one_forward_pass_to_the_next():
+    """The first step is a warm-up, and the last has no end."""
+    timer = throughput.StepTimer(count=lambda batch: batch["size"])
+    for size in (1, 2, 3, 4):
+        timer(None, (), {"size": size})
+    timer.starts = [0.0, 10.0, 11.0, 13.0]
+    assert timer.rates() == pytest.approx([2.0, 1.5])

@@ -14,7 +14,8 @@ from homework.clip import predict
 from homework.labels.questions import QUESTION_TYPES, QUESTIONS, classify_question
 from homework.models.images import load_views, normalise
 from homework.models.loading import DEFAULT_BASE, load_base, load_processor
-from pretrain.checkpoints import SAVED, saved_vision
+from pretrain import SAVED_STAGE
+from pretrain.checkpoints import load_vision_stage
 from pretrain.targets import KARTS, TRACKS
 
 FORMS = {
@@ -65,7 +66,7 @@ def test_shipped_submission_can_be_handed_in(tmp_path):
 @torch.no_grad()
 def test_saved_stage_is_the_shipped_tower(view):
     """Training can go on from the saved stage: its tower sees what the shipped base's sees."""
-    saved = saved_vision(SAVED).tower.eval()
+    saved = load_vision_stage(SAVED_STAGE).tower.eval()
     shipped = load_base()[0].model.vision_model
     pixels = normalise(load_views([view]))
     first, second = (tower(pixels).last_hidden_state for tower in (saved, shipped))

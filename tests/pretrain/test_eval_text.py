@@ -1,31 +1,35 @@
-"""nano/asked: what a base answers in the words that it was taught."""
+"""Evaluation of a base on paraphrased questions, and of a vision encoder, by their commands."""
 
 from pathlib import Path
 
 from homework.labels.questions import QUESTION_TYPES, generate_questions
-from pretrain import cli as train
-from pretrain.eval_text import asked_as_taught, table
-from pretrain.paraphrases import REWORDED
+from pretrain import cli
+from pretrain.eval_text import evaluate_paraphrased, format_accuracy_table
+from pretrain.paraphrases import PARAPHRASED_QUESTIONS
 from tests.tiny_models import SCENE
 
+COMMANDS = (cli.evaluate_text, cli.evaluate_vision)
 
-class Knowing:
-    """In a BaseVLM's place: says the truth about SCENE, but for what is changed."""
+
+class OracleVLM:
+    """Stand-in for a BaseVLM: answers correctly about SCENE, except for given changes."""
 
     def __init__(self, changes: dict[str, str]):
-        self.answers = {question: answer for _, question, answer in generate_questions(SCENE, REWORDED)} | changes
+        self.answers = {
+            question: answer for _, question, answer in generate_questions(SCENE, PARAPHRASED_QUESTIONS)
+        } | changes
 
     def answer(self, image_paths: list[str], questions: list[str]) -> list[str]:
         assert set(image_paths) == {"data/valid/00000_00_im.jpg"}
         return [self.answers[question] for question in questions]
 
 
-def test_wrong_answers_are_counted_in_their_kind():
-    """One wrong ego kart of three wordings; a count of 0 is not asked."""
-    vlm = Knowing({"Name the ego car.": "gnu", "Count the karts behind the ego car.": "0"})
-    right, asked = asked_as_taught(vlm, {"valid/00000_00_im.jpg": SCENE}, Path("data"))
-    assert asked == {(3, "ego"): 3, (3, "total"): 3, (3, "track"): 3, (3, "relation"): 18, (3, "count"): 12}
-    assert {kind: right[3, kind] for kind in QUESTION_TYPES} == {
+def test_wrong_answers_are_counted_by_question_type():
+    """One of three paraphrases has a wrong ego kart; counts of 0 are left out."""
+    vlm = OracleVLM({"Name the ego car.": "gnu", "Count the karts behind the ego car.": "0"})
+    correct, total = evaluate_paraphrased(vlm, {"valid/00000_00_im.jpg": SCENE}, Path("data"))
+    assert total == {(3, "ego"): 3, (3, "total"): 3, (3, "track"): 3, (3, "relation"): 18, (3, "count"): 12}
+    assert {kind: correct[3, kind] for kind in QUESTION_TYPES} == {
         "ego": 2,
         "total": 3,
         "track": 3,
@@ -33,27 +37,29 @@ def test_wrong_answers_are_counted_in_their_kind():
         "count": 11,
     }
     rows = {
-        line.split()[0]: dict(zip(QUESTION_TYPES, line.split()[1:], strict=True)) for line in table(right, asked)[1:]
+        line.split()[0]: dict(zip(QUESTION_TYPES, line.split()[1:], strict=True))
+        for line in format_accuracy_table(correct, total)[1:]
     }
     assert rows["3"] == rows["all"] and rows["3"]["ego"] == "66.7" and rows["3"]["count"] == "91.7"
 
 
-def test_the_command_asks_a_base(call, nano_folder, tiny_data):
-    """Every kind has a share, on a tiny model."""
-    status, out, err = call((train.answers, train.measure), "answers", "--base", nano_folder, "--data", tiny_data)
+def test_eval_text_prints_a_table(call, nano_folder, tiny_data):
+    """Every question type has an accuracy, with a tiny model."""
+    status, out, err = call(COMMANDS, "eval-text", "--base", nano_folder, "--data", tiny_data)
     assert status == 0, err
     lines = out.splitlines()
     assert lines[0].split() == ["karts", *QUESTION_TYPES] and lines[-1].startswith("all")
-    assert all(0 <= float(share) <= 100 for share in lines[-1].split()[1:])
+    assert all(0 <= float(cell) <= 100 for cell in lines[-1].split()[1:])
 
 
-def test_a_tower_is_measured_on_views_as_they_are_and_as_worse_files(call, tiny_data):
-    command = ("measure", "--data", tiny_data, "--split", "train")
-    shares = []
+def test_eval_vision_at_full_and_low_jpeg_quality(call, tiny_data):
+    command = ("eval-vision", "--data", tiny_data, "--split", "train")
+    accuracies = []
     for quality in ((), ("--quality", "5")):
-        status, out, err = call((train.answers, train.measure), *command, *quality)
+        status, out, err = call(COMMANDS, *command, *quality)
         assert status == 0, err
-        shares.append(dict(line.split() for line in out.splitlines()[:5]))
-    assert set(shares[0]) == set(shares[1]) == set(QUESTION_TYPES) and shares[0] != shares[1]
-    status, _, err = call((train.answers, train.measure), *command, "--quality", "0")
-    assert status == 1 and "--quality: 0" in err
+        accuracies.append(dict(line.split() for line in out.splitlines()[:5]))
+    assert set(accuracies[0]) == set(accuracies[1]) == set(QUESTION_TYPES)
+    assert accuracies[0] != accuracies[1]
+    status, _, err = call(COMMANDS, *command, "--quality", "0")
+    assert status == 2 and "--quality: expected 1 to 100, got 0" in err

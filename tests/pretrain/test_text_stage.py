@@ -1,4 +1,4 @@
-"""nano/: the text stage's vocabulary and words."""
+"""The text stage: compact vocabulary, paraphrases, initial weights."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -14,13 +15,11 @@ from transformers import AutoProcessor
 from homework.labels.questions import QUESTION_TYPES, QUESTIONS, captions, generate_questions, qa_pairs
 from homework.models.loading import DEFAULT_BASE
 from homework.models.prompts import PromptTokens
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
 from homework.utils.errors import InputError
-from pretrain.assemble import VOCABULARY
-from pretrain.checkpoints import TAUGHT, begin_text_with
-from pretrain.checkpoints import VISION as DEFAULT_CHECKPOINT
-from pretrain.compact_vocab import SmallVocabulary, answer_texts, caption_texts
-from pretrain.paraphrases import REWORDED
+from pretrain.assemble import VOCAB_SIZE
+from pretrain.checkpoints import FROZEN_PREFIXES, VISION_CONFIG, load_text_weights
+from pretrain.compact_vocab import CompactVocabulary, answer_texts, caption_texts
+from pretrain.paraphrases import PARAPHRASED_QUESTIONS
 from pretrain.text_stage import TextStage, sample_pairs
 from tests.tiny_models import SCENE, VISION
 
@@ -32,28 +31,27 @@ def tokens() -> PromptTokens:
 
 
 @pytest.fixture(scope="module")
-def vocabulary(tokens) -> SmallVocabulary:
-    """The small vocabulary."""
-    return SmallVocabulary(tokens)
+def vocabulary(tokens) -> CompactVocabulary:
+    """The compact vocabulary."""
+    return CompactVocabulary(tokens)
 
 
-def test_small_vocabulary_is_the_full_softmax(vocabulary):
-    """Training with the small table minimises the loss of the whole vocabulary."""
+def test_compact_vocabulary_has_the_loss_of_the_full_softmax(vocabulary):
     generator = torch.Generator().manual_seed(0)
     embedding = nn.Embedding(len(vocabulary), 16, dtype=torch.float64)
     with torch.no_grad():
         embedding.weight.normal_(generator=generator)
     hidden = torch.randn(20, 16, generator=generator, dtype=torch.float64)
     ids = vocabulary.used[torch.randint(len(vocabulary.used), (20,), generator=generator)]
-    small = vocabulary.cross_entropy(hidden, embedding.weight, vocabulary.row[ids])
+    compact = vocabulary.cross_entropy(hidden, embedding.weight, vocabulary.row[ids])
     table = vocabulary.expand(embedding)
-    assert table.shape == (VOCABULARY, 16)
+    assert table.shape == (VOCAB_SIZE, 16)
     full = F.cross_entropy(hidden @ table.T, ids, reduction="none")
-    assert torch.allclose(small, full, rtol=1e-10)
+    assert torch.allclose(compact, full, rtol=1e-10)
 
 
-def test_small_vocabulary_knows_every_text(vocabulary, tokens):
-    """No token of a prompt, question, answer or caption falls among the unused ones."""
+def test_compact_vocabulary_covers_every_text(vocabulary, tokens):
+    """Every token of prompts, questions, answers and captions has its own row."""
     texts = [tokens.prefix, *map(tokens.answer, answer_texts()), *map(tokens.question, (q for q, _ in qa_pairs(SCENE)))]
     texts += [tokens.tokenizer(text + tokens.tokenizer.eos_token)["input_ids"] for text in caption_texts()]
     assert {i for ids in texts for i in ids} <= set(vocabulary.used.tolist())
@@ -67,56 +65,56 @@ def test_base_learns_other_words_for_the_same_answers():
     rng = np.random.default_rng(0)
     official, asked = dict(qa_pairs(SCENE)), [pair for _ in range(50) for pair in sample_pairs(SCENE, rng)]
     assert not official.keys() & {question for question, *_ in asked}
-    by_template = {row.template: row for row in REWORDED}
-    assert len(by_template) == len(REWORDED) == 3 * len(QUESTIONS)
+    by_template = {row.template: row for row in PARAPHRASED_QUESTIONS}
+    assert len(by_template) == len(PARAPHRASED_QUESTIONS) == 3 * len(QUESTIONS)
     kinds = Counter(
         row.question_type
-        for row, question, _ in generate_questions(SCENE, REWORDED)
+        for row, question, _ in generate_questions(SCENE, PARAPHRASED_QUESTIONS)
         if question in {q for q, *_ in asked}
     )
     assert set(kinds) == set(QUESTION_TYPES)
-    answers = {question: answer for _, question, answer in generate_questions(SCENE, REWORDED)}
+    answers = {question: answer for _, question, answer in generate_questions(SCENE, PARAPHRASED_QUESTIONS)}
     assert all(answers[question] == answer for question, answer, _ in asked)
     assert answers["Does gnu drive to the left or right of the ego car?"] == "left"
     assert answers["Tell the place of xue relative to the ego car."] == "back and right"
     assert answers["Count the karts in front of the ego car."] == "1"
 
 
-def is_taught(name: str) -> bool:
-    """Whether weights of a text stage come from a dense stage."""
-    return name.startswith(TAUGHT)
+def is_frozen(name: str) -> bool:
+    """Check whether a text stage's weights come from a dense stage."""
+    return name.startswith(FROZEN_PREFIXES)
 
 
-def test_a_text_stage_begins_with_another_s_text_model(tokens, tmp_path):
-    """All but what a dense stage taught is taken over; that stage's checkpoint is refused in one line."""
+def test_text_stage_loads_another_text_stage(tokens, tmp_path):
+    """All weights but the frozen ones are loaded; a dense stage's checkpoint is rejected."""
     torch.manual_seed(0)
     first, second = (TextStage(TuxNanoVisionConfig(**VISION), tokens) for _ in range(2))
     file = tmp_path / "text.pt"
     torch.save({"step": 1, "model": first.state_dict(), "optimizer": {}}, file)
-    taught = {name: weight.clone() for name, weight in second.state_dict().items() if is_taught(name)}
-    assert taught
-    begin_text_with(second, file)
+    frozen = {name: weight.clone() for name, weight in second.state_dict().items() if is_frozen(name)}
+    assert frozen
+    load_text_weights(second, file)
     for name, weight in first.state_dict().items():
-        assert torch.equal(taught.get(name, weight), second.state_dict()[name]), name
-    learning = {name for name, weight in second.named_parameters() if weight.requires_grad}
-    assert learning and not any(map(is_taught, learning))
+        assert torch.equal(frozen.get(name, weight), second.state_dict()[name]), name
+    trainable = {name for name, weight in second.named_parameters() if weight.requires_grad}
+    assert trainable and not any(map(is_frozen, trainable))
     losses = second.losses(torch.zeros(1, 3, 100, 150), [SCENE], np.random.default_rng(0), whole=True)
-    assert losses.keys() == {"captions", "questions", "imagined"} and all(loss > 0 for loss in losses.values())
+    assert losses.keys() == {"captions", "questions", "synthetic"} and all(loss > 0 for loss in losses.values())
     torch.save({"step": 1, "model": {"tower.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
     with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
-        begin_text_with(second, file)
+        load_text_weights(second, file)
 
 
-def test_a_text_stage_begins_with_an_exported_base(tokens, tmp_path):
-    """The base's text model and connector, with the small table of which its own is made; no base is told in a line."""
-    stage, saved = TextStage(DEFAULT_CHECKPOINT, tokens), load_file(Path(DEFAULT_BASE) / "model.safetensors")
-    begin_text_with(stage, Path(DEFAULT_BASE))
+def test_text_stage_loads_an_exported_base(tokens, tmp_path):
+    """Text model and connector are the base's, its embedding table reduced; other folders are rejected."""
+    stage, saved = TextStage(VISION_CONFIG, tokens), load_file(Path(DEFAULT_BASE) / "model.safetensors")
+    load_text_weights(stage, Path(DEFAULT_BASE))
     table = stage.vocabulary.expand(stage.model.get_input_embeddings())
     assert torch.equal(table, saved.pop("model.text_model.embed_tokens.weight").float())
     state = stage.state_dict()
     for name, weight in saved.items():
-        if not is_taught(f"model.{name}"):
+        if not is_frozen(f"model.{name}"):
             assert torch.equal(state[f"model.{name}"], weight.float()), name
     (tmp_path / "model.safetensors").write_bytes(b"{")
-    with pytest.raises(InputError, match="not an exported base .* name homework/weights/tux_nano"):
-        begin_text_with(stage, tmp_path)
+    with pytest.raises(InputError, match="not an exported base .* give homework/weights/tux_nano"):
+        load_text_weights(stage, tmp_path)

@@ -1,10 +1,10 @@
-"""Bundles that try something: the code that each adds to the fake models, and what must come of it.
+"""Hostile bundles: the code that each adds to the fake models, and the expected outcome.
 
-A text is the reason why the part has no score, as a regular expression; a number is the accuracy that the bundle's
-answers deserve, whatever else it tried: 0.7 for one that goes on to answer by rule.
+A string is the reason why the part has no score, as a regular expression; a number is the accuracy of the bundle's
+answers, whatever else it tried: 0.7 if it then answers by rule.
 """
 
-# Before the code of each bundle. Functions of C see nothing of Python's audit hooks: the kernel has to refuse them.
+# Precedes the code of each bundle. C functions bypass Python's audit hooks, so the kernel has to refuse them.
 PRELUDE = """
 import ctypes, json, os, sys, time
 from pathlib import Path
@@ -23,47 +23,47 @@ def load_vlm():
 def attack(): pass
 """
 
-# For the fake json.dumps of the child: what it writes instead.
+# Replaces the worker's json.dumps by what follows.
 FAKE_DUMPS = "def attack(): sys.modules['__main__'].json.dumps = lambda message: "
 HONEST = 0.7
 DENIED = r"Errno 13\] Permission denied"
 NOT_PERMITTED = r"Errno 1\] Operation not permitted"
 
 ENDS = {
-    "os_exit": ("def attack(): os._exit(0)", "ended before it had answered"),
-    "os_exit_status": ("def attack(): os._exit(3)", "ended with exit status 3"),
+    "os_exit": ("def attack(): os._exit(0)", "exited before answering"),
+    "os_exit_status": ("def attack(): os._exit(3)", "exited with status 3"),
     "sys_exit": ("def attack(): sys.exit(0)", "SystemExit: 0"),
     "exit_on_import": ("sys.exit(0)", "import homework: SystemExit"),
     "abort": ("def attack(): os.abort()", "killed by SIGABRT"),
     "segfault": ("def attack(): ctypes.string_at(0)", "killed by SIGSEGV"),
     "exit_while_answering": ("VLM.answer = lambda self, paths, questions: exit()", "benchmark: (SystemExit|NameError)"),
     "deep_recursion": ("def attack(): attack()", "RecursionError"),
-    "error_that_has_no_text": (
+    "error_without_text": (
         "class E(Exception):\n    def __str__(self): raise self\ndef attack(): raise E",
-        "ended with exit status|: E",
+        "exited with status|: E",
     ),
     "error_that_moves_the_cursor": (
         "def attack(): raise ValueError('\\x1b[2J\\n50 points')",
         r"ValueError: .?\[2J 50 points$",
     ),
-    "asks_the_keyboard": ("def attack(): input()", "EOFError"),
+    "reads_stdin": ("def attack(): input()", "EOFError"),
 }
 
 SIGNALS_AND_PROCESSES = {
-    "kills_the_grader": ("def attack(): os.kill(os.getppid(), 9)", "no signals to other processes"),
+    "kills_the_grader": ("def attack(): os.kill(os.getppid(), 9)", "not allow signals to other processes"),
     "kills_the_grader_in_c": ("def attack(): libc('kill', os.getppid(), 9)", NOT_PERMITTED),
     "kills_everyone": ("def attack(): libc('kill', -1, 9)", NOT_PERMITTED),
-    "kills_the_group": ("def attack(): os.killpg(os.getpgid(os.getppid()), 9)", "no os.killpg"),
-    "fork": ("def attack(): os.fork()", "no os.fork"),
-    "kills_the_grader_s_thread_in_c": ("def attack(): libc('tgkill', os.getppid(), os.getppid(), 9)", NOT_PERMITTED),
+    "kills_the_group": ("def attack(): os.killpg(os.getpgid(os.getppid()), 9)", "not allow os.killpg"),
+    "fork": ("def attack(): os.fork()", "not allow os.fork"),
+    "kills_a_thread_of_the_grader_in_c": ("def attack(): libc('tgkill', os.getppid(), os.getppid(), 9)", NOT_PERMITTED),
     "queues_a_signal_in_c": ("def attack(): libc('sigqueue', os.getppid(), 9, 0)", NOT_PERMITTED),
     "reads_the_grader_in_c": ("def attack(): libc('process_vm_readv', os.getppid(), 0, 0, 0, 0, 0)", NOT_PERMITTED),
-    "fork_by_another_interface": ("def attack(): libc('syscall', 0x40000000 + 57)", "SIGSYS|Errno 38"),
+    "fork_by_x32_abi": ("def attack(): libc('syscall', 0x40000000 + 57)", "SIGSYS|Errno 38"),
     "fork_bomb_in_c": ("def attack():\n    while True: libc('fork')", NOT_PERMITTED),
-    "subprocess": ("def attack(): import subprocess; subprocess.run(['sleep', '98765'])", "no subprocess.Popen"),
-    "shell": ("def attack(): os.system('sleep 98765 &')", "no os.system"),
-    "shell_in_c": ("def attack(): libc('system', b'sleep 98765 &')", HONEST),  # which only says that it found no shell
-    "spawn": ("def attack(): os.posix_spawn('/bin/sleep', ['sleep', '98765'], {})", "no os.posix_spawn"),
+    "subprocess": ("def attack(): import subprocess; subprocess.run(['sleep', '98765'])", "not allow subprocess.Popen"),
+    "shell": ("def attack(): os.system('sleep 98765 &')", "not allow os.system"),
+    "shell_in_c": ("def attack(): libc('system', b'sleep 98765 &')", HONEST),  # it returns 127: no shell
+    "spawn": ("def attack(): os.posix_spawn('/bin/sleep', ['sleep', '98765'], {})", "not allow os.posix_spawn"),
     "exec_in_c": (
         "def attack(): libc('execl', b'/bin/sleep', b'sleep', b'98765', None)",
         f"{DENIED}|{NOT_PERMITTED}",
@@ -71,7 +71,7 @@ SIGNALS_AND_PROCESSES = {
     "multiprocessing": (
         "import multiprocessing\n"
         "def attack(): multiprocessing.get_context('fork').Process(target=time.sleep, args=(98765,)).start()",
-        "no os.fork",
+        "not allow os.fork",
     ),
     "new_session_in_c": ("def attack(): libc('setsid')", NOT_PERMITTED),
     "ptrace_in_c": ("def attack(): libc('ptrace', 16, os.getppid(), 0, 0)", NOT_PERMITTED),
@@ -82,68 +82,68 @@ SIGNALS_AND_PROCESSES = {
         "    while True: threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()",
         "more than 1000 threads|can't start new thread",
     ),
-    "thread_that_stays": (
+    "thread_left_running": (
         "import threading\ndef attack(): threading.Thread(target=time.sleep, args=(1000,)).start()",
         HONEST,
     ),
 }
 
 NETWORK = {
-    "socket": ("def attack(): import socket; socket.socket()", "no socket.__new__"),
+    "socket": ("def attack(): import socket; socket.socket()", "not allow socket.__new__"),
     "socket_in_c": ("def attack(): libc('socket', 2, 1, 0)", NOT_PERMITTED),
     "unix_socket_pair_in_c": (
         "def attack(): libc('socketpair', 1, 1, 0, ctypes.create_string_buffer(8))",
         NOT_PERMITTED,
     ),
-    "dns": ("def attack(): import socket; socket.getaddrinfo('example.org', 80)", "no socket.getaddrinfo"),
-    "web": ("def attack(): import urllib.request as u; u.urlopen('http://192.0.2.1/')", "no urllib.Request"),
+    "dns": ("def attack(): import socket; socket.getaddrinfo('example.org', 80)", "not allow socket.getaddrinfo"),
+    "web": ("def attack(): import urllib.request as u; u.urlopen('http://192.0.2.1/')", "not allow urllib.Request"),
     "io_uring_in_c": ("def attack(): libc('syscall', 425, 1, ctypes.create_string_buffer(120))", "Errno 38"),
 }
 
 WRITES = {
-    "write_outside": ("def attack(): open(OUTSIDE / 'new', 'w')", "no writing"),
+    "write_outside": ("def attack(): open(OUTSIDE / 'new', 'w')", "not allow writing"),
     "write_outside_in_c": (
         "def attack(): libc('open', bytes(OUTSIDE / 'new'), os.O_CREAT | os.O_WRONLY, 0o666)",
         DENIED,
     ),
-    "write_home": ("def attack(): Path('~/new').expanduser().write_text('x')", "no writing"),
+    "write_home": ("def attack(): Path('~/new').expanduser().write_text('x')", "not allow writing"),
     "write_home_in_c": ("def attack(): libc('creat', bytes(HOME / 'tux-hostile'), 0o666)", DENIED),
     "fills_the_disk_in_c": (
         "def attack(): libc('fallocate', libc('creat', bytes(HERE / 'full'), 0o666), 0, 0, 1 << 30)",
         DENIED,
     ),
     "write_working_folder_in_c": ("def attack(): libc('open', b'new', os.O_CREAT | os.O_WRONLY, 0o666)", DENIED),
-    "write_data": ("def attack(): open(next((DATA / 'valid_grader').iterdir()), 'a')", "no writing"),
+    "write_data": ("def attack(): open(next((DATA / 'valid_grader').iterdir()), 'a')", "not allow writing"),
     "write_bundle_in_c": ("def attack(): libc('open', __file__.encode(), os.O_WRONLY)", DENIED),
-    "temporary_file": ("def attack(): import tempfile; tempfile.mkstemp()", "no writing"),
+    "temporary_file": ("def attack(): import tempfile; tempfile.mkstemp()", "not allow writing"),
     "shared_memory_file": (
         "def attack(): from multiprocessing import shared_memory as s; s.SharedMemory(create=True, size=9)",
         DENIED,
     ),
-    "new_folder": ("def attack(): os.mkdir(OUTSIDE / 'new')", "no os.mkdir"),
+    "new_folder": ("def attack(): os.mkdir(OUTSIDE / 'new')", "not allow os.mkdir"),
     "new_folder_in_c": ("def attack(): libc('mkdir', bytes(OUTSIDE / 'new'), 0o777)", DENIED),
     "new_link_in_c": ("def attack(): libc('symlink', b'/etc/passwd', bytes(HERE / 'new'))", DENIED),
-    "delete": ("def attack(): import shutil; shutil.rmtree(DATA)", "no os.remove|no os.rmdir"),
+    "delete": ("def attack(): import shutil; shutil.rmtree(DATA)", "not allow os.remove|not allow os.rmdir"),
     "delete_in_c": ("def attack(): libc('unlink', bytes(OUTSIDE / 'old'))", DENIED),
     "rename_in_c": ("def attack(): libc('rename', bytes(OUTSIDE / 'old'), bytes(OUTSIDE / 'new'))", DENIED),
     "truncate_in_c": ("def attack(): libc('truncate', bytes(OUTSIDE / 'old'), 0)", f"{DENIED}|{NOT_PERMITTED}"),
     "change_rights_in_c": ("def attack(): libc('chmod', bytes(OUTSIDE / 'old'), 0o777)", NOT_PERMITTED),
-    "change_times": ("def attack(): os.utime(OUTSIDE / 'old', (0, 0))", "no os.utime"),
+    "change_times": ("def attack(): os.utime(OUTSIDE / 'old', (0, 0))", "not allow os.utime"),
 }
 
 READS = {
-    "answers": ("def attack(): open(ANSWERS)", "no reading outside"),
+    "answers": ("def attack(): open(ANSWERS)", "not allow reading outside"),
     "answers_in_c": ("def attack(): libc('open', bytes(ANSWERS), 0)", DENIED),
-    "answers_that_it_is_given": (
+    "answers_in_its_data": (
         "ROWS = json.load(open(DATA / 'valid_grader' / 'balanced_qa_pairs.json'))\n"
-        "TOLD = {row['image_file']: row['answer'] for row in ROWS}\n"
-        "VLM.answer = lambda self, paths, questions: [TOLD['/'.join(p.split('/')[-2:])] for p in paths]",
+        "GIVEN = {row['image_file']: row['answer'] for row in ROWS}\n"
+        "VLM.answer = lambda self, paths, questions: [GIVEN['/'.join(p.split('/')[-2:])] for p in paths]",
         0.0,
     ),
-    "passwords": ("def attack(): open('/etc/passwd')", "no reading outside"),
+    "passwords": ("def attack(): open('/etc/passwd')", "not allow reading outside"),
     "passwords_in_c": ("def attack(): libc('open', b'/etc/passwd', 0)", DENIED),
     "folder": ("def attack(): os.listdir(OUTSIDE)", DENIED),
-    "environment_of_the_grader": ("def attack(): open(f'/proc/{os.getppid()}/environ')", "no reading outside"),
+    "environment_of_the_grader": ("def attack(): open(f'/proc/{os.getppid()}/environ')", "not allow reading outside"),
     "environment_of_the_grader_in_c": (
         "def attack(): libc('open', f'/proc/{os.getppid()}/environ'.encode(), 0)",
         DENIED,
@@ -154,96 +154,96 @@ READS = {
     ),
     "own_environment": ("def attack(): assert 'TUX_SECRET' not in os.environ and 'PWD' not in os.environ", HONEST),
     "memory_of_the_grader_in_c": ("def attack(): libc('open', f'/proc/{os.getppid()}/mem'.encode(), 0)", DENIED),
-    "own_memory_by_proc": ("def attack(): open('/proc/self/mem', 'rb')", "no reading outside"),
+    "own_memory_by_proc": ("def attack(): open('/proc/self/mem', 'rb')", "not allow reading outside"),
     "device_of_the_disk": ("def attack(): libc('open', b'/dev/vda', 0)", f"{DENIED}|No such file"),
-    "the_grader_s_code": ("def attack(): import grader", "ModuleNotFoundError"),
+    "grader_code": ("def attack(): import grader", "ModuleNotFoundError"),
 }
 
 LIMITS = {
-    "sleeps": ("def attack(): time.sleep(1000)", "stopped: over the limit of 1 s"),
-    "spins": ("def attack():\n    while True: pass", "stopped: over the limit of 1 s"),
-    "sleeps_deaf_to_signals": (
+    "sleeps": ("def attack(): time.sleep(1000)", "stopped: exceeded the time limit of 1 s"),
+    "spins": ("def attack():\n    while True: pass", "stopped: exceeded the time limit of 1 s"),
+    "sleeps_ignoring_signals": (
         "import signal\ndef attack():\n    for n in (2, 15, 1): signal.signal(n, signal.SIG_IGN)\n    time.sleep(1000)",
-        "stopped: over the limit of 1 s",
+        "stopped: exceeded the time limit of 1 s",
     ),
     "fills_memory": ("def attack(): bytearray(20_000_000_000)", "MemoryError"),
     "fills_shared_memory": ("def attack(): import mmap; mmap.mmap(-1, 1 << 24)", NOT_PERMITTED),
     "fills_a_growing_stack_in_c": ("def attack(): libc('mmap', None, 1 << 24, 3, 0x122, -1, 0)", NOT_PERMITTED),
     "fills_a_shared_segment_in_c": ("def attack(): libc('shmget', 0, 1 << 24, 0o1600)", NOT_PERMITTED),
     "memory_file_in_c": ("def attack(): libc('memfd_create', b'x', 0)", NOT_PERMITTED),
-    "raises_its_limits": (
+    "raises_limits": (
         "def attack(): import resource as r; r.setrlimit(r.RLIMIT_DATA, (-1, -1))",
-        "no resource.setrlimit",
+        "not allow resource.setrlimit",
     ),
-    "raises_its_limits_in_c": (
+    "raises_limits_in_c": (
         "def attack(): libc('setrlimit', 2, (ctypes.c_ulong * 2)(2**64 - 1, 2**64 - 1))",
         NOT_PERMITTED,
     ),
-    "raises_its_priority_in_c": ("def attack(): libc('setpriority', 0, 0, -20)", f"{DENIED}|{NOT_PERMITTED}"),
-    "opens_files_without_end": (
+    "raises_priority_in_c": ("def attack(): libc('setpriority', 0, 0, -20)", f"{DENIED}|{NOT_PERMITTED}"),
+    "opens_too_many_files": (
         "def attack(): kept = [open('/dev/null') for _ in range(100_000)]",
         "Too many open files",
     ),
     "prints_a_gigabyte": ("def attack():\n    for _ in range(100): os.write(1, bytes(10_000_000))", HONEST),
     "prints_a_gigabyte_on_stderr": ("def attack():\n    for _ in range(100): os.write(2, bytes(10_000_000))", HONEST),
     "changes_the_folder": ("def attack(): os.chdir('/')", HONEST),
-    "closes_everything": ("def attack(): os.closerange(0, 500)", "ended with exit status 1"),
+    "closes_everything": ("def attack(): os.closerange(0, 500)", "exited with status 1"),
 }
 
 FORGERIES = {
-    "score_of_its_own": (
-        FAKE_DUMPS + """'{"loaded": 1, "accuracy": 1.0, "points": 50}'""",
-        "something else than answers",
+    "forged_score": (
+        FAKE_DUMPS + """'{"num_parameters": 1, "accuracy": 1.0, "points": 50}'""",
+        "malformed output",
     ),
-    "benchmark_of_its_own": (
+    "forged_benchmark": (
         "from . import data\nclass Result: accuracy, samples = 1.0, []\ndata.benchmark = lambda *a: Result()",
         0.0,
     ),
-    "message_of_its_own": (
-        'MESSAGE = b\'{"loaded": 1}\\n{"records": []}\\n\'\n'
+    "forged_message": (
+        'MESSAGE = b\'{"num_parameters": 1}\\n{"records": []}\\n\'\n'
         "def attack():\n    for fd in range(3, 20):\n        try: os.write(fd, MESSAGE)\n"
         "        except OSError: pass\n    os._exit(0)",
         0.0,
     ),
-    "parameters_that_are_nan": (
-        FAKE_DUMPS + "'{\"loaded\": NaN}'",
-        "something else",
+    "nan_parameters": (
+        FAKE_DUMPS + "'{\"num_parameters\": NaN}'",
+        "malformed output",
     ),
-    "parameters_that_are_a_text": (
-        FAKE_DUMPS + '\'{"loaded": "0"}\'',
-        "no number of parameters",
+    "string_parameters": (
+        FAKE_DUMPS + '\'{"num_parameters": "0"}\'',
+        "invalid number of parameters",
     ),
     "number_of_a_million_digits": (
         FAKE_DUMPS + "'9' * 10**6",
-        "something else",
+        "malformed output",
     ),
-    "deep_json": (FAKE_DUMPS + "'[' * 10**6", "something else"),
-    "answers_without_end": (
+    "deep_json": (FAKE_DUMPS + "'[' * 10**6", "malformed output"),
+    "too_much_output": (
         FAKE_DUMPS + "'x' * 20_000_000",
         "sent more than 16 MB",
     ),
-    "recorder": (
-        "def attack():\n    sys.modules['__main__'].Recorder.answer = lambda self, p, q: self.records.append("
-        "{'image': 'x', 'asked': q, 'answer': 1, 'is_correct': True})",
-        "something else than answers",
+    "forged_record": (
+        "def attack():\n    sys.modules['__main__'].RecordingVLM.answer = lambda self, p, q: self.records.append("
+        "{'image': 'x', 'query': q, 'answer': 1, 'is_correct': True})",
+        "malformed output",
     ),
     "tux_for_all": ("sys.modules['__main__'].islice = lambda *a: ['tux']", HONEST),
-    "text_that_equals_all": (
+    "string_that_equals_all": (
         "class Any(str):\n    __eq__ = __contains__ = startswith = lambda self, other: True\n"
         "    __hash__, strip, lower = str.__hash__, lambda self: self, lambda self: self\n"
         "VLM.answer = lambda self, paths, questions: [Any('x') for _ in questions]",
         0.0,
     ),
-    "list_that_lies_about_its_length": (
+    "list_with_false_length": (
         "class L(list):\n    __len__ = lambda self: 1\nVLM.answer = lambda self, paths, questions: L()",
         "0 answers to 1 questions",
     ),
-    "dataset_that_lies_about_its_length": (
+    "dataset_with_false_length": (
         "from . import data\nold = data.VQADataset\nclass L(list):\n    __len__ = lambda self: 2**60\n"
         "data.VQADataset = lambda split: L(old(split))",
         HONEST,
     ),
-    "answers_that_never_end": (
+    "endless_answers": (
         "import itertools\nVLM.answer = lambda self, paths, questions: itertools.repeat('tux')",
         "more answers to 1 questions",
     ),
@@ -252,16 +252,16 @@ FORGERIES = {
         "999,999 characters, more than 10,000",
     ),
     "fewer_answers": ("VLM.answer = lambda self, paths, questions: []", "0 answers to 1 questions"),
-    "answer_that_is_a_number": ("VLM.answer = lambda self, paths, questions: [7]", "an answer that is no string"),
-    "answer_of_half_a_character": ("VLM.answer = lambda self, paths, questions: ['tux \\ud800']", HONEST),
+    "answer_is_a_number": ("VLM.answer = lambda self, paths, questions: [7]", "an answer is not a string"),
+    "answer_with_lone_surrogate": ("VLM.answer = lambda self, paths, questions: ['tux \\ud800']", HONEST),
     "every_answer_at_once": ("VLM.answer = lambda self, paths, questions: ['abyss tux 1 2 3 left right']", 0.3),
     "too_many_parameters": ("Weight.numel = lambda self: 300_000_001", "300,000,001 parameters, more than"),
-    "negative_parameters": ("Weight.numel = lambda self: -1", "no number of parameters"),
+    "negative_parameters": ("Weight.numel = lambda self: -1", "invalid number of parameters"),
     "pickled_code": (
         "def attack():\n    import pickle\n    pickle.loads(b'cos\\nsystem\\n(S\"sleep 98765 &\"\\ntR.')",
-        "no pickle.find_class",
+        "not allow pickle.find_class",
     ),
-    "hides_behind_other_modules": ("sys.modules['json'] = sys.modules['os'] = None", HONEST),
+    "removes_modules": ("sys.modules['json'] = sys.modules['os'] = None", HONEST),
 }
 
 CASES = {
@@ -270,7 +270,7 @@ CASES = {
     for name, case in group.items()
 }
 
-# These import torch, which takes a second or two.
+# Bundles that import torch, which takes a second or two.
 WITH_TORCH = {
     "301_million_parameters": (
         "import torch\nclass Large(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
@@ -286,9 +286,9 @@ WITH_TORCH = {
         "UnpicklingError|pickle",
     ),
 }
-# The same for CLIP, by the code that replaces `vision`.
+# CLIP models: code that replaces `vision`.
 CLIP = {
-    "nan_features": ("vision = vision * float('nan')", "clip: a likeness that is no finite number"),
-    "wrong_shape": ("vision = vision[0]", r"clip: likeness of shape \(5,\), expected \(1, 5\)"),
-    "features_that_are_no_tensor": ("vision = [1, 2, 3]", "clip: TypeError"),
+    "nan_features": ("vision = vision * float('nan')", "clip: similarity is not finite"),
+    "wrong_shape": ("vision = vision[0]", r"clip: similarity of shape \(5,\), expected \(1, 5\)"),
+    "features_not_a_tensor": ("vision = [1, 2, 3]", "clip: TypeError"),
 }

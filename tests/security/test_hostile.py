@@ -1,36 +1,34 @@
-"""Each hostile bundle gets what it deserves, and nothing of it stays: no process, no file, no change."""
+"""Each hostile bundle has the expected outcome and leaves no process, no file and no change behind."""
 
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from grader.grader import Grader
-from grader.redact import read_truth, write_asked
-from grader.runner import PartError, not_enforced, run_part
-from grader.score import score
-from grader.unpack import unpacked
+from grader.redact import read_truth, write_redacted_data
+from grader.runner import PartError, run_part, unenforced_limits
+from grader.score import score_part
+from grader.unpack import unpack_bundle
 from homework.utils.errors import InputError
-from tests.fake_bundle import write_data, write_package, write_tokenizer, write_zip
+from tests.fake_bundle import ROOT, grader_command, write_data, write_package, write_tokenizer, write_zip
 
 from .bundles import CASES, CLIP, PRELUDE, WITH_TORCH
 from .zips import REFUSED
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 600  # seconds: a bundle that is not about time has enough of it on a busy machine too
-MARKER = b"98765"  # an argument of whatever a bundle tries to start
+TIMEOUT_SECONDS = 600  # generous, for busy machines; bundles that test the time limit get 1
+MARKER = b"98765"  # an argument of each process that a bundle tries to start
 
-linux = pytest.mark.skipif(bool(not_enforced()), reason="this system does not enforce every limit")
+linux = pytest.mark.skipif(bool(unenforced_limits()), reason="this system does not enforce every limit")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The data, its truth, a good package, and a folder that is none of a bundle's business."""
+    """A folder with data, a good package, and a folder that a bundle must not touch."""
     root = tmp_path_factory.mktemp("hostile")
     write_data(root)
     (root / "outside").mkdir()
@@ -44,14 +42,14 @@ def truth(place):
     return read_truth(place / "data")
 
 
-def state(folder):
-    """Every file below a folder, with its content and rights."""
+def read_state(folder):
+    """Return every file below a folder with its mode, time and content."""
     return {path: (path.lstat().st_mode, path.lstat().st_mtime_ns, path.is_file() and path.read_bytes())
             for path in folder.rglob("*")}  # fmt: skip
 
 
-def processes_of(root):
-    """The processes that a bundle left running: those that name its folder, or that carry the mark."""
+def find_processes(root):
+    """Return the running processes that name the bundle's folder or the marker in their command lines."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -63,23 +61,23 @@ def processes_of(root):
     return found
 
 
-def outcome(part, package, truth, timeout, tokenizer=""):
-    """The accuracy of the part, or the reason why it has none. Checks that nothing of it is left."""
-    with unpacked(package) as root:
-        write_asked(truth, root / "data")
-        before = state(root)
+def run_and_score(part, package, truth, timeout, tokenizer=""):
+    """Run a part; return its accuracy, or why it has none. Checks that it leaves nothing behind."""
+    with unpack_bundle(package) as root:
+        write_redacted_data(truth, root / "data")
+        before = read_state(root)
         try:
             records = run_part(part, root, timeout, tokenizer).records
-            result = score(part, truth[part], records)[0].accuracy
+            result = score_part(part, truth[part], records)[0].accuracy
         except PartError as error:
             result = str(error)
-        (root / "work").rmdir()  # still empty
-        assert state(root) == before
-        assert not processes_of(root)
+        (root / "work").rmdir()  # raises unless it is still empty
+        assert read_state(root) == before
+        assert not find_processes(root)
     return result
 
 
-def check(result, expected):
+def assert_outcome(result, expected):
     if isinstance(expected, str):
         assert isinstance(result, str) and re.search(expected, result), result
         assert result.isprintable()
@@ -102,14 +100,14 @@ def test_hostile_code_with_torch(place, truth, tmp_path, monkeypatch, name):
 
 
 def run_hostile(place, truth, tmp_path, monkeypatch, code, expected):
-    monkeypatch.setenv("TUX_SECRET", "of the teacher")
+    monkeypatch.setenv("TUX_SECRET", "secret")
     paths = {"outside": str(place / "outside"), "answers": str(place / "data/valid_grader/balanced_qa_pairs.json")}
     package = write_package(tmp_path / "bundle", PRELUDE.format(**paths, home=str(Path.home())) + code)
-    before, shared = state(place), set(os.listdir("/dev/shm"))
-    timeout = 1 if "over the limit" in str(expected) else PATIENCE
-    check(outcome("vlm", package, truth, timeout), expected)
-    assert state(place) == before
-    deadline = time.monotonic() + 10  # semaphores of other tests come and go there
+    before, shared = read_state(place), set(os.listdir("/dev/shm"))
+    timeout = 1 if "time limit" in str(expected) else TIMEOUT_SECONDS
+    assert_outcome(run_and_score("vlm", package, truth, timeout), expected)
+    assert read_state(place) == before
+    deadline = time.monotonic() + 10  # other tests create semaphores there for a while
     while not set(os.listdir("/dev/shm")) <= shared and time.monotonic() < deadline:
         time.sleep(0.05)
     assert set(os.listdir("/dev/shm")) <= shared and not (Path.home() / "tux-hostile").exists()
@@ -125,7 +123,7 @@ def test_hostile_clip(place, truth, tmp_path, name):
     line = "        return vision, torch.eye(16)"
     assert line in models
     (package / "models.py").write_text(models.replace(line, f"        {code}\n{line}"))
-    check(outcome("clip", package, truth, PATIENCE, place / "tokenizer"), expected)
+    assert_outcome(run_and_score("clip", package, truth, TIMEOUT_SECONDS, place / "tokenizer"), expected)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -133,7 +131,7 @@ def test_hostile_clip(place, truth, tmp_path, name):
 def test_hostile_zip(place, tmp_path, name):
     build, reason = REFUSED[name]
     bundle = build(tmp_path / "a.zip", place / "good")
-    with pytest.raises(InputError, match=reason) as error, unpacked(bundle):
+    with pytest.raises(InputError, match=reason) as error, unpack_bundle(bundle):
         pass
     assert str(error.value).isprintable()
     assert [path.name for path in tmp_path.rglob("*")] == ["a.zip"]
@@ -143,38 +141,39 @@ def test_hostile_zip(place, tmp_path, name):
 def test_hostile_folder(place, tmp_path, target):
     package = write_package(tmp_path / "bundle")
     (package / "link").symlink_to(target)
-    with pytest.raises(InputError, match="a link to a folder or out of the bundle"), unpacked(package):
+    with pytest.raises(InputError, match="a link to a folder or out of the bundle"), unpack_bundle(package):
         pass
 
 
 @linux
-def test_one_bad_bundle_stops_no_other(place, truth, tmp_path):
-    """As a teacher grades a folder of them, side by side: the honest one gets its points."""
-    prelude = PRELUDE.format(outside="", answers="", home="") + "def load_clip(): raise OSError('not asked here')\n"
+def test_a_bad_bundle_does_not_stop_others(place, truth, tmp_path):
+    """Graded in parallel, the honest bundle gets its points."""
+    prelude = PRELUDE.format(outside="", answers="", home="") + "def load_clip(): raise OSError('not needed')\n"
     for name, code in [("honest", ""), *((n, CASES[n][0]) for n in ("os_exit", "fork_bomb_in_c", "closes_everything"))]:
         write_zip(tmp_path / f"{name}.zip", write_package(tmp_path / name, prelude + code))
     (tmp_path / "broken.zip").write_bytes(b"no zip")
-    bundles, told = sorted(tmp_path.glob("*.zip")), []
-    grades = list(Grader(truth, PATIENCE).grade_all(bundles, 2, told.append))
+    bundles, results = sorted(tmp_path.glob("*.zip")), []
+    grades = list(Grader(truth, TIMEOUT_SECONDS).grade_all(bundles, 2, results.append))
     points = {grade.bundle.stem: [part.points for part in grade.parts][:1] for grade in grades}
     assert points == {"broken": [], "closes_everything": [0], "fork_bomb_in_c": [0], "honest": [50], "os_exit": [0]}
-    assert len(told) == 5 and "not a readable zip" in next(grade.refused for grade in grades if grade.refused)
+    assert len(results) == 5 and "not a readable zip" in next(grade.refused for grade in grades if grade.refused)
 
 
 @linux
-def test_a_killed_grader_takes_its_bundle_along(place, tmp_path):
+def test_killing_the_grader_ends_its_worker(place, tmp_path):
     package = write_package(tmp_path / "bundle", "import time\ndef load_vlm(): time.sleep(1000)")
-    command = [sys.executable, "-m", "grader", package, "--data", place / "data"]
-    grader = subprocess.Popen([*map(str, command)], cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)})
+    grader = subprocess.Popen(
+        grader_command(package, place / "data"), cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}
+    )
     try:
         deadline = time.monotonic() + 30
-        while not any(b"worker.py" in line and b'"vlm"' in line for line in processes_of(tmp_path)):
+        while not any(b"worker.py" in line and b'"vlm"' in line for line in find_processes(tmp_path)):
             assert time.monotonic() < deadline and grader.poll() is None
             time.sleep(0.05)
     finally:
         grader.send_signal(signal.SIGKILL)
         grader.wait()
     deadline = time.monotonic() + 10
-    while processes_of(tmp_path) and time.monotonic() < deadline:
+    while find_processes(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not processes_of(tmp_path)
+    assert not find_processes(tmp_path)

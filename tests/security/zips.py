@@ -1,16 +1,16 @@
-"""Zips that must be refused before anything of them is unpacked: a builder each, and the reason."""
+"""Zips that must be refused before anything is extracted: a builder and the reason for each."""
 
 import stat
 import struct
 import zipfile
 from pathlib import Path
 
-from grader.unpack import MAX_BYTES
+from grader.unpack import MAX_ZIP_BYTES
 from tests.fake_bundle import write_zip
 
 
 def with_names(*names):
-    """The good bundle with more empty files."""
+    """Build the good bundle with more empty files."""
     return lambda path, good: write_zip(path, good, names)
 
 
@@ -28,7 +28,7 @@ def with_entry(name, content=b"", mode=None, method=zipfile.ZIP_DEFLATED):
 
 
 def with_declared_size(size, content=b"x" * 5_000_000):
-    """The last entry declares another size than its bytes have, in both of its headers."""
+    """Build a zip whose last entry declares a wrong size in both of its headers."""
 
     def build(path, good):
         with_entry("homework/z.bin", content)(path, good)
@@ -54,8 +54,8 @@ def with_flag(bit):
     return build
 
 
-def overlapping(path: Path, good: Path) -> Path:
-    """Two entries of the list of contents share one file's bytes."""
+def build_overlapping(path: Path, good: Path) -> Path:
+    """Build a zip in which two directory entries share one file's bytes."""
     with_entry("homework/a.bin", b"x" * 900_000)(path, good)
     with zipfile.ZipFile(path, "a") as archive:
         first = archive.getinfo("homework/a.bin")
@@ -68,7 +68,7 @@ def overlapping(path: Path, good: Path) -> Path:
     return path
 
 
-def of_bytes(content):
+def with_bytes(content):
     def build(path, good):
         path.write_bytes(content)
         return path
@@ -76,7 +76,7 @@ def of_bytes(content):
     return build
 
 
-def empty(path, good):
+def build_empty(path, good):
     zipfile.ZipFile(path, "w").close()
     return path
 
@@ -97,19 +97,19 @@ REFUSED = {
     "same_name_in_capitals": (with_names("homework/Models.py"), "clashes"),
     "same_name_composed": (with_names("homework/\u00e9.py", "homework/e\u0301.py"), "clashes"),
     "same_folder_in_capitals": (with_names("homework/a/b.py", "homework/A/c.py"), "clashes"),
-    "file_and_folder": (with_names("homework/models.py/a.py"), "it is a folder too"),
-    "same_name_by_a_dot": (with_names("homework/./models.py"), "clashes"),
-    "line_break_in_a_name": (with_names("homework/a\n50 points.py"), "no name for a file"),
-    "long_name": (with_names(f"homework/{'a' * 300}.py"), "no name for a file"),
+    "file_and_folder": (with_names("homework/models.py/a.py"), "both a file and a folder"),
+    "same_name_with_a_dot": (with_names("homework/./models.py"), "clashes"),
+    "line_break_in_a_name": (with_names("homework/a\n50 points.py"), "is not a valid file name"),
+    "long_name": (with_names(f"homework/{'a' * 300}.py"), "is not a valid file name"),
     "bomb": (with_entry("homework/a.bin", bytes(5_000_000)), "grows .* times"),
-    "bomb_by_bzip2": (with_entry("homework/a.bin", bytes(500_000), method=zipfile.ZIP_BZIP2), "another method"),
-    "bomb_by_lzma": (with_entry("homework/a.bin", bytes(500_000), method=zipfile.ZIP_LZMA), "another method"),
-    "bomb_that_says_so": (with_declared_size(4_000_000_000), "unpacks to 4,000 MB, more than 250 MB"),
-    "bomb_that_denies_it": (with_declared_size(1000), "not a readable zip"),
-    "overlapping_files": (overlapping, "not a readable zip|another name"),
+    "bomb_by_bzip2": (with_entry("homework/a.bin", bytes(500_000), method=zipfile.ZIP_BZIP2), "by deflate"),
+    "bomb_by_lzma": (with_entry("homework/a.bin", bytes(500_000), method=zipfile.ZIP_LZMA), "by deflate"),
+    "bomb_that_declares_its_size": (with_declared_size(4_000_000_000), "unpacks to 4,000 MB, more than 250 MB"),
+    "bomb_with_false_size": (with_declared_size(1000), "not a readable zip"),
+    "overlapping_files": (build_overlapping, "not a readable zip|another name"),
     "many_files": (with_names(*(f"homework/{n}" for n in range(2001))), "2,004 entries, more than 2,000"),
     "encrypted": (with_flag(1), "not a readable zip"),
-    "too_large": (of_bytes(bytes(MAX_BYTES + 1)), "more than 50 MB"),
-    "no_zip": (of_bytes(b"PK, but no zip"), "not a readable zip"),
-    "empty": (empty, "found nothing"),
+    "too_large": (with_bytes(bytes(MAX_ZIP_BYTES + 1)), "more than 50 MB"),
+    "not_a_zip": (with_bytes(b"PK, but not a zip"), "not a readable zip"),
+    "empty": (build_empty, "found nothing"),
 }

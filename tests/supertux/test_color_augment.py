@@ -1,12 +1,12 @@
-"""Light, haze and blur of a frame."""
+"""Photometric jitter: light, haze and sharpness of a frame."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from supertux.render.color_augment import Look
+from supertux.render.color_augment import PhotometricJitter
 
-PLAIN = Look(exposure=1, contrast=1, tint=(1, 1, 1), haze=0, haze_depth=100, blur=0, sharpen=0)
+PLAIN = PhotometricJitter()
 
 
 def picture() -> tuple[np.ndarray, np.ndarray]:
@@ -18,37 +18,37 @@ def picture() -> tuple[np.ndarray, np.ndarray]:
     return image, distance
 
 
-def apply(look: Look) -> np.ndarray:
-    return np.asarray(look.apply(*picture())).astype(int)
+def apply(jitter: PhotometricJitter) -> np.ndarray:
+    return np.asarray(jitter.apply(*picture())).astype(int)
 
 
-def test_the_same_numbers_give_the_same_picture():
-    first, again, other = (apply(Look.random(np.random.default_rng([7, n]))) for n in (1, 1, 2))
+def test_the_same_seed_gives_the_same_image():
+    first, again, other = (apply(PhotometricJitter.sample(np.random.default_rng([7, n]))) for n in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).mean() > 0.5
 
 
-def test_a_plain_look_changes_nothing_and_keeps_the_form():
+def test_default_jitter_changes_nothing():
     image, distance = picture()
     view = PLAIN.apply(image, distance)
     assert (view.mode, view.size) == ("RGB", (150, 100))
     assert np.array_equal(np.asarray(view), image)
 
 
-def test_haze_hides_what_is_far_and_not_what_is_near():
+def test_haze_changes_far_pixels_only():
     image, distance = picture()
     change = np.abs(apply(replace(PLAIN, haze=0.5, haze_depth=40)) - image)
     hills, road = change[40:70], change[70:]
     assert hills.min() > 20 and road.max() <= 3
 
 
-def test_haze_without_anything_far():
+def test_haze_where_nothing_is_far():
     image, _ = picture()
     view = np.asarray(replace(PLAIN, haze=0.5).apply(image, np.full(image.shape[:2], 5.0)))
     assert np.abs(view - image.astype(int)).max() <= 8
 
 
-def test_light_is_scaled_and_does_not_overflow():
+def test_light_is_scaled_without_overflow():
     bright, dark = apply(replace(PLAIN, exposure=1.2)), apply(replace(PLAIN, exposure=0.75))
     image, _ = picture()
     assert np.abs(dark - 0.75 * image).max() <= 0.51
@@ -58,29 +58,29 @@ def test_light_is_scaled_and_does_not_overflow():
     assert apply(replace(PLAIN, contrast=1.1))[40:].mean() < image[40:].mean()
 
 
-def test_blur_softens_edges_alone():
+def test_blur_softens_edges_only():
     blurred = apply(replace(PLAIN, blur=0.7))
     assert (blurred[:35] == (200, 220, 250)).all()
     assert 60 < blurred[39].mean() < 220
 
 
-def test_random_looks_leave_half_of_the_frames_without_haze():
+def test_half_of_the_samples_have_no_haze():
     rng = np.random.default_rng(5)
-    looks = [Look.random(rng) for _ in range(400)]
-    assert 150 < sum(look.haze == 0 for look in looks) < 250
-    assert min(look.exposure for look in looks) < 0.92 and max(look.exposure for look in looks) > 1.1
+    jitters = [PhotometricJitter.sample(rng) for _ in range(400)]
+    assert 150 < sum(jitter.haze == 0 for jitter in jitters) < 250
+    assert min(jitter.exposure for jitter in jitters) < 0.92 and max(jitter.exposure for jitter in jitters) > 1.1
 
 
-def test_a_sharpened_view_has_steeper_edges():
-    def steepest(look: Look) -> int:
-        return int(np.abs(np.diff(apply(look).astype(int), axis=0)).max())
+def test_sharpening_steepens_edges():
+    def steepest(jitter: PhotometricJitter) -> int:
+        return int(np.abs(np.diff(apply(jitter).astype(int), axis=0)).max())
 
     assert steepest(replace(PLAIN, sharpen=25)) > steepest(PLAIN)
 
 
-def test_as_drawn_changes_the_sharpness_alone():
+def test_sample_sharpness_keeps_flat_colours():
     flat = np.full((100, 150, 3), (40, 90, 200), np.uint8)
     for seed in range(5):
-        look = Look.as_drawn(np.random.default_rng(seed))
-        assert np.array_equal(np.asarray(look.apply(flat, None)), flat)
-    assert len({Look.as_drawn(np.random.default_rng(seed)).blur for seed in range(5)}) == 5
+        jitter = PhotometricJitter.sample_sharpness(np.random.default_rng(seed))
+        assert np.array_equal(np.asarray(jitter.apply(flat, None)), flat)
+    assert len({PhotometricJitter.sample_sharpness(np.random.default_rng(seed)).blur for seed in range(5)}) == 5

@@ -1,4 +1,4 @@
-"""What a run has drawn, from records and labels that are made by hand."""
+"""Statistics of records and labels that are made by hand."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,14 @@ from PIL import Image
 from homework.utils.errors import InputError
 from homework.utils.io import write_json
 from supertux.render.planner import KARTS, TRACKS
-from supertux.render.stats import mix_table, pairs_line, quality_line, read_records, speed_table, stats
+from supertux.render.stats import (
+    kart_count_table,
+    kart_track_coverage_line,
+    quality_line,
+    read_records,
+    speed_table,
+    stats,
+)
 from tests.conftest import assert_one_line_error
 
 MIDDLE, SIDE, SMALL = [280, 180, 320, 220], [40, 180, 100, 220], [0, 0, 8, 8]
@@ -40,56 +47,58 @@ def row_of(lines: list[str], name: str) -> list[str]:
     return next(line for line in lines if line.startswith(name)).removeprefix(name).split()
 
 
-def test_the_speed_is_of_cpu_seconds_by_track_and_over_all():
+def test_speed_is_per_cpu_second_by_track_and_overall():
     lines = speed_table([record(0, "abyss"), record(1, "xr591", peak_mb=1200), record(2, "abyss")])
     assert row_of(lines, "abyss") == "2 4 20 1.7 4.0 100.0 60.0 30.0 10.0 900".split()
     assert row_of(lines, "xr591") == "1 2 10 1.7 4.0 100.0 60.0 30.0 10.0 1,200".split()
     assert row_of(lines, "all") == "3 6 30 1.7 4.0 100.0 60.0 30.0 10.0 1,200".split()
 
 
-def test_a_race_that_gave_no_view_is_counted_and_divides_nothing():
+def test_a_race_without_views_divides_nothing_by_zero():
     empty = record(0, "abyss", frames=0, views=0, cpu_seconds={"load": 5.0})
     assert row_of(speed_table([empty]), "abyss")[:6] == "1 0 0 0.0 5.0 0.0".split()
 
 
-def test_the_quality_is_what_the_files_were_saved_with(tmp_path: Path):
+def test_quality_is_that_of_the_files(tmp_path: Path):
     infos = [info("abyss", ["tux"], [])] * 4
     (tmp_path / "mine").mkdir()
     split = make_folder(tmp_path / "mine", [], infos)
     for number, quality in enumerate((82, 95, 95)):  # the fourth frame's view is missing
         Image.new("RGB", (150, 100), "teal").save(split / f"{number:05x}_00_im.jpg", quality=quality)
     paths = sorted(split.glob("*_info.json"))
-    assert quality_line(paths[3:]) == "JPEG quality: no view is there"
+    assert quality_line(paths[3:]) == "JPEG quality: no images"
     assert quality_line(paths) == "JPEG quality: 95 in 2 frames, 82 in 1 frames"
     Image.new("RGB", (150, 100)).save(split / "00003_00_im.jpg", "PNG")
-    assert "another in 1 frames" in quality_line(paths)
+    assert "unknown in 1 frames" in quality_line(paths)
     (split / "00003_00_im.jpg").write_bytes(b"\xff\xd8broken")
     with pytest.raises(InputError, match="00003_00_im.jpg"):
         quality_line(paths)
 
 
-def test_the_mix_follows_the_label_rule():
+def test_kart_counts_follow_the_label_rule():
     two = [(0, MIDDLE), (1, SIDE), (2, SMALL)]
-    other = [(0, MIDDLE)]  # the followed kart would be kart 1
-    lines = mix_table([info("abyss", ["tux", "gnu", "xue"], two, other), info("abyss", ["tux"], [], [(0, SMALL)])])
+    other = [(0, MIDDLE)]  # the camera target would be kart 1
+    lines = kart_count_table(
+        [info("abyss", ["tux", "gnu", "xue"], two, other), info("abyss", ["tux"], [], [(0, SMALL)])]
+    )
     assert row_of(lines, "drawn, %") == "50.0 25.0 25.0 0.0 0.0 0.0 0.0 0.0".split()
     assert float(row_of(lines, "course, %")[1]) == pytest.approx(60.6, abs=0.05)
-    assert lines[-1] == "the followed kart is the ego kart in 25.0 % of 4 views"
+    assert lines[-1] == "the camera target is the ego kart in 25.0 % of 4 views"
 
 
-def test_views_with_more_karts_than_the_table_count_with_its_last():
+def test_views_with_many_karts_are_in_the_last_column():
     crowd = [(kart, [60 * kart, 0, 60 * kart + 40, 40]) for kart in range(9)]
-    assert row_of(mix_table([info("abyss", list(KARTS[:9]), crowd)]), "drawn, %")[-1] == "100.0"
+    assert row_of(kart_count_table([info("abyss", list(KARTS[:9]), crowd)]), "drawn, %")[-1] == "100.0"
 
 
-def test_pairs_count_followed_karts_alone():
+def test_coverage_counts_camera_targets_only():
     infos = [info("abyss", ["tux", "gnu", "xue"], [], []), info("abyss", ["tux"], [])]
-    line = pairs_line(infos, ["abyss", "xr591"], ["tux", "gnu", "xue"])
-    assert line == "kart-track pairs: 6, each followed by 0 to 2 views, 4 by none"
+    line = kart_track_coverage_line(infos, ["abyss", "xr591"], ["tux", "gnu", "xue"])
+    assert line == "kart-track combinations: 6, each with 0 to 2 views, 4 with none"
 
 
-def test_a_track_that_is_not_in_the_settings_is_counted_too():
-    assert "1 to 1 views, 0 by none" in pairs_line([info("xr591", ["tux"], [])], [], [])
+def test_coverage_includes_tracks_outside_the_settings():
+    assert "1 to 1 views, 0 with none" in kart_track_coverage_line([info("xr591", ["tux"], [])], [], [])
 
 
 def test_a_folder_prints_its_tables(tmp_path, capsys):
@@ -97,14 +106,14 @@ def test_a_folder_prints_its_tables(tmp_path, capsys):
     settings = {"tracks": ["abyss"], "karts": ["tux", "gnu"]}
     stats(make_folder(tmp_path, records, [info("abyss", ["tux"], [(0, MIDDLE)])], settings))
     text = capsys.readouterr().out
-    assert "peak memory of a process: 909 MB in the first 10 races, 911 MB in the last 10" in text
-    assert "kart-track pairs: 2, each followed by 0 to 1 views, 1 by none" in text
+    assert "peak memory per process: 909 MB in the first 10 races, 911 MB in the last 10" in text
+    assert "kart-track combinations: 2, each with 0 to 1 views, 1 with none" in text
     assert row_of(text.splitlines(), "all")[:3] == ["12", "24", "120"]
 
 
-def test_without_settings_all_pairs_of_the_game_are_expected(tmp_path, capsys):
+def test_without_settings_coverage_is_over_the_whole_game(tmp_path, capsys):
     stats(make_folder(tmp_path, [record(0, "abyss")], [info("abyss", ["tux"], [(0, MIDDLE)])]))
-    assert f"kart-track pairs: {len(TRACKS) * len(KARTS)}," in capsys.readouterr().out
+    assert f"kart-track combinations: {len(TRACKS) * len(KARTS)}," in capsys.readouterr().out
 
 
 def test_records_come_in_the_order_of_their_races(tmp_path):
@@ -112,18 +121,18 @@ def test_records_come_in_the_order_of_their_races(tmp_path):
     assert [item["race"] for item in read_records(tmp_path)] == [2, 11]
 
 
-def test_frames_without_records_have_their_labels_counted(tmp_path, capsys):
+def test_frames_without_records_have_their_labels_summarised(tmp_path, capsys):
     stats(make_folder(tmp_path, [], [info("abyss", ["tux"], [(0, MIDDLE)])]))
     printed = capsys.readouterr().out
     assert "100.0 % of 1 views" in printed and "views/s" not in printed
 
 
 @pytest.mark.parametrize("records", [[], [record(0, "abyss", frames=0, views=0)]])
-def test_a_folder_that_nothing_was_drawn_into_is_named_with_the_remedy(tmp_path, records):
+def test_a_folder_without_drawn_races_is_an_error_with_a_remedy(tmp_path, records):
     make_folder(tmp_path, records, [])
-    with pytest.raises(InputError, match="render --out"):
+    with pytest.raises(InputError, match="render --output"):
         stats(tmp_path)
 
 
-def test_the_command_says_so_in_one_line(tmp_path, call):
+def test_a_missing_folder_is_a_one_line_error(tmp_path, call):
     assert_one_line_error(call([stats], "stats", tmp_path / "none"), "none")

@@ -1,4 +1,4 @@
-"""benchmarks/answers: where a model fails, and whether its answers agree."""
+"""Test viewer.error_analysis: accuracy tables, confusions and consistency."""
 
 import json
 import re
@@ -10,15 +10,16 @@ from homework.labels.eval_sets import split_scenes
 from homework.labels.questions import classify_question, qa_pairs
 from homework.labels.scene import Kart, Scene
 from viewer.error_analysis import (
-    Asked,
-    agreement,
-    ask_everything,
-    by_number,
-    by_pair,
-    by_side,
-    confusions,
-    report,
-    table,
+    AnsweredQuestion,
+    analyze,
+    answer_all_questions,
+    consistency,
+    format_confusions,
+    format_table,
+    group_by_image,
+    group_by_kart_size,
+    group_by_num_karts,
+    group_by_training_pair,
 )
 
 SCENE = Scene(
@@ -27,18 +28,18 @@ SCENE = Scene(
 )
 
 
-def answered(changes: dict[str, str], scene: Scene = SCENE) -> list[Asked]:
-    """All questions of a view, answered rightly but for the changes."""
-    return [Asked(scene, q, truth, changes.get(q, truth)) for q, truth in qa_pairs(scene)]
+def answer_view(changes: dict[str, str], scene: Scene = SCENE, image: str = "a") -> list[AnsweredQuestion]:
+    """Answer all questions about a view correctly except for the changes."""
+    return [AnsweredQuestion(image, scene, q, truth, changes.get(q, truth)) for q, truth in qa_pairs(scene)]
 
 
-def test_right_answers_agree():
-    """Truth is consistent; each view is counted once, each where-question once."""
-    found = agreement([answered({}), answered({})])
+def test_correct_answers_are_consistent():
+    """Each view is counted once, and each where-question once."""
+    found = consistency(answer_view({}) + answer_view({}, image="b"))
     assert found == {
         "left + right = total - 1": (2, 2),
         "front + behind = total - 1": (2, 2),
-        "where = its two halves": (4, 4),
+        "where = its two parts": (4, 4),
         "all of a view": (2, 2),
     }
 
@@ -48,73 +49,72 @@ def test_right_answers_agree():
     [
         ("How many karts are to the left of the ego car?", "2", "left + right = total - 1"),
         ("How many karts are behind the ego car?", "none", "front + behind = total - 1"),
-        ("Where is gnu relative to the ego car?", "back and left", "where = its two halves"),
-        ("Is xue to the left or right of the ego car?", "left", "where = its two halves"),
+        ("Where is gnu relative to the ego car?", "back and left", "where = its two parts"),
+        ("Is xue to the left or right of the ego car?", "left", "where = its two parts"),
     ],
 )
 def test_one_wrong_answer_breaks_its_check(question, answer, check):
-    """A single wrong answer is seen in its own check and in the view's, and in no other."""
-    found = agreement([answered({question: answer})])
-    whole = agreement([answered({})])
-    for name, (held, number) in whole.items():
-        assert found[name] == (held - (name in (check, "all of a view")), number)
+    """A single wrong answer fails its own check and the view's, and no other."""
+    found = consistency(answer_view({question: answer}))
+    for name, (passed, total) in consistency(answer_view({})).items():
+        assert found[name] == (passed - (name in (check, "all of a view")), total)
 
 
-def test_answers_that_are_wrong_together_agree():
-    """Agreement says nothing of the truth: one kart less in all numbers still adds up."""
+def test_wrong_answers_can_be_consistent():
+    """Consistency does not depend on the truth: one kart less in all numbers still adds up."""
     changes = {
         "How many karts are there in the scenario?": "2",
         "How many karts are to the left of the ego car?": "0",
         "How many karts are in front of the ego car?": "0",
     }
-    assert agreement([answered(changes)])["all of a view"] == (1, 1)
+    assert consistency(answer_view(changes))["all of a view"] == (1, 1)
 
 
-def test_view_without_karts_has_nothing_to_agree_on():
-    """Only the track is asked: no check."""
-    assert agreement([answered({}, Scene("abyss", ()))]) == {}
+def test_view_without_karts_has_no_checks():
+    """Only the track is asked."""
+    assert consistency(answer_view({}, Scene("abyss", ()))) == {}
 
 
-def test_tables_group_by_what_makes_a_question_hard():
-    """Karts in the view, the asked kart's size, and pairs of kart and track that train has."""
-    rows = answered({"Is gnu to the left or right of the ego car?": "right"})
-    where = {(one.question, by_side(one)) for one in rows}
-    assert ("What kart is the ego car?", "25 or more") in where and ("What track is this?", None) in where
-    assert ("Is gnu to the left or right of the ego car?", " 7 to 9") in where  # 7 pixels wide
-    assert ("How many karts are behind the ego car?", " 7 to 9") in where  # the smallest of the view
-    assert {by_number(one) for one in rows} == {"3"}
-    assert {by_pair(Counter({("tux", "abyss"): 1}))(one) for one in rows} == {"in train"}
-    assert {by_pair(Counter())(one) for one in rows} == {"not in train"}
-    lines = table("pixels", rows, by_side)
+def test_tables_group_by_difficulty():
+    """Groups are the karts in the view, the deciding kart's size, and the pairs of kart and track in train."""
+    rows = answer_view({"Is gnu to the left or right of the ego car?": "right"})
+    sizes = {(row.question, group_by_kart_size(row)) for row in rows}
+    assert ("What kart is the ego car?", "25 or more") in sizes and ("What track is this?", None) in sizes
+    assert ("Is gnu to the left or right of the ego car?", " 7 to 9") in sizes  # 7 pixels wide
+    assert ("How many karts are behind the ego car?", " 7 to 9") in sizes  # the smallest of the view
+    assert {group_by_num_karts(row) for row in rows} == {"3"}
+    assert {group_by_training_pair(Counter({("tux", "abyss"): 1}))(row) for row in rows} == {"in train"}
+    assert {group_by_training_pair(Counter())(row) for row in rows} == {"not in train"}
+    lines = format_table("pixels", rows, group_by_kart_size)
     relation = [line.split() for line in lines if line.startswith("   7 to 9")]
     assert relation[0][3:] == ["-", "100.0", "of", "1", "66.7", "of", "3", "100.0", "of", "4"]
 
 
-def test_confusions_name_what_is_said_instead():
-    """The worst first, with the wrong answers and how often they were given."""
-    rows = [*answered({"What kart is the ego car?": "gnu"}), *answered({"What kart is the ego car?": "kiki"})]
+def test_confusions_list_wrong_answers():
+    """The worst true answer comes first, with its wrong answers and how often they were given."""
+    rows = [*answer_view({"What kart is the ego car?": "gnu"}), *answer_view({"What kart is the ego car?": "kiki"})]
     other = Scene("abyss", (Kart(0, "xue", (60, 40, 90, 71)),))
-    lines = confusions(rows + answered({}, other), "ego")
+    lines = format_confusions(rows + answer_view({}, other), "ego")
     assert lines[1].split() == ["tux", "0.0", "of", "2", "gnu", "1,", "kiki", "1"]
     assert lines[2].split() == ["xue", "100.0", "of", "1"]
 
 
-def test_everything_is_asked(vlm, tiny_data):
-    """Each view has an answer to every question that can be asked of it, counts of 0 too."""
+def test_all_questions_are_answered(vlm, tiny_data):
+    """Each view gets an answer to every question that its labels answer, counts of 0 included."""
     scenes = split_scenes(tiny_data, "valid")
-    views = ask_everything(vlm, scenes, tiny_data)
-    assert {image: [one.question for one in view] for image, view in views.items()} == {
+    views = group_by_image(answer_all_questions(vlm, scenes, tiny_data))
+    assert {image: [row.question for row in view] for image, view in views.items()} == {
         image: [question for question, _ in qa_pairs(scene)] for image, scene in scenes.items()
     }
 
 
-def test_report_prints_tables_and_agreement(call, nano_folder, tiny_data, tmp_path):
-    """The command itself, on a tiny model."""
-    status, out, err = call((report,), "report", nano_folder, "--data", tiny_data, "--output", tmp_path / "a.json")
+def test_command_prints_tables_and_consistency(call, nano_folder, tiny_data, tmp_path):
+    """The command runs on a tiny model and writes every answer."""
+    status, out, err = call((analyze,), "analyze", nano_folder, "--data", tiny_data, "--output", tmp_path / "a.json")
     assert status == 0, err
-    for words in ("karts in the view", "pixels of the kart", "not in train", "all of a view"):
+    for words in ("karts in the view", "kart size in pixels", "not in train", "all of a view"):
         assert words in out
     samples = json.loads((tmp_path / "a.json").read_text())["samples"]
     counts = [row["correct_answer"] for row in samples if classify_question(row["question"]) == "count"]
     for name, number in (("0", counts.count("0")), ("others", len(counts) - counts.count("0"))):
-        assert re.search(rf"^  {name} +[\d.]+ of {number}$", out.split("counts, 0 too")[1], re.M)
+        assert re.search(rf"^  {name} +[\d.]+ of {number}$", out.split("counts, 0 included")[1], re.M)

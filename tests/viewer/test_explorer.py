@@ -1,4 +1,4 @@
-"""viewer explore without a model: views are found and shown, and what must not come in stays out."""
+"""Test viewer explore without a model: views are found and shown, and invalid input is rejected."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from homework.labels.frame_info import read_scenes
 from homework.labels.questions import qa_pairs
 from homework.labels.visualize import COLOURS
-from viewer.explorer import library as module
+from viewer.explorer import library
 from viewer.explorer.app import make_app
 from viewer.explorer.cli import explore
 from viewer.explorer.library import Library
@@ -35,27 +35,27 @@ URL = "http://127.0.0.1"
 
 @pytest.fixture
 def client(tiny_data) -> TestClient:
-    """The server where neither model is there."""
+    """Return a client of a server without models."""
     models = Models("nowhere/vlm", "nowhere/clip")
     models.load()
     return TestClient(make_app(Library(tiny_data), models), base_url=URL)
 
 
-def picture(size=(300, 200), kind="PNG") -> bytes:
+def make_image(size=(300, 200), image_format="PNG") -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", size, "navy").save(stream, kind)
+    Image.new("RGB", size, "navy").save(stream, image_format)
     return stream.getvalue()
 
 
-# 60,000x60,000 pixels, by its header: Pillow itself refuses it
+# a header of 60,000x60,000 pixels, which Pillow itself rejects
 HUGE = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\xea\x60\0\0\xea\x60\x08\x02\0\0\0"
 HUGE += zlib.crc32(HUGE[12:]).to_bytes(4) + b"\0\0\0\0IDAT" + zlib.crc32(b"IDAT").to_bytes(4)
 
 
 def test_views_are_found_by_track_kart_and_number(client):
-    """Each filter alone, two together, and none."""
+    """Filters work alone, together, and if no view matches."""
     found = client.get("/api/views/valid").json()
-    assert found["of"] == len(found["keys"]) == 6
+    assert found["total"] == len(found["keys"]) == 6
     assert found["tracks"] == {"scotland": 3, "zengarden": 3} and found["numbers"] == {"1": 2, "2": 2, "3": 2}
 
     def keys(**query) -> list[str]:
@@ -68,15 +68,15 @@ def test_views_are_found_by_track_kart_and_number(client):
     assert client.get("/api/views/train", params={"number": 0}).json()["keys"] == ["00002_01"]
 
 
-def test_choices_are_those_that_go_with_the_others(client):
-    """With a track chosen, only karts and numbers that it has; the other tracks can still be taken."""
+def test_filter_values_match_the_other_filters(client):
+    """With a track selected, only its karts and numbers are offered; other tracks still are."""
     found = client.get("/api/views/valid", params={"track": "zengarden", "kart": "nolok"}).json()
     assert found["tracks"] == {"scotland": 1, "zengarden": 1} and found["numbers"] == {"2": 1}
     assert set(found["karts"]) == {"gnu", "nolok", "sara_the_racer", "tux", "xue"}
 
 
 def test_a_view_has_its_boxes_pairs_captions_and_image(client, tiny_data):
-    """What the label rule says of it, and the file's very bytes."""
+    """Labels follow the label rule, and the image is the file's bytes."""
     view = client.get("/api/views/valid/000a0_00").json()
     _, scene = read_scenes(tiny_data / "valid" / "000a0_info.json")[0]
     assert [(pair["question"], pair["answer"]) for pair in view["pairs"]] == list(qa_pairs(scene))
@@ -87,17 +87,17 @@ def test_a_view_has_its_boxes_pairs_captions_and_image(client, tiny_data):
     assert image.headers["content-type"] == "image/jpeg"
 
 
-def test_no_path_of_a_request_is_opened(client, tiny_data):
-    """Only keys of the index are known, whatever a request names."""
-    (tiny_data / "secret_im.jpg").write_bytes(picture())
+def test_no_path_in_a_request_is_opened(client, tiny_data):
+    """Only keys of the index are accepted."""
+    (tiny_data / "secret_im.jpg").write_bytes(make_image())
     for path in ("valid/..%2fsecret", "valid/%2e%2e%2fsecret", "%2e%2e/secret", "valid/secret", "none/000a0_00"):
-        for what in ("images", "views", "answers"):
-            assert client.get(f"/api/{what}/{path}").status_code == 404, path
+        for resource in ("images", "views", "answers"):
+            assert client.get(f"/api/{resource}/{path}").status_code == 404, path
     assert client.get("/static/..%2fapp.py").status_code == 404
 
 
-def test_without_a_model_the_page_says_so(client):
-    """It opens, and a question gets a line that names what is missing."""
+def test_missing_model_is_reported(client):
+    """The page opens, and a question is answered with one line that names the missing checkpoint."""
     assert client.get("/").status_code == 200
     assert "nowhere/vlm: no such checkpoint; " in client.get("/api/status").json()["models"]["vlm"]
     view = {"split": "valid", "key": "000a0_00"}
@@ -106,16 +106,17 @@ def test_without_a_model_the_page_says_so(client):
         ("compare", {**view, "texts": ["The track is abyss."]}),
         ("check", {"split": "valid"}),
     ):
-        refused = client.post(f"/api/{path}", json=content)
-        assert refused.status_code == 503 and "no such checkpoint" in refused.json()["detail"]
+        response = client.post(f"/api/{path}", json=content)
+        assert response.status_code == 503 and "no such checkpoint" in response.json()["detail"]
     assert client.get("/api/answers/valid/000a0_00").status_code == 503
 
 
-def test_pictures_can_be_uploaded_and_the_oldest_go(client, monkeypatch):
-    """It is shown decoded anew and not too large; a few are kept."""
-    monkeypatch.setattr(module, "MAX_UPLOADS", 2)
+def test_images_can_be_uploaded_and_the_oldest_are_deleted(client, monkeypatch):
+    """An upload is served re-encoded and reduced; only the latest are kept."""
+    monkeypatch.setattr(library, "MAX_UPLOADS", 2)
     keys = [
-        client.post("/api/upload", content=picture((3000, 1000), kind)).json()["key"] for kind in ("JPEG", "PNG", "BMP")
+        client.post("/api/upload", content=make_image((3000, 1000), format_)).json()["key"]
+        for format_ in ("JPEG", "PNG", "BMP")
     ]
     assert client.get("/api/views/uploads").json()["keys"] == keys[1:]
     shown = client.get(f"/api/images/uploads/{keys[-1]}")
@@ -127,26 +128,28 @@ def test_pictures_can_be_uploaded_and_the_oldest_go(client, monkeypatch):
 @pytest.mark.parametrize(
     "content, status, words",
     [
-        (b"", 415, "not an image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "not an image"),
-        (picture()[:-200], 415, "not an image"),
-        (picture() + bytes(module.MAX_BYTES), 413, "too large: more than 10 MB"),
-        (picture((8000, 7000)), 413, "too large: more than 50 million pixels"),
+        (b"", 415, "not a readable image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "not a readable image"),
+        (make_image()[:-200], 415, "not a readable image"),
+        (make_image() + bytes(library.MAX_UPLOAD_BYTES), 413, "too large: more than 10 MB"),
+        (make_image((8000, 7000)), 413, "too large: more than 50 million pixels"),
         (HUGE, 413, "too large: more than 50 million pixels"),
     ],
-    ids=["empty", "svg", "cut short", "bytes", "pixels", "a header alone"],
+    ids=["empty", "svg", "truncated", "bytes", "pixels", "header only"],
 )
-def test_bad_uploads_are_refused_with_a_message(client, content, status, words):
-    refused = client.post("/api/upload", content=content)
-    assert refused.status_code == status and words in refused.json()["detail"]
+def test_bad_uploads_are_rejected_with_a_message(client, content, status, words):
+    response = client.post("/api/upload", content=content)
+    assert response.status_code == status and words in response.json()["detail"]
     assert client.get("/api/views/uploads").json()["keys"] == []
 
 
-def test_other_sites_can_neither_ask_nor_be_loaded(client):
-    """Not under another host's name, not from another site's page; the page itself loads only what is its own."""
+def test_cross_origin_requests_are_rejected(client):
+    """Other hosts and origins are rejected; the page loads only its own resources."""
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400
-    assert client.post("/api/upload", content=picture(), headers={"origin": "http://evil.example"}).status_code == 403
-    assert client.post("/api/upload", content=picture(), headers={"origin": URL}).status_code == 200
+    assert (
+        client.post("/api/upload", content=make_image(), headers={"origin": "http://evil.example"}).status_code == 403
+    )
+    assert client.post("/api/upload", content=make_image(), headers={"origin": URL}).status_code == 200
     assert client.get("/").headers["content-security-policy"].startswith("default-src 'self'")
     for name in ("index.html", "draw.js", "explore.js", "explore.css"):
         text = (ROOT / "viewer" / "explorer" / "static" / name).read_text()
@@ -155,30 +158,31 @@ def test_other_sites_can_neither_ask_nor_be_loaded(client):
 
 
 def test_bad_requests_get_one_line(client):
+    """Invalid bodies are answered with one line, not a structure."""
     for content in ({"split": "valid", "key": "000a0_00", "question": " "}, {"split": "valid"}, {}):
-        refused = client.post("/api/ask", json=content)
-        assert refused.status_code == 422 and isinstance(refused.json()["detail"], str)
-    asked = {"split": "valid", "key": "000a0_00", "question": "x" * 301}
-    assert client.post("/api/ask", json=asked).status_code == 422
+        response = client.post("/api/ask", json=content)
+        assert response.status_code == 422 and isinstance(response.json()["detail"], str)
+    too_long = {"split": "valid", "key": "000a0_00", "question": "x" * 301}
+    assert client.post("/api/ask", json=too_long).status_code == 422
 
 
-def test_broken_frames_and_no_frames_are_named(client, tiny_data, tmp_path, call):
-    """A split with a broken frame says which; a folder without frames doesn't open."""
+def test_broken_and_missing_frames_are_named(client, tiny_data, tmp_path, call):
+    """The error names the broken frame, or the folder without frames."""
     (tiny_data / "train" / "00001_info.json").write_text("{")
-    refused = client.get("/api/views/train")
-    assert refused.status_code == 500 and "00001_info.json" in refused.json()["detail"]
+    response = client.get("/api/views/train")
+    assert response.status_code == 500 and "00001_info.json" in response.json()["detail"]
     assert_one_line_error(call((explore,), "explore", "--data", tmp_path / "empty"), "empty")
 
 
-def test_boxes_have_one_colour_everywhere():
-    """The page's style has those of `check` and the report."""
+def test_boxes_have_the_same_colors_everywhere():
+    """The page's style sheet has the colours of `check` and the report."""
     style = (ROOT / "viewer" / "explorer" / "static" / "explore.css").read_text()
     assert {role: re.search(rf"--{role}: (#\w+);", style)[1] for role in COLOURS} == COLOURS
 
 
 @pytest.fixture
 def server(tiny_data):
-    """The command itself in a process of its own: its address and the process."""
+    """Start the command in a process: (its address, the process)."""
     command = [
         sys.executable,
         "-m",
@@ -199,7 +203,7 @@ def server(tiny_data):
 
 
 def test_the_command_serves_until_ctrl_c(server, call, tiny_data):
-    """Another one on the same port is refused in one line; Ctrl-C ends it without an error."""
+    """A second server on the same port fails in one line; Ctrl-C ends the first without an error."""
     url, process = server
     with urllib.request.urlopen(f"{url}/api/splits") as response:
         assert json.load(response)["splits"] == ["train", "valid"]
@@ -210,14 +214,14 @@ def test_the_command_serves_until_ctrl_c(server, call, tiny_data):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_ended_while_the_models_load_it_leaves_nothing(tiny_data, tmp_path, number, status):
-    """A thread that is inside of torch then is no reason to crash, and no upload stays."""
+def test_ended_while_the_models_load(tiny_data, tmp_path, number, status):
+    """A thread inside torch does not make the exit crash, and uploads are deleted."""
     command = [sys.executable, "-m", "viewer", "explore", "--data", str(tiny_data), "--port", "0"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=heed_ctrl_c, **streams)
     url = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())[0]
-    urllib.request.urlopen(f"{url}/api/splits").close()  # it serves
+    urllib.request.urlopen(f"{url}/api/splits").close()  # waits until it serves
     assert list(tmp_path.glob("uploads-*"))
     process.send_signal(number)
     out, err = process.communicate(timeout=60)

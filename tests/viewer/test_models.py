@@ -1,4 +1,4 @@
-"""viewer explore with a tiny model: questions, captions, and the search for wrong answers."""
+"""Test viewer explore with tiny models: questions, captions, and the search for wrong answers."""
 
 import io
 import time
@@ -37,13 +37,13 @@ def client(tiny_data, models) -> TestClient:
     return TestClient(make_app(Library(tiny_data), models), base_url="http://127.0.0.1")
 
 
-def test_questions_and_captions_get_what_the_models_say(client, models, tiny_data, nano_folder):
-    """The page's answers are those of the models themselves: of labelled and free questions, of CLIP, of uploads."""
+def test_answers_and_comparisons_are_the_models(client, models, tiny_data, nano_folder):
+    """The page returns what the models return, for labelled and free questions, captions and uploads."""
     path = str(tiny_data / "valid" / "000a0_00_im.jpg")
     vlm = BaseVLM(nano_folder)
-    asked = client.post("/api/ask", json={**VIEW, "question": f" {TRACK} "}).json()
-    assert asked["answer"] == vlm.answer([path], [TRACK])[0] and asked["truth"] == "zengarden"
-    assert 0 <= asked["probability"] <= 1 and asked["seconds"] > 0
+    labelled = client.post("/api/ask", json={**VIEW, "question": f" {TRACK} "}).json()
+    assert labelled["answer"] == vlm.answer([path], [TRACK])[0] and labelled["truth"] == "zengarden"
+    assert 0 <= labelled["probability"] <= 1 and labelled["seconds"] > 0
     free = client.post("/api/ask", json={**VIEW, "question": "Is it raining?"}).json()
     assert free["answer"] == vlm.answer([path], ["Is it raining?"])[0] and free["truth"] is None
 
@@ -57,12 +57,12 @@ def test_questions_and_captions_get_what_the_models_say(client, models, tiny_dat
     stream = io.BytesIO()
     Image.open(path).save(stream, "PNG")
     upload = client.post("/api/upload", content=stream.getvalue()).json()
-    assert client.post("/api/ask", json={**upload, "question": TRACK}).json()["answer"] == asked["answer"]
+    assert client.post("/api/ask", json={**upload, "question": TRACK}).json()["answer"] == labelled["answer"]
     assert client.get(f"/api/answers/uploads/{upload['key']}").json() == {"answers": {}}
 
 
 def test_wrong_answers_are_found_in_the_background(client):
-    """Views join the filter as they are looked at; at the end all of them were, and each was answered as it says."""
+    """The filter fills as views are checked; at the end it has exactly the views with a wrong answer."""
     assert client.get("/api/views/valid", params={"wrong": True}).json()["keys"] == []
     assert client.post("/api/check", json={"split": "valid"}).status_code == 200
     for _ in range(600):
@@ -76,13 +76,14 @@ def test_wrong_answers_are_found_in_the_background(client):
     for key in client.get("/api/views/valid").json()["keys"]:
         pairs = client.get(f"/api/views/valid/{key}").json()["pairs"]
         answers = client.get(f"/api/answers/valid/{key}").json()["answers"]
-        right = [is_exact_match(answers[pair["question"]], pair["answer"]) for pair in pairs]
-        assert (key in wrong) == (not all(right))
+        correct = [is_exact_match(answers[pair["question"]], pair["answer"]) for pair in pairs]
+        assert (key in wrong) == (not all(correct))
     assert client.delete("/api/check").status_code == 200
     assert client.post("/api/check", json={"split": "none"}).status_code == 404
 
 
-def test_a_missing_image_hides_no_other_view(client, tiny_data):
+def test_a_missing_image_does_not_stop_the_search(client, tiny_data):
+    """All other views of its batch are checked."""
     (tiny_data / "valid" / "000a0_01_im.jpg").unlink()
     client.post("/api/check", json={"split": "valid"})
     for _ in range(600):
@@ -93,19 +94,20 @@ def test_a_missing_image_hides_no_other_view(client, tiny_data):
     assert status["checked"] == status["views"] - 1
 
 
-def test_what_a_model_dies_of_is_told(monkeypatch, nano_folder):
-    """A full memory is no `InputError`, and the page must not wait for ever."""
+def test_any_loading_error_is_reported(monkeypatch, nano_folder):
+    """Running out of memory is not an `InputError`, and the page must not wait forever."""
 
-    def full(checkpoint: str):
+    def run_out_of_memory(checkpoint: str):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("viewer.explorer.models._load_vlm", full)
+    monkeypatch.setattr("viewer.explorer.models._load_vlm", run_out_of_memory)
     models = Models(str(nano_folder), "none")
     models.load()
     assert models.state["vlm"] == "out of memory" and "no such checkpoint" in models.state["clip"]
 
 
-def test_before_the_models_are_loaded_a_question_is_told_to_wait(tiny_data):
+def test_questions_fail_while_the_models_load(tiny_data):
+    """The error says that the model is still loading."""
     waiting = TestClient(make_app(Library(tiny_data), Models("a", "b")), base_url="http://127.0.0.1")
-    refused = waiting.post("/api/ask", json={**VIEW, "question": TRACK})
-    assert refused.status_code == 503 and refused.json()["detail"] == "the model is still being loaded"
+    response = waiting.post("/api/ask", json={**VIEW, "question": TRACK})
+    assert response.status_code == 503 and response.json()["detail"] == "the model is still loading"

@@ -1,4 +1,4 @@
-"""The command `explore`: a local page to browse views and to ask the models about them."""
+"""Define the command `explore`."""
 
 import os
 import signal
@@ -10,27 +10,24 @@ from pathlib import Path
 from homework.labels.rows import DATA_DIR
 from homework.utils.errors import InputError
 
-HOST = "127.0.0.1"  # the page can ask the models anything: it is for this machine alone
+HOST = "127.0.0.1"  # not reachable from other machines, as the server has no authentication
 
 
 def explore(
-    data: str = str(DATA_DIR),
-    checkpoint: str = "homework/weights/vlm",
-    clip: str = "homework/weights/clip",
-    port: int = 8000,
+    data: str = str(DATA_DIR), checkpoint: str | None = None, clip: str | None = None, port: int = 8000
 ) -> None:
-    """Browse views on a local page: boxes, pairs, captions; ask the VLM and CLIP; find wrong answers.
+    """Browse views on a local page: boxes, QA pairs, captions; query the VLM and CLIP; find wrong answers.
 
     Example: python -m viewer explore --checkpoint runs/demo/vlm
 
     Args:
-        data: the data folder.
-        checkpoint: of the VLM: a PEFT folder or a base; without it the page opens too.
-        clip: checkpoint of the CLIP; without it the page opens too.
-        port: of the page's address; 0 takes a free one.
+        data: data folder.
+        checkpoint: VLM checkpoint, a PEFT folder or a base; the shipped one by default.
+        clip: CLIP checkpoint; the shipped one by default. The page also works without checkpoints.
+        port: port of the page's address; 0 picks a free one.
 
     Raises:
-        InputError: no frames in `data`, or the port is taken.
+        InputError: no frames in `data`, or the port is in use.
     """
     import uvicorn
 
@@ -47,14 +44,14 @@ def explore(
     status = 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        uvicorn.Server(config).run(sockets=[listener])  # which gives SIGINT and SIGTERM on once it has ended
+        uvicorn.Server(config).run(sockets=[listener])  # re-raises SIGINT and SIGTERM after its shutdown
     except KeyboardInterrupt:
         print("closed", flush=True)
     except SystemExit as end:
         status = end.code
     library.close()
     if loading.is_alive():
-        os._exit(status)  # the interpreter can't end while a thread is inside of torch
+        os._exit(status)  # the interpreter cannot exit cleanly while a thread is inside torch
     sys.exit(status)
 
 
@@ -63,7 +60,7 @@ def _listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
-        listener.listen()  # who opens the address as soon as it is printed waits, and isn't refused
+        listener.listen()  # so that a browser that opens the printed address at once waits instead of failing
     except (OSError, OverflowError) as error:
-        raise InputError(f"{HOST}:{port}", f"can't be used ({error})", "name another one: --port 8001") from None
+        raise InputError(f"{HOST}:{port}", f"cannot listen ({error})", "choose another port: --port 8001") from None
     return listener

@@ -1,93 +1,100 @@
-"""The VLM and CLIP behind the page: loaded while it is already open, asked one request at a time."""
+"""Run the VLM and CLIP behind the page: loaded in the background, one request at a time."""
 
 import contextlib
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from homework.data import is_exact_match
 from homework.utils.errors import InputError, first_line
 
-from .library import View
+from .. import default_checkpoint
+from .library import ViewEntry
 
-VIEWS_AT_ONCE = 4  # while looking for wrong answers: about 0.2 s, which is what a question then waits at most
+CHECK_BATCH_SIZE = 4  # views per batch of the search for wrong answers: about 0.2 s, the longest a request then waits
 READY, LOADING = "ready", "loading"
+REMEDIES = {
+    "vlm": "train one with `python -m homework.finetune train`, or start this page with `--checkpoint FOLDER`",
+    "clip": "train one with `python -m homework.clip train`, or start this page with `--clip FOLDER`",
+}
 
 
 class NotReadyError(RuntimeError):
-    """A model that is still being loaded, or that is not there."""
+    """A model is still loading or could not be loaded."""
 
 
 class Models:
-    """Two models that may be missing, and the answers to labelled questions so far.
+    """Two models, each of which may be missing, and a cache of answers to labelled questions.
 
     Attributes:
-        state: of `vlm` and `clip`: `READY`, `LOADING`, or why there is none, in one line.
+        state: part -> `READY`, `LOADING`, or in one line why it could not be loaded; parts are `vlm` and `clip`.
         answers: (split, key) -> question -> answer, for whole views.
     """
 
-    def __init__(self, checkpoint: str, clip: str):
-        self.names = {"vlm": checkpoint, "clip": clip}
+    def __init__(self, vlm: str | None = None, clip: str | None = None):
+        self.checkpoints = {"vlm": vlm, "clip": clip}
         self.state = {"vlm": LOADING, "clip": LOADING}
         self.answers: dict[tuple[str, str], dict[str, str]] = {}
         self._models: dict[str, tuple] = {}
-        self._lock, self._waiting, self._checked = threading.Lock(), 0, ""
+        self._lock, self._num_waiting, self._checked_split = threading.Lock(), 0, ""
 
     def load(self) -> None:
-        """Load both; what fails is told by `state`. Takes seconds, so it is for a thread."""
-        for name, load in (("vlm", _load_vlm), ("clip", _load_clip)):
+        """Load both models, which takes seconds; `state` reports failures."""
+        for part, load in (("vlm", _load_vlm), ("clip", _load_clip)):
             try:
-                if not Path(self.names[name]).is_dir():
-                    raise InputError(self.names[name], "no such checkpoint", _REMEDY[name])
-                self._models[name] = load(self.names[name])
-                self.state[name] = READY
-            except Exception as error:  # no memory left, above all: the page is to say so
-                self.state[name] = str(error) if isinstance(error, InputError) else first_line(error)
+                checkpoint = self.checkpoints[part] or default_checkpoint(part)
+                if not Path(checkpoint).is_dir():
+                    raise InputError(checkpoint, "no such checkpoint", REMEDIES[part])
+                self._models[part] = load(checkpoint)
+                self.state[part] = READY
+            except Exception as error:  # also out of memory, which the page must report
+                self.state[part] = str(error) if isinstance(error, InputError) else first_line(error)
 
-    def ask(self, view: View, question: str) -> tuple[str, float]:
-        """(answer, the model's probability of it, 0 to 1).
+    @contextlib.contextmanager
+    def _acquire(self, part: str) -> Iterator[tuple]:
+        """Reserve a model for one request, with priority over the search for wrong answers.
 
         Raises:
-            NotReadyError: no VLM.
-            InputError: the image is missing or broken.
+            NotReadyError: it is not loaded.
         """
-        with self._model("vlm") as (vlm,):
-            from ..likelihood import probabilities
+        state = self.state[part]
+        if state != READY:
+            raise NotReadyError("the model is still loading" if state == LOADING else state)
+        self._num_waiting += 1
+        try:
+            with self._lock:
+                yield self._models[part]
+        finally:
+            self._num_waiting -= 1
+
+    def ask(self, view: ViewEntry, question: str) -> tuple[str, float]:
+        """Return the VLM's answer and its probability, 0 to 1."""
+        with self._acquire("vlm") as (vlm,):
+            from ..likelihood import compute_probabilities
 
             path = str(view.path)
             (answer,) = vlm.answer([path], [question])
-            return answer, probabilities(vlm, {path: [(question, answer)]})[path][0]
+            return answer, compute_probabilities(vlm, {path: [(question, answer)]})[path][0]
 
-    def answer_labelled(self, split: str, view: View) -> dict[str, str]:
-        """Question -> answer for all questions that the view's labels answer.
-
-        Raises:
-            NotReadyError: no VLM.
-            InputError: the image is missing or broken.
-        """
+    def answer_labelled(self, split: str, view: ViewEntry) -> dict[str, str]:
+        """Return question -> answer for all labelled questions about a view."""
         if (split, view.key) not in self.answers:
-            with self._model("vlm") as (vlm,):
+            with self._acquire("vlm") as (vlm,):
                 self._answer(vlm, split, [view])
         return self.answers[split, view.key]
 
-    def _answer(self, vlm, split: str, views: Sequence[View]) -> None:
-        asked = [(view, question) for view in views for question, _ in view.pairs]
-        answers = vlm.answer([view.path for view, _ in asked], [question for _, question in asked])
-        found = defaultdict(dict, {view.key: {} for view in views})
-        for (view, question), answer in zip(asked, answers, strict=True):
+    def _answer(self, vlm, split: str, views: Sequence[ViewEntry]) -> None:
+        rows = [(view, question) for view in views for question, _ in view.pairs]
+        answers = vlm.answer([view.path for view, _ in rows], [question for _, question in rows])
+        found = {view.key: {} for view in views}
+        for (view, question), answer in zip(rows, answers, strict=True):
             found[view.key][question] = answer
-        self.answers.update({(split, key): answered for key, answered in found.items()})
+        self.answers.update({(split, key): by_question for key, by_question in found.items()})
 
-    def compare(self, view: View, texts: Sequence[str]) -> list[float]:
-        """For each text how likely it is true of the image, 0 to 1, by CLIP.
-
-        Raises:
-            NotReadyError: no CLIP.
-            InputError: the image is missing or broken.
-        """
-        with self._model("clip") as (clip, tokenizer):
+    def compare(self, view: ViewEntry, texts: Sequence[str]) -> list[float]:
+        """Return for each text CLIP's probability, 0 to 1, that it is true of the image."""
+        with self._acquire("clip") as (clip, tokenizer):
             import torch
 
             from homework.clip import tokenize
@@ -99,78 +106,52 @@ class Models:
             device = next(base.parameters()).device
             with torch.inference_mode():
                 encoded = {name: values.to(device) for name, values in tokenize(texts, tokenizer).items()}
-                vision, text, scale = base(clip_pixels([open_image(view.path)]).to(device), **encoded)
-                return (scale * vision @ text.T + base.logit_bias)[0].sigmoid().tolist()
+                image, text, scale = base(clip_pixels([open_image(view.path)]).to(device), **encoded)
+                return (scale * image @ text.T + base.logit_bias)[0].sigmoid().tolist()
 
-    def check(self, split: str, views: dict[str, View]) -> None:
-        """Answer all labelled questions of a split, a few views at a time; another split's turn ends this one's.
-
-        Raises:
-            NotReadyError: no VLM.
-        """
-        with self._model("vlm"):
+    def start_check(self, split: str, views: dict[str, ViewEntry]) -> None:
+        """Answer all labelled questions of a split in the background; replaces another split's search."""
+        with self._acquire("vlm"):
             pass
-        if self._checked != split:
-            self._checked = split
+        if self._checked_split != split:
+            self._checked_split = split
             threading.Thread(target=self._check, args=(split, views), daemon=True).start()
 
-    def stop_checking(self) -> None:
-        """End `check` after the views that are being asked about; what was found is kept."""
-        self._checked = ""
+    def stop_check(self) -> None:
+        """End the search after its current batch; its answers are kept."""
+        self._checked_split = ""
 
-    def _check(self, split: str, views: dict[str, View]) -> None:
-        left = [view for key, view in views.items() if (split, key) not in self.answers]
+    def _check(self, split: str, views: dict[str, ViewEntry]) -> None:
+        remaining = [view for key, view in views.items() if (split, key) not in self.answers]
         (vlm,) = self._models["vlm"]
-        for start in range(0, len(left), VIEWS_AT_ONCE):
-            while self._waiting:
+        for start in range(0, len(remaining), CHECK_BATCH_SIZE):
+            while self._num_waiting:
                 time.sleep(0.005)
-            if self._checked != split:
+            if self._checked_split != split:
                 return
+            batch = remaining[start : start + CHECK_BATCH_SIZE]
             with self._lock:
-                self._answer_readable(vlm, split, left[start : start + VIEWS_AT_ONCE])
-        self._checked = ""
+                try:
+                    self._answer(vlm, split, batch)
+                except InputError:  # an unreadable image: answer the others one by one
+                    for view in batch:
+                        with contextlib.suppress(InputError):
+                            self._answer(vlm, split, [view])
+        self._checked_split = ""
 
-    def _answer_readable(self, vlm, split: str, views: Sequence[View]) -> None:
-        """As `_answer`; of views without an image the others."""
-        try:
-            self._answer(vlm, split, views)
-        except InputError:
-            for view in views:
-                with contextlib.suppress(InputError):
-                    self._answer(vlm, split, [view])
-
-    def wrong(self, split: str, views: dict[str, View]) -> tuple[list[str], int]:
-        """(the keys of views with a wrong answer, how many views have answers), so far."""
-        known = {key: self.answers[split, key] for key in views if (split, key) in self.answers}
+    def find_wrong(self, split: str, views: dict[str, ViewEntry]) -> tuple[list[str], int]:
+        """Return the keys of views with a wrong answer so far, and the number of answered views."""
+        answered = {key: self.answers[split, key] for key in views if (split, key) in self.answers}
         wrong = [
             key
-            for key, answers in known.items()
-            if any(not is_exact_match(answers[question], truth) for question, truth in views[key].pairs)
+            for key, answers in answered.items()
+            if not all(is_exact_match(answers[question], truth) for question, truth in views[key].pairs)
         ]
-        return wrong, len(known)
-
-    @contextlib.contextmanager
-    def _model(self, name: str) -> Iterator[tuple]:
-        """A model for one request, before any checking of a split goes on."""
-        if self.state[name] != READY:
-            state = self.state[name]
-            raise NotReadyError("the model is still being loaded" if state == LOADING else state)
-        self._waiting += 1
-        try:
-            with self._lock:
-                yield self._models[name]
-        finally:
-            self._waiting -= 1
-
-
-_REMEDY = {
-    "vlm": "train one with `python -m homework.finetune train`, or start this page with `--checkpoint FOLDER`",
-    "clip": "train one with `python -m homework.clip train`, or start this page with `--clip FOLDER`",
-}
+        return wrong, len(answered)
 
 
 def _load_vlm(checkpoint: str) -> tuple:
-    from homework.base_vlm import BaseVLM  # here, as torch takes seconds
+    from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
 
     return (BaseVLM(checkpoint),)
 

@@ -1,10 +1,12 @@
-"""The command `report`: a page that shows what a checkpoint can do and where it fails."""
+"""Define the command `report`."""
 
 import logging
 from pathlib import Path
 
 from homework.labels.rows import DATA_DIR
 from homework.utils.io import atomic_write
+
+from .. import default_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -14,28 +16,28 @@ def report(
     /,
     split: str = "valid",
     data: str = str(DATA_DIR),
-    clip: str = "homework/weights/clip",
+    clip: str | None = None,
     output: str = "report",
 ) -> None:
-    """Ask a VLM and a CLIP everything about a split, and write what they can do into one HTML page.
+    """Evaluate a VLM and a CLIP on all of a split and write the results to one HTML page.
 
     Example: python -m viewer report homework/weights/vlm --split valid
 
     Args:
-        checkpoint: of the VLM: a PEFT folder or a base.
-        split: folder of the data to ask about.
-        data: the data folder; its `train` says which pairs of kart and track could be learned.
-        clip: checkpoint of the CLIP.
-        output: folder that gets the page, as index.html.
+        checkpoint: VLM checkpoint, a PEFT folder or a base.
+        split: folder of the data to evaluate on.
+        data: data folder; its `train` tells which pairs of kart and track occur in training.
+        clip: CLIP checkpoint; the shipped one by default.
+        output: folder for the page, index.html.
 
     Raises:
-        InputError: no such checkpoint or split, or a broken file in them.
+        InputError: a checkpoint or the split is missing or broken.
     """
-    from .collect import measure  # here, as torch takes seconds and `explore` opens without it
-    from .html import page
+    from .collect import collect_report_data  # imports torch, which takes seconds
+    from .html import render_page
 
-    measured = measure(checkpoint, clip, split, Path(data))
+    report_data = collect_report_data(checkpoint, clip or default_checkpoint("clip"), split, Path(data))
     file = Path(output) / "index.html"
     with atomic_write(file) as temporary:
-        temporary.write_text(page(measured), encoding="utf-8")
-    logger.info(f"saved {file} ({file.stat().st_size / 1e6:.1f} MB): open it in a browser")
+        temporary.write_text(render_page(report_data), encoding="utf-8")
+    logger.info(f"saved {file} ({file.stat().st_size / 1e6:.1f} MB); open it in a browser")

@@ -1,4 +1,4 @@
-"""What a report shows, as numbers: answers and how sure they are, CLIP's choices, speed and sizes."""
+"""Collect the data of a report: answers with probabilities, CLIP's predictions, speed and sizes."""
 
 import logging
 import time
@@ -12,200 +12,185 @@ from safetensors.torch import load_file
 
 from homework.base_vlm import BaseVLM
 from homework.clip import load_with_tokenizer, predict
-from homework.data import BenchmarkResult, score_answers
 from homework.labels.eval_sets import Scenes, multiple_choice, split_scenes
-from homework.labels.questions import in_official_eval
 from homework.labels.rows import add_image_paths
-from homework.models.loading import adapter_base, resolve_base
+from homework.models.loading import resolve_base
+from homework.models.lora_weights import read_adapter_base
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
 
-from ..error_analysis import Asked, ask_everything, trained_pairs
-from ..likelihood import probabilities
+from ..error_analysis import AnsweredQuestion, answer_all_questions, count_training_pairs, group_by_image
+from ..likelihood import compute_probabilities
 
 logger = logging.getLogger(__name__)
 
-CLIP_QUESTIONS = (2000, 1000, 500, 200, 50)  # the most that the split has views for
+CLIP_SET_SIZES = (2000, 1000, 500, 200, 50)  # the largest that the split has enough views for is taken
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An answer with what it is about.
+class ScoredAnswer(AnsweredQuestion):
+    """An answer with the model's probabilities, 0 to 1, of that answer and of the true one."""
 
-    Args:
-        image: relative to the data folder.
-        own, true: the model's probability of its own answer and of the true one, 0 to 1.
-    """
-
-    image: str
-    asked: Asked
-    own: float
-    true: float
+    p_answer: float
+    p_truth: float
 
 
 @dataclass(frozen=True)
-class Model:
-    """What a model weighs and how it was trained.
+class ModelSummary:
+    """Size, speed and training curve of a model.
 
     Args:
-        parameters, adapter_parameters: how many; the adapter's are among all.
-        megabytes, base_megabytes: of the files (10**6 bytes); the base's None where it comes from a hub.
-        curve: what was logged while training; empty without `training.json`.
+        num_parameters, num_lora_parameters: the latter are included in the former.
+        size_mb, base_size_mb: of the files, in 10**6 bytes; the base's is None if it comes from a hub.
+        seconds_per_question: with all questions about a view batched.
+        curve: the training log; empty without `training.json`.
     """
 
     name: str
-    parameters: int
-    adapter_parameters: int
-    megabytes: float
-    base_megabytes: float | None
+    num_parameters: int
+    num_lora_parameters: int
+    size_mb: float
+    base_size_mb: float | None
+    seconds_per_question: float
     curve: list[dict]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """All that a report shows. `seconds` is the time a question took, all of a view asked together."""
+class ReportData:
+    """The content of a report.
+
+    Args:
+        training_pairs: (ego kart, track) -> number of training views.
+        clip: None if the split is too small for multiple-choice questions.
+        clip_predictions: (question, index of the chosen caption).
+    """
 
     split: str
-    data: Path
-    answers: list[Answer]
-    pairs: Counter
-    vlm: Model
-    seconds: float
-    clip: Model | None
-    choices: list[tuple[dict, int]]
-    choice_seconds: float
+    data_dir: Path
+    answers: list[ScoredAnswer]
+    training_pairs: Counter
+    vlm: ModelSummary
+    clip: ModelSummary | None
+    clip_predictions: list[tuple[dict, int]]
 
     @property
-    def official(self) -> list[Asked]:
-        """What the official set would ask too: no counts of 0."""
-        return [one.asked for one in self.answers if in_official_eval(one.asked.kind, one.asked.truth)]
-
-    @property
-    def result(self) -> BenchmarkResult:
-        """The scores over `official`."""
-        rows = [{"image_path": "", "question": one.question, "answer": one.truth} for one in self.official]
-        return score_answers(rows, [one.answer for one in self.official])
-
-    @property
-    def views(self) -> list[list[Asked]]:
-        """All answers, by view."""
-        views = defaultdict(list)
-        for one in self.answers:
-            views[one.image].append(one.asked)
-        return list(views.values())
+    def official(self) -> list[ScoredAnswer]:
+        """The answers to questions of the official kind: no counts of 0."""
+        return [answer for answer in self.answers if answer.is_official]
 
 
-def measure(checkpoint: str, clip: str, split: str, data: Path) -> Measured:
-    """Ask a VLM everything about a split, and CLIP what can be made of it; shows how far it is.
+def collect_report_data(checkpoint: str, clip_checkpoint: str, split: str, data_dir: Path) -> ReportData:
+    """Answer every question about a split with a VLM, and multiple-choice questions with CLIP.
 
     Raises:
-        InputError: no such checkpoint or split, or a broken file in them.
+        InputError: a checkpoint or the split is missing or broken.
     """
-    scenes = split_scenes(data, split)
-    pairs = trained_pairs(data)
+    scenes = split_scenes(data_dir, split)
+    pairs = count_training_pairs(data_dir)
     vlm = BaseVLM(checkpoint)
     vlm.show_progress = True
     start = time.perf_counter()
-    views = ask_everything(vlm, scenes, data)
-    seconds = (time.perf_counter() - start) / sum(map(len, views.values()))
-    answers = how_sure(vlm, views, data)
-    model = describe(checkpoint, vlm.model)
-    del vlm  # the next model needs the memory
-    clip_model, choices, choice_seconds = choose(clip, scenes, data)
-    return Measured(split, data, answers, pairs, model, seconds, clip_model, choices, choice_seconds)
+    answers = answer_all_questions(vlm, scenes, data_dir)
+    summary = summarize_model(checkpoint, vlm.model, (time.perf_counter() - start) / len(answers))
+    scored = add_probabilities(vlm, answers, data_dir)
+    del vlm  # frees its memory for CLIP
+    return ReportData(split, data_dir, scored, pairs, summary, *run_clip(clip_checkpoint, scenes, data_dir))
 
 
-def how_sure(vlm: BaseVLM, views: dict[str, list[Asked]], data: Path) -> list[Answer]:
-    """The answers with the model's probabilities of them and of the true ones."""
-    texts = {
-        str(data / image): list(dict.fromkeys((one.question, text) for one in view for text in (one.answer, one.truth)))
-        for image, view in views.items()
+def add_probabilities(vlm: BaseVLM, answers: list[AnsweredQuestion], data_dir: Path) -> list[ScoredAnswer]:
+    """Add the model's probabilities of its own and of the true answers."""
+    pairs = {
+        str(data_dir / image): list(
+            dict.fromkeys((row.question, text) for row in view for text in (row.answer, row.truth))
+        )
+        for image, view in group_by_image(answers).items()
     }
-    found = probabilities(vlm, texts, progress=True)
-    sure = {path: dict(zip(texts[path], values, strict=True)) for path, values in found.items()}
-    answers = []
-    for image, view in views.items():
-        of = sure[str(data / image)]
-        answers += [Answer(image, one, of[one.question, one.answer], of[one.question, one.truth]) for one in view]
-    return answers
+    found = compute_probabilities(vlm, pairs, show_progress=True)
+    probability = {
+        (path, *pair): value for path, values in found.items() for pair, value in zip(pairs[path], values, strict=True)
+    }
+    scored = []
+    for row in answers:
+        key = str(data_dir / row.image), row.question
+        scored.append(
+            ScoredAnswer(**vars(row), p_answer=probability[*key, row.answer], p_truth=probability[*key, row.truth])
+        )
+    return scored
 
 
-def choose(clip: str, scenes: Scenes, data: Path) -> tuple[Model | None, list[tuple[dict, int]], float]:
-    """CLIP, (question, index chosen) of as many multiple-choice questions as can be made, and the seconds of each.
+def run_clip(checkpoint: str, scenes: Scenes, data_dir: Path) -> tuple[ModelSummary | None, list[tuple[dict, int]]]:
+    """Answer as many multiple-choice questions as the split allows: (summary, (question, chosen index)).
 
-    Nothing, and a word of it, where the split is too small for any.
+    Empty, with a message, if the split is too small.
     """
     rows = []
-    for number in CLIP_QUESTIONS:
+    for number in CLIP_SET_SIZES:
         try:
-            rows = add_image_paths(multiple_choice(scenes, number, seed=0), data)
+            rows = add_image_paths(multiple_choice(scenes, number, seed=0), data_dir)
             break
         except InputError as error:
             reason = error
     if not rows:
-        logger.info(f"no questions to CLIP: {reason}")
-        return None, [], 0.0
-    model, tokenizer = load_with_tokenizer(Path(clip).resolve())
+        logger.info(f"CLIP is not evaluated: {reason}")
+        return None, []
+    clip, tokenizer = load_with_tokenizer(Path(checkpoint).resolve())
     start = time.perf_counter()
-    chosen = predict(model, tokenizer, rows, progress=True)
-    seconds = (time.perf_counter() - start) / len(rows)
-    return describe(clip, model), list(zip(rows, chosen, strict=True)), seconds
+    predictions = predict(clip, tokenizer, rows, progress=True)
+    summary = summarize_model(checkpoint, clip, (time.perf_counter() - start) / len(rows))
+    return summary, list(zip(rows, predictions, strict=True))
 
 
-def describe(checkpoint: str, model: torch.nn.Module) -> Model:
-    """Sizes, and the training curve if the checkpoint's folder holds one."""
+def summarize_model(checkpoint: str, model: torch.nn.Module, seconds_per_question: float) -> ModelSummary:
+    """Measure a model's size and read its training curve, if the checkpoint's folder has one."""
     folder = Path(checkpoint)
-    base, base_megabytes, lora = folder, None, 0
+    base_size_mb, num_lora = None, 0
     if (folder / "adapter_config.json").exists():
-        base = Path(resolve_base(adapter_base(folder)))
-        base_megabytes = _megabytes(base) if base.is_dir() else None
-        # by the file, since in a model that answers LoRA may be a part of the base's weights
+        base = Path(resolve_base(read_adapter_base(folder)))
+        base_size_mb = _folder_size_mb(base) if base.is_dir() else None
+        # counted in the file, since LoRA may be merged into the base's weights for inference
         weights = load_file(folder / "adapter_model.safetensors")
-        lora = sum(weight.numel() for name, weight in weights.items() if "lora_" in name)
-    own = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
-    training = folder / "training.json"
-    curve = read_json(training).get("curve", []) if training.exists() else []
-    return Model(
-        checkpoint,
-        own + lora,
-        lora,
-        _megabytes(folder),
-        base_megabytes,
-        curve,
-    )
+        num_lora = sum(weight.numel() for name, weight in weights.items() if "lora_" in name)
+    num_base = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
+    log = folder / "training.json"
+    curve = read_json(log).get("curve", []) if log.exists() else []
+    size_mb = _folder_size_mb(folder)
+    return ModelSummary(checkpoint, num_base + num_lora, num_lora, size_mb, base_size_mb, seconds_per_question, curve)
 
 
-def _megabytes(folder: Path) -> float:
+def _folder_size_mb(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
-def most_wrong(answers: Iterable[Answer], number: int) -> list[Answer]:
-    """The wrong answers whose truth the model holds for least likely, one a view."""
-    return _one_a_view(sorted((one for one in answers if not one.asked.is_right), key=lambda one: one.true), number)
+def top_errors(answers: Iterable[ScoredAnswer], number: int) -> list[ScoredAnswer]:
+    """Return the wrong answers with the lowest probability of the truth, at most one per view."""
+    wrong = (answer for answer in answers if not answer.is_correct)
+    return _first_per_view(sorted(wrong, key=lambda answer: answer.p_truth), number)
 
 
-def doubtful_labels(answers: Iterable[Answer], number: int) -> list[tuple[Answer, float]]:
-    """The wrong answers that are likeliest right, so that the label may be wrong; one a view.
+def suspected_label_errors(answers: Iterable[ScoredAnswer], number: int) -> list[tuple[ScoredAnswer, float]]:
+    """Return the wrong answers that are most probably right, at most one per view, with a calibrated accuracy.
 
-    Beside each: how often, 0 to 1, the model's answers of this kind are right where it is at least as sure. Being sure
-    counts by this share, since of a kind that the model is bad at it says little.
+    The calibrated accuracy, 0 to 1, is the model's on questions of this type that it answers with at least this
+    probability. Answers are ranked by its product with their probability, as confidence means little for a question
+    type that the model is bad at.
     """
-    accuracy_by_type = defaultdict(list)
-    for one in answers:
-        accuracy_by_type[one.asked.kind].append(one)
-    shares: dict[int, float] = {}
-    for kind in accuracy_by_type.values():
-        right = 0
-        for place, one in enumerate(sorted(kind, key=lambda one: -one.own), 1):
-            right += one.asked.is_right
-            shares[id(one)] = (right + 1) / (place + 2)  # Laplace's rule, as the first few say little
-    wrong = [one for kind in accuracy_by_type.values() for one in kind if not one.asked.is_right]
-    wrong.sort(key=lambda one: -one.own * shares[id(one)])
-    return [(one, shares[id(one)]) for one in _one_a_view(wrong, number)]
+    by_type = defaultdict(list)
+    for answer in answers:
+        by_type[answer.question_type].append(answer)
+    wrong = []
+    for same_type in by_type.values():
+        num_correct = 0
+        for rank, answer in enumerate(sorted(same_type, key=lambda answer: -answer.p_answer), 1):
+            num_correct += answer.is_correct
+            if not answer.is_correct:
+                wrong.append((answer, (num_correct + 1) / (rank + 2)))  # Laplace's rule: the first ranks are few
+    wrong.sort(key=lambda pair: -pair[0].p_answer * pair[1])
+    accuracy = {id(answer): share for answer, share in wrong}
+    return [(answer, accuracy[id(answer)]) for answer in _first_per_view([answer for answer, _ in wrong], number)]
 
 
-def _one_a_view(ordered: Iterable[Answer], number: int) -> list[Answer]:
-    first: dict[str, Answer] = {}
-    for one in ordered:
-        first.setdefault(one.image, one)
+def _first_per_view(answers: Iterable[ScoredAnswer], number: int) -> list[ScoredAnswer]:
+    first: dict[str, ScoredAnswer] = {}
+    for answer in answers:
+        first.setdefault(answer.image, answer)
     return list(first.values())[:number]

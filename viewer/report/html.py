@@ -1,15 +1,15 @@
-"""The report as HTML: one file, no scripts, nothing from elsewhere."""
+"""Render a report as one HTML file without scripts or external resources."""
 
 import base64
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
 from PIL import Image
 
-from homework.clip import score
-from homework.data import wilson_interval
+from homework.clip import count_correct
+from homework.data import score_answers, wilson_interval
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import QUESTION_TYPES
 from homework.labels.rows import parse_image_file
@@ -17,44 +17,46 @@ from homework.labels.scene import VIEW_SIZE, build_scene
 from homework.labels.visualize import COLOURS, boxes_for_drawing
 from homework.utils.images import open_image
 
-from ..error_analysis import agreement, by_number, by_pair, by_side, said_for, tally
-from .collect import Answer, Measured, Model, doubtful_labels, most_wrong
-from .plots import COLOURS as KIND_COLOURS
-from .plots import confusion_plot, curve_plots, group_plot, share_plot
+from ..error_analysis import (
+    confusion_counts,
+    consistency,
+    count_correct,
+    group_by_image,
+    group_by_kart_size,
+    group_by_num_karts,
+    group_by_training_pair,
+)
+from .collect import ModelSummary, ReportData, ScoredAnswer, suspected_label_errors, top_errors
+from .plots import plot_accuracies, plot_accuracy_by_group, plot_confusions, plot_training_curves
 
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-WRONG, DOUBTFUL = 24, 12  # cards
-MOST_PIXELS = (300, 200)  # of a card's picture
+NUM_ERRORS, NUM_LABEL_ERRORS = 24, 12  # cards
+MAX_IMAGE_SIZE = (300, 200)  # pixels of a card's image
 
 
-def page(measured: Measured) -> str:
-    """The whole page."""
-    vlm = measured.vlm
+def render_page(data: ReportData) -> str:
+    """Render the whole page."""
+    name, split = escape(data.vlm.name), escape(data.split)
     intro = (
-        f"<h1>What {escape(vlm.name)} sees</h1><p>Every question that can be asked about the {len(measured.views):,} "
-        f"views of <b>{escape(measured.split)}</b>: {len(measured.answers):,} questions, {len(measured.official):,} of "
-        "them such as the official set asks (no count of 0). Intervals are Wilson's 95 %, as if each question were "
-        "drawn for itself; questions on one race hang together, so the true ones are wider.</p>"
+        f"<h1>{name}</h1><p>All questions about the {len(group_by_image(data.answers)):,} views of <b>{split}</b>: "
+        f"{len(data.answers):,}, of which {len(data.official):,} are of the official kind (no counts of 0). Intervals "
+        "are Wilson's 95 % for independent questions; questions about one race are correlated, so the true intervals "
+        "are wider.</p>"
     )
-    parts = [
-        intro,
-        _section("Accuracy by kind", _accuracy(measured)),
-        _section("What makes a question hard", _groups(measured)),
-        _section("What is taken for what", _confusions(measured)),
-        _section("Answers that agree", _agreement(measured)),
-        _section("Training", _training(measured)),
-        _section(f"The {WRONG} most wrong answers", _most_wrong(measured)),
-        _section("Labels that may be wrong", _doubtful(measured)),
-        _section("Speed and sizes", _sizes(measured)),
-    ]
-    title = f"{escape(vlm.name)} on {escape(measured.split)}"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    head = f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>'
-    return f"{head}<body>{''.join(parts)}</body></html>\n"
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>\n"
+    sections = {
+        "Accuracy by question type": _render_accuracy(data),
+        "Accuracy by difficulty": _render_groups(data),
+        "Confusion matrices": _render_confusions(data),
+        "Consistency": _render_consistency(data),
+        "Training curves": _render_curves(data),
+        f"Top {NUM_ERRORS} errors": _render_errors(data),
+        "Suspected label errors": _render_label_errors(data),
+        "Size and speed": _render_sizes(data),
+    }
+    body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>\n" for title, content in sections.items())
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += f"<title>{name} on {split}</title><style>{STYLE}</style>"
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{intro}{body}</body></html>\n'
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -67,130 +69,129 @@ def _figure(svg: str, caption: str = "") -> str:
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
+def _columns(*parts: str) -> str:
+    return f'<div class="columns">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
+
+
+def _cards(cards: list[str]) -> str:
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else "<p>None: all answers are correct.</p>"
+
+
 def _percent(share: float) -> str:
-    return f"{round(100 * share, 1) + 0:.1f}"  # + 0, as an interval may begin at -0.0
+    return f"{round(100 * share, 1) + 0:.1f}"  # + 0 turns -0.0 into 0.0
 
 
 def _range(low: float, high: float) -> str:
     return f"{_percent(low)} – {_percent(high)}"
 
 
-def _accuracy(measured: Measured) -> str:
-    result = measured.result
-    counts = result.num_by_type
-    kinds = [kind for kind in QUESTION_TYPES if kind in counts]
+def _render_accuracy(data: ReportData) -> str:
+    rows = [{"image_path": "", "question": row.question, "answer": row.truth} for row in data.official]
+    result = score_answers(rows, [row.answer for row in data.official])
+    counts, prefix, exact = result.num_by_type, result.accuracy_by_type, result.exact_accuracy_by_type
+    correct = {
+        type_: (round(prefix[type_] * counts[type_]), counts[type_]) for type_ in QUESTION_TYPES if type_ in counts
+    }
     rows = [
-        (
-            kind,
-            _percent(p),
-            _percent(result.exact_accuracy_by_type[kind]),
-            _range(*wilson_interval(p, counts[kind])),
-            f"{counts[kind]:,}",
-        )
-        for kind, p in ((kind, result.accuracy_by_type[kind]) for kind in kinds)
+        (type_, _percent(prefix[type_]), _percent(exact[type_]), _range(*wilson_interval(prefix[type_], n)), f"{n:,}")
+        for type_, (_, n) in correct.items()
     ]
-    strict = sum(result.exact_accuracy_by_type.values()) / len(kinds)
-    mean = _percent(result.macro_accuracy), _percent(strict), _range(*result.macro_interval)
-    rows.append(("mean of the kinds", *mean, f"{len(result.samples):,}"))
-    shares = {kind: (round(result.accuracy_by_type[kind] * counts[kind]), counts[kind]) for kind in kinds}
-    table = _table(("VLM", "% right", "% word for word", "95 % interval", "questions"), rows)
-    parts = [_pair(table, _figure(share_plot("Accuracy of the VLM by kind", shares, KIND_COLOURS)))]
-    if measured.clip:
-        right, asked = score([row for row, _ in measured.choices], [index for _, index in measured.choices])
-        kinds = [kind for kind in QUESTION_TYPES if asked[kind]]
-        shares = {kind: (right[kind], asked[kind]) for kind in kinds}
-        total = {"all questions": (right.total(), asked.total())}
+    macro = _percent(result.macro_accuracy), _percent(sum(exact.values()) / len(exact)), _range(*result.macro_interval)
+    rows.append(("macro average", *macro, f"{len(result.samples):,}"))
+    table = _table(("VLM", "% prefix match", "% exact match", "95 % interval", "questions"), rows)
+    html = _columns(table, _figure(plot_accuracies("Accuracy of the VLM by question type", correct)))
+    if data.clip:
+        hits, totals = count_correct(*zip(*data.clip_predictions, strict=True))
+        correct = {type_: (hits[type_], totals[type_]) for type_ in QUESTION_TYPES if totals[type_]}
         rows = [
-            (kind, _percent(hits / n), _range(*wilson_interval(hits / n, n)), f"{n:,}")
-            for kind, (hits, n) in (shares | total).items()
+            (name, _percent(k / n), _range(*wilson_interval(k / n, n)), f"{n:,}")
+            for name, (k, n) in (correct | {"all questions": (hits.total(), totals.total())}).items()
         ]
-        table = _table(("CLIP, one of five captions", "% right", "95 % interval", "questions"), rows)
-        parts.append(_pair(table, _figure(share_plot("Accuracy of CLIP by kind", shares, KIND_COLOURS))))
-    return "".join(parts)
+        table = _table(("CLIP, one of five captions", "% correct", "95 % interval", "questions"), rows)
+        html += _columns(table, _figure(plot_accuracies("Accuracy of CLIP by caption type", correct)))
+    return html
 
 
-def _pair(*parts: str) -> str:
-    return f'<div class="pair">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
-
-
-def _groups(measured: Measured) -> str:
-    groups: list[tuple[str, Callable]] = [
-        ("By how many karts count in the view", by_number),
-        ("By the shorter side of the kart's box that decides, in pixels of 150x100", by_side),
+def _render_groups(data: ReportData) -> str:
+    groups = {
+        "Accuracy by number of karts in the view": group_by_num_karts,
+        "Accuracy by short edge of the deciding kart's box, in pixels of 150x100": group_by_kart_size,
+    }
+    if data.training_pairs:
+        title = "Accuracy by whether train has this ego kart on this track"
+        groups[title] = group_by_training_pair(data.training_pairs)
+    figures = [
+        _figure(plot_accuracy_by_group(title, *count_correct(data.official, group)), title)
+        for title, group in groups.items()
     ]
-    if measured.pairs:
-        groups.append(("By whether train shows this ego kart on this track", by_pair(measured.pairs)))
-    return _pair(*(_figure(group_plot(name, *tally(measured.official, group)), name) for name, group in groups))
+    return _columns(*figures)
 
 
-def _confusions(measured: Measured) -> str:
-    titles = {"ego": "The ego kart", "track": "The track"}
+def _render_confusions(data: ReportData) -> str:
     figures = []
-    for kind, title in titles.items():
-        said = said_for(measured.official, kind)
-        if said:
-            caption = f"{title}: what is said, in percent of the row; green is right"
-            figures.append(_figure(confusion_plot(f"Confusion matrix: {title.lower()}", said), caption))
-    return _pair(*figures)
+    for question_type, title in {"ego": "ego kart", "track": "track"}.items():
+        counts = confusion_counts(data.official, question_type)
+        if counts:
+            name = f"Confusion matrix: {title}"
+            figures.append(_figure(plot_confusions(name, counts), f"{name}, in percent of the row; correct is green"))
+    return _columns(*figures)
 
 
-def _agreement(measured: Measured) -> str:
+def _render_consistency(data: ReportData) -> str:
     rows = [
-        (name, _percent(held / number), f"{held:,} of {number:,}")
-        for name, (held, number) in agreement(measured.views).items()
+        (name, _percent(passed / total), f"{passed:,} of {total:,}")
+        for name, (passed, total) in consistency(data.answers).items()
     ]
-    text = "<p>Whether the answers to different questions on one view fit together, be they right or wrong.</p>"
-    return text + _table(("", "% agree", "how often"), rows)
+    text = "<p>Whether answers to different questions about one view agree with each other, correct or not.</p>"
+    return text + _table(("check", "% consistent", "number"), rows)
 
 
-def _training(measured: Measured) -> str:
-    figures = []
-    for what, model in (("VLM", measured.vlm), ("CLIP", measured.clip)):
-        for plot in curve_plots(what, model.curve) if model else ():
-            figures.append(_figure(plot, f"{what}: {model.name}"))
-    return _pair(*figures) if figures else "<p>The checkpoints' folders hold no training.json.</p>"
-
-
-def _most_wrong(measured: Measured) -> str:
-    text = (
-        "<p>One a view, beginning with the truth that the model holds for least likely; in brackets, how likely it "
-        "holds either answer. Red box: the ego kart; yellow: other karts; dotted: karts too small to count.</p>"
-    )
-    cards = [_card(one, measured.data) for one in most_wrong(measured.answers, WRONG)]
-    return text + (f'<div class="cards">{"".join(cards)}</div>' if cards else "<p>None: all answers are right.</p>")
-
-
-def _doubtful(measured: Measured) -> str:
-    text = (
-        "<p>The model contradicts these labels and is sure of it. “Right where as sure” is how often it is right about "
-        "this kind of question where it is at least as sure.</p>"
-    )
-    cards = [
-        _card(one, measured.data, f"right where as sure: {_percent(share)} %")
-        for one, share in doubtful_labels(measured.answers, DOUBTFUL)
+def _render_curves(data: ReportData) -> str:
+    models = {"VLM": data.vlm} | ({"CLIP": data.clip} if data.clip else {})
+    figures = [
+        _figure(plot, f"{part}: {model.name}")
+        for part, model in models.items()
+        for plot in plot_training_curves(part, model.curve)
     ]
-    return text + (f'<div class="cards">{"".join(cards)}</div>' if cards else "<p>None: all answers are right.</p>")
+    return _columns(*figures) if figures else "<p>The checkpoint folders contain no training.json.</p>"
 
 
-def _card(one: Answer, data: Path, note: str = "") -> str:
-    """A view with its boxes, the question, the answer and the truth."""
-    asked = one.asked
+def _render_errors(data: ReportData) -> str:
+    text = (
+        "<p>The wrong answers with the lowest probability of the truth, one per view; in brackets, the model's "
+        "probability of each answer. Red box: ego kart; yellow: other karts; dotted: karts too small to count.</p>"
+    )
+    return text + _cards([_card(answer, data.data_dir) for answer in top_errors(data.answers, NUM_ERRORS)])
+
+
+def _render_label_errors(data: ReportData) -> str:
+    text = (
+        "<p>Labels that the model contradicts with high confidence. The accuracy below a card is the model's on "
+        "questions of the same type that it answers with at least this confidence.</p>"
+    )
+    found = suspected_label_errors(data.answers, NUM_LABEL_ERRORS)
+    notes = [(answer, f"accuracy at this confidence: {_percent(accuracy)} %") for answer, accuracy in found]
+    return text + _cards([_card(answer, data.data_dir, note) for answer, note in notes])
+
+
+def _card(answer: ScoredAnswer, data_dir: Path, note: str = "") -> str:
+    """Render a view with its boxes, the question, the answer and the truth."""
+    given, truth = escape(answer.answer) or "(empty)", escape(answer.truth)
     lines = [
-        f'<p class="asked">{escape(asked.question)}</p>',
-        f'<p>said: <span class="wrong">{escape(asked.answer) or "(nothing)"}</span> ({_percent(one.own)} %)</p>',
-        f'<p>truth: <span class="truth">{escape(asked.truth)}</span> ({_percent(one.true)} %)</p>',
-        f'<p class="note">{escape(note)}</p>' if note else "",
-        f'<p class="note">{escape(one.image)}</p>',
+        f'<p class="question">{escape(answer.question)}</p>',
+        f'<p>answer: <span class="wrong">{given}</span> ({_percent(answer.p_answer)} %)</p>',
+        f'<p>truth: <span class="truth">{truth}</span> ({_percent(answer.p_truth)} %)</p>',
+        *(f'<p class="note">{escape(text)}</p>' for text in (note, answer.image) if text),
     ]
-    return f"<article>{_picture(one.image, data)}{''.join(lines)}</article>"
+    return f"<article>{_draw_view(answer.image, data_dir)}{''.join(lines)}</article>"
 
 
-def _picture(image: str, data: Path) -> str:
-    """The view with its boxes as an SVG that holds the picture itself."""
+def _draw_view(image: str, data_dir: Path) -> str:
+    """Return a view with its boxes as an SVG that embeds the image."""
     frame, view = parse_image_file(image)
-    info = read_frame_info(data / f"{frame}_info.json")
-    picture = open_image(data / image)
-    picture.thumbnail(MOST_PIXELS, Image.Resampling.LANCZOS)
+    info = read_frame_info(data_dir / f"{frame}_info.json")
+    picture = open_image(data_dir / image)
+    picture.thumbnail(MAX_IMAGE_SIZE, Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=88)
     source = base64.b64encode(stream.getvalue()).decode()
@@ -200,18 +201,24 @@ def _picture(image: str, data: Path) -> str:
     for box in boxes_for_drawing(info, view, build_scene(info, view)):
         x1, y1, x2, y2 = (round(value, 1) for value in box.corners)
         place = f'x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" stroke="{COLOURS[box.role]}"'
-        parts.append(f'<rect class="{box.role}" {place}><title>{escape(box.name or "no kart")}</title></rect>')
+        parts.append(f'<rect class="{box.role}" {place}><title>{escape(box.name or "not a kart")}</title></rect>')
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(image)}">{"".join(parts)}</svg>'
 
 
-def _sizes(measured: Measured) -> str:
-    def row(what: str, model: Model, seconds: float) -> tuple[str, ...]:
-        base = "from a hub" if model.base_megabytes is None else f"{model.base_megabytes:.1f}"
-        counts = f"{model.parameters:,}", f"{model.adapter_parameters:,}"
-        return f"{what} {model.name}", *counts, f"{model.megabytes:.1f}", base, f"{seconds:.4f}", f"{1 / seconds:.0f}"
+def _render_sizes(data: ReportData) -> str:
+    def row(part: str, model: ModelSummary) -> tuple[str, ...]:
+        base = "from a hub" if model.base_size_mb is None else f"{model.base_size_mb:.1f}"
+        counts, seconds = (f"{model.num_parameters:,}", f"{model.num_lora_parameters:,}"), model.seconds_per_question
+        return f"{part} {model.name}", *counts, f"{model.size_mb:.1f}", base, f"{seconds:.4f}", f"{1 / seconds:.0f}"
 
-    rows = [row("VLM", measured.vlm, measured.seconds)]
-    if measured.clip:
-        rows.append(row("CLIP", measured.clip, measured.choice_seconds))
-    size = ("", "parameters", "of them LoRA's", "MB", "MB of the base", "seconds a question", "questions a second")
-    return _table(size, rows) + "<p>Measured while this page was made, all questions of a view together.</p>"
+    rows = [row("VLM", data.vlm)] + ([row("CLIP", data.clip)] if data.clip else [])
+    header = (
+        "",
+        "parameters",
+        "LoRA parameters",
+        "MB",
+        "MB of the base",
+        "seconds per question",
+        "questions per second",
+    )
+    return _table(header, rows) + "<p>Timed while this page was made, with all questions about a view batched.</p>"

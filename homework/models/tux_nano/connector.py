@@ -1,7 +1,7 @@
-"""The embedded base's connector: what the tower recognises, as tokens for the text model.
+"""TuxNano's connector: the vision encoder's predictions, as tokens for the language model.
 
-A connector that gives the text model the tower's cells leaves it to look for the cell of the kart that a question
-names, and there is none where the tower took that kart for another.
+This is a concept bottleneck: a connector that passed the grid cells on would leave the language model to search for the
+cell of the kart that a question names, and there is none where the encoder took that kart for another.
 """
 
 import math
@@ -12,186 +12,172 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...labels.scene import VIEW_SIZE
-from .vision import ROWS, cell_centers, split_tokens
+from .config import TuxNanoConfig
+from .vision import GRID_ROWS, cell_centers, split_tokens
 
-SIDES = ("left", "right", "front", "behind")  # that karts are counted on
-KART_FEATURES = ("there", "left", "front", "ego", "y", "x")  # what a kart's token tells of it
-PREDICTION_HEAD_MODULES = {"summary_head", "cell_head", "fovea_head"}  # layers of a `PredictionHeads`
-# in training: what logits are multiplied by, and the deviation of what is added; the share of karts that are missed
-LOGIT_SCALE_RANGE, NOISE, KART_DROP_PROB = (0.4, 1.0), 0.5, 0.25
-# What the logit of a side's count of 0 gets, since three of four counts are 0: of races that the tower had not seen,
-# counts of 0 and others are named right about as often then (82 and 84 %; without it 95 and 74 %).
-ZERO = -5.0
-# And what it gets beside when it is asked: of views that the tower knows by heart LoRA learns to trust a 0 more than is
-# right elsewhere. With it the answers about those races are balanced like that (82 and 83 %; without it 90 and 80 %).
+SIDES = ("left", "right", "front", "behind")  # of the ego kart, on which karts are counted
+KART_FEATURES = ("present", "left", "front", "ego", "y", "x")  # of a kart's token
+PREDICTION_HEAD_MODULES = {"global_head", "grid_head", "foveal_head"}  # layers of `PredictionHeads`
+# In training: range of the factor on logits, standard deviation of the noise added to them, share of karts dropped.
+LOGIT_SCALE_RANGE, LOGIT_NOISE_STD, KART_DROP_PROB = (0.4, 1.0), 0.5, 0.25
+# Offset of the logit of a side's count of 0. Three of four counts are 0; with the offset, counts of 0 and larger ones are
+# predicted about equally well on unseen races (82 and 84 %; without it 95 and 74 %).
+ZERO_COUNT_LOGIT_BIAS = -5.0
+# Extra offset at inference. The encoder has memorised the training views, so LoRA becomes overconfident in zero counts;
+# this rebalances them on unseen races (82 and 83 %; without it 90 and 80 %).
 ZERO_COUNT_LOGIT_BIAS_EVAL = -2.0
-LEAST = 1e-3  # what is less likely than this is no evidence
-FLOOR = 1e-3  # the least that a number of karts is given by the karts one by one
+MIN_EVIDENCE_PROB = 1e-3  # probabilities below this carry no evidence
+MIN_COUNT_PROB = 1e-3  # lower bound on Poisson-binomial count probabilities
 
 
 def num_image_tokens(num_karts: int) -> int:
-    """How many tokens of a view the text model is given: karts, the total, the sides' numbers, the track."""
+    """Return how many tokens an image becomes: one per kart, the total, one count per side, the track."""
     return num_karts + 1 + len(SIDES) + 1
 
 
 class PredictionHeads(nn.Module):
-    """Linear layers that recognise karts, numbers and the track in the tower's summary and cells.
+    """Linear heads that predict karts, counts and the track from register tokens and cells.
 
-    They come from the stage that teaches the tower with them; LoRA leaves them alone.
-
-    Args:
-        summary_tokens: how many of the tower's tokens come first; then come the view's cells, then the fovea's.
-        vision_size: width of the tower's tokens.
-        num_karts, num_tracks: how many there are in the game.
-        num_counts: numbers of karts that are told apart, from 0; the last one stands for larger ones as well.
+    They are pretrained together with the vision encoder; LoRA leaves them alone.
     """
 
-    def __init__(self, summary_tokens: int, vision_size: int, num_karts: int, num_tracks: int, num_counts: int):
+    def __init__(self, config: TuxNanoConfig):
         super().__init__()
-        self.summary_tokens, self.num_karts = summary_tokens, num_karts
-        self.sizes = num_karts, num_counts, num_tracks, len(SIDES) * num_counts, 3 * num_karts
-        self.summary_head = nn.Linear(summary_tokens * vision_size, sum(self.sizes))
-        # which karts' centres lie in a cell, does the ego kart's, are those left of it and in front
-        self.cell_head = nn.Linear(vision_size, num_karts + 1 + 2)
-        self.fovea_head = nn.Linear(vision_size, num_karts + 1 + 2)
-        self.num_evidence = num_karts + num_counts + num_tracks + len(SIDES) * num_karts
+        dim, num_karts, num_counts = config.vision.hidden_size, config.num_karts, config.num_counts
+        self.num_register_tokens, self.num_karts = config.vision.num_register_tokens, num_karts
+        self.sizes = num_karts, num_counts, config.num_tracks, len(SIDES) * num_counts, 3 * num_karts
+        self.global_head = nn.Linear(self.num_register_tokens * dim, sum(self.sizes))
+        # which karts' centres lie in a cell, does the ego kart's; is a kart there left of the ego kart, in front of it
+        self.grid_head = nn.Linear(dim, num_karts + 1 + 2)
+        self.foveal_head = nn.Linear(dim, num_karts + 1 + 2)
+        self.num_captions = num_karts + num_counts + config.num_tracks + len(SIDES) * num_karts
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """The tower's tokens [b, looks, s, vision_size] -> see `fuse_global_and_cell_logits`; and place [b, karts, 2].
+        """Return logits averaged over TTA passes, see `fuse_global_and_cell_logits`, and place [b, karts, 2].
 
-        A place is that of the cells where a kart most likely is, (y, x) from the middle in halves of a view's width.
+        A place is the expected position of a kart, (y, x) from the image's centre in halves of a view's width.
+
+        Args:
+            tokens: of the vision encoder, [b, passes, s, d].
         """
-        return average_tta([self.look(of_one) for of_one in tokens.unbind(1)])
+        return average_tta([self.forward_single(one_pass) for one_pass in tokens.unbind(1)])
 
-    def look(self, tokens: Tensor) -> dict[str, Tensor]:
-        """As `forward`, of the tokens [b, s, vision_size] of one look."""
-        summary, view, fovea = split_tokens(tokens, self.summary_tokens)
-        read = self.summary_head(summary.flatten(1)).float().split(self.sizes, dim=1)
-        ego, total, track, count, relation = read
-        cells = torch.cat([self.cell_head(view), self.fovea_head(fovea)], dim=1).float()
+    def forward_single(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Return the same for the tokens [b, s, d] of one pass."""
+        registers, grid, foveal = split_tokens(tokens, self.num_register_tokens)
+        ego, total, track, count, relation = self.global_head(registers.flatten(1)).float().split(self.sizes, dim=1)
+        cells = torch.cat([self.grid_head(grid), self.foveal_head(foveal)], dim=1).float()
         kart, side = cells.tensor_split([self.num_karts + 1], dim=-1)
         count, relation = count.unflatten(1, (len(SIDES), -1)), relation.unflatten(1, (self.num_karts, 3))
-        middles = cell_centers(view.shape[1] // ROWS, tokens.device) / (VIEW_SIZE[0] / 2)
-        place = attend_cells(kart[..., :-1], middles)
+        centers = cell_centers(grid.shape[1] // GRID_ROWS, tokens.device) / (VIEW_SIZE[0] / 2)
+        place = attend_cells(kart[..., :-1], centers)
         return fuse_global_and_cell_logits(ego, total, track, count, relation, kart, side) | {"place": place}
 
-    def evidence(self, tokens: Tensor) -> Tensor:
-        """What a caption can tell, by how likely it is: tokens [b, looks, s, vision_size] -> [b, num_evidence], from 0.
+    def caption_log_odds(self, tokens: Tensor) -> Tensor:
+        """Return the log-odds of every caption there can be, [b, num_captions], with 0 for what is improbable.
 
-        Log odds of each ego kart, total, track, and of each kart on each side, from those of `LEAST` on: of what is not
-        to be seen it is 0. A caption of another kind needs a place here, or CLIP can't learn it.
+        That is: of each ego kart, total and track, and of each kart on each side, minus the log-odds of
+        `MIN_EVIDENCE_PROB`. A caption of another type needs a place here, or CLIP cannot learn it.
+
+        Args:
+            tokens: of the vision encoder, [b, passes, s, d].
         """
         logits = self(tokens)
-        there, sides = logits["relation"].tensor_split([1], dim=-1)
+        present, sides = logits["relation"].tensor_split([1], dim=-1)
         classes = [logits[name].softmax(-1) for name in ("ego", "total", "track")]
-        likely = torch.cat([*classes, (there.sigmoid() * side_probabilities(sides)).flatten(1)], dim=1)
-        return likely.clamp(LEAST, 1 - LEAST).logit() - math.log(LEAST / (1 - LEAST))
+        probabilities = torch.cat([*classes, (present.sigmoid() * side_probabilities(sides)).flatten(1)], dim=1)
+        log_odds = probabilities.clamp(MIN_EVIDENCE_PROB, 1 - MIN_EVIDENCE_PROB).logit()
+        return log_odds - math.log(MIN_EVIDENCE_PROB / (1 - MIN_EVIDENCE_PROB))
 
 
 class PredictionConnector(nn.Module):
-    """A token for each kart, for the total and each side's number of karts, and for the track.
+    """Embed predictions: a token per kart, one for the total and each side's count, and one for the track.
 
-    A question names a kart, so that the text model finds its token as it finds a word.
-
-    Args:
-        recogniser: of what is told.
-        text_size: width of the text model.
-        num_karts, num_tracks, num_counts: as the recogniser's.
+    A question names a kart, so the language model finds that kart's token as it finds a word.
     """
 
-    def __init__(self, recogniser: PredictionHeads, text_size: int, num_karts: int, num_tracks: int, num_counts: int):
+    def __init__(self, config: TuxNanoConfig):
         super().__init__()
-        self.recogniser = recogniser
-        self.kart = nn.Linear(len(KART_FEATURES), text_size, bias=False)
-        self.number = nn.Linear(num_counts, text_size, bias=False)
-        self.track = nn.Linear(num_tracks, text_size, bias=False)
-        self.slot = nn.Embedding(num_image_tokens(num_karts), text_size)
-        self.norm = nn.LayerNorm(text_size)
+        dim = config.text.hidden_size
+        self.prediction_heads = PredictionHeads(config)
+        self.kart_projection = nn.Linear(len(KART_FEATURES), dim, bias=False)
+        self.count_projection = nn.Linear(config.num_counts, dim, bias=False)
+        self.track_projection = nn.Linear(config.num_tracks, dim, bias=False)
+        self.slot_embedding = nn.Embedding(num_image_tokens(config.num_karts), dim)
+        self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The tower's tokens [b, looks, s, vision_size] -> [b, karts + 1 + SIDES + 1, text_size]."""
-        return self.tell(self.recogniser(tokens))
+        """Turn the vision encoder's tokens [b, passes, s, d] into image tokens [b, num_image_tokens, text d]."""
+        return self.embed_predictions(self.prediction_heads(tokens))
 
-    def tell(self, logits: dict[str, Tensor]) -> Tensor:
-        """What a `PredictionHeads` gives -> [b, karts + 1 + SIDES + 1, text_size]; in training some of it is doubted."""
-        place, kind = logits["place"], self.slot.weight.dtype
+    def embed_predictions(self, logits: dict[str, Tensor]) -> Tensor:
+        """Embed the output of `PredictionHeads` as [b, num_image_tokens, d]; in training mode it is perturbed first."""
+        place, dtype = logits["place"], self.slot_embedding.weight.dtype
         if self.training:
             logits = {name: perturb_logits(values) for name, values in logits.items() if name != "place"}
         else:
             logits = logits | {"count": offset_zero_logit(logits["count"], ZERO_COUNT_LOGIT_BIAS_EVAL)}
-        # from -1 to 1, and 0 where nothing is known
-        there, sides = (logits["relation"] / 2).tanh().tensor_split([1], dim=-1)  # [b, karts, 1], [b, karts, 2]
+        # from -1 to 1, with 0 for what is unknown
+        present, sides = (logits["relation"] / 2).tanh().tensor_split([1], dim=-1)  # [b, karts, 1], [b, karts, 2]
         if self.training:
-            there, place = drop_karts(there), drop_karts(place)
-        karts = torch.cat([there, sides, logits["ego"].softmax(-1)[..., None], place], dim=-1)  # [b, karts, OF_A_KART]
-        told = [
-            project(facts.to(kind))
-            for project, facts in (
-                (self.kart, karts),
-                (self.number, torch.cat([logits["total"][:, None], logits["count"]], dim=1).softmax(-1)),
-                (self.track, logits["track"].softmax(-1)[:, None]),
-            )
-        ]
-        return self.norm(torch.cat(told, dim=1) + self.slot.weight)
-
-
-def build_connector(config) -> PredictionConnector:
-    """The connector of a `TuxNanoConfig`, or of what has its fields."""
-    game = {name: getattr(config, name) for name in ("num_karts", "num_tracks", "num_counts")}
-    vision = config.vision_config
-    recogniser = PredictionHeads(vision.num_summary_tokens, vision.hidden_size, **game)
-    return PredictionConnector(recogniser, config.text_config.hidden_size, **game)
+            present, place = drop_karts(present), drop_karts(place)
+        ego = logits["ego"].softmax(-1)[..., None]
+        karts = torch.cat([present, sides, ego, place], dim=-1)  # [b, karts, KART_FEATURES]
+        counts = torch.cat([logits["total"][:, None], logits["count"]], dim=1).softmax(-1)  # [b, 1 + SIDES, counts]
+        tokens = (
+            self.kart_projection(karts.to(dtype)),
+            self.count_projection(counts.to(dtype)),
+            self.track_projection(logits["track"].softmax(-1)[:, None].to(dtype)),
+        )
+        return self.norm(torch.cat(tokens, dim=1) + self.slot_embedding.weight)
 
 
 def fuse_global_and_cell_logits(
     ego: Tensor, total: Tensor, track: Tensor, count: Tensor, relation: Tensor, kart: Tensor, side: Tensor
 ) -> dict[str, Tensor]:
-    """What the summary says of a view, with what its cells say of each kart, and the karts one by one of their number.
+    """Fuse image-level and per-cell logits, and add count distributions derived from per-kart presence.
 
-    All are logits. On races that the tower had not seen this has 2 % more of the relations right than the summary
-    alone, and 1 to 2 % more of the totals and counts (docs/experiments/log.md).
+    On unseen races 2 % more of the relations are right than by the image-level logits alone, and 1 to 2 % more of the
+    totals and counts (docs/experiments/log.md).
 
     Args:
-        ego, total, track: [b, karts], [b, counts], [b, tracks], of the summary, as are the next two.
-        count: [b, SIDES, counts].
-        relation: [b, karts, 3]: there beside the ego kart, left of it, in front of it.
+        ego, total, track: image-level logits, [b, karts], [b, counts], [b, tracks].
+        count: [b, SIDES, counts], also image-level.
+        relation: [b, karts, 3], also image-level: present beside the ego kart, left of it, in front of it.
         kart: [b, cells, karts + 1]: whose centre lies in a cell, and whether the ego kart's does.
         side: [b, cells, 2]: is a kart whose centre lies there left of the ego kart, in front of it.
 
     Returns:
-        ego, total, track, count, relation.
+        logits of ego, total, track, count, relation, with the shapes above.
     """
     kart, is_ego = kart.tensor_split([-1], dim=-1)
     ego = ego.log_softmax(-1) + (F.logsigmoid(kart) + F.logsigmoid(is_ego)).logsumexp(1)
-    there, sides = relation.tensor_split([1], dim=-1)
+    present, sides = relation.tensor_split([1], dim=-1)
     # a kart's sides are also those of the cells where it most likely is
     sides = sides + attend_cells(kart, side)
-    there_and = there.sigmoid() * torch.cat(
-        [torch.ones_like(there), side_probabilities(sides)], dim=-1
-    )  # [b, karts, 1 + SIDES]
-    others = (
-        poisson_binomial(there_and.transpose(1, 2), total.shape[-1]).clamp(min=FLOOR).log()
-    )  # [b, 1 + SIDES, counts]
-    # the ego kart is one of all
-    total = total.log_softmax(-1) + F.pad(others[:, 0, :-1], (1, 0), value=math.log(FLOOR))
-    count = offset_zero_logit(count.log_softmax(-1) + others[:, 1:], ZERO)
-    return {"ego": ego, "total": total, "track": track, "count": count, "relation": torch.cat([there, sides], dim=-1)}
+    present_on = present.sigmoid() * torch.cat([torch.ones_like(present), side_probabilities(sides)], dim=-1)
+    others = poisson_binomial(present_on.transpose(1, 2), total.shape[-1])  # [b, 1 + SIDES, counts]
+    others = others.clamp(min=MIN_COUNT_PROB).log()
+    # the total includes the ego kart
+    total = total.log_softmax(-1) + F.pad(others[:, 0, :-1], (1, 0), value=math.log(MIN_COUNT_PROB))
+    count = offset_zero_logit(count.log_softmax(-1) + others[:, 1:], ZERO_COUNT_LOGIT_BIAS)
+    relation = torch.cat([present, sides], dim=-1)
+    return {"ego": ego, "total": total, "track": track, "count": count, "relation": relation}
 
 
-def average_tta(looks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What a view shows by the mean logits of one look at it, or of one at it and one at its mirror image.
+def average_tta(passes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Average the logits of an image and of its mirror image, or return those of a single pass.
 
-    A mirrored view is as likely as the view itself, and what goes wrong in one often doesn't in the other: on races
-    that the tower had not seen 0.7 points more are right than by one look, of relations 1.6 (docs/experiments/log.md).
+    On unseen races 0.7 points more are right than by a single pass, 1.6 of the relations (docs/experiments/log.md).
     """
-    if len(looks) == 1:
-        return looks[0]
-    seen, mirror = looks[0], unflip_logits(looks[1])
-    return {name: (seen[name] + mirror[name]) / 2 for name in seen}
+    if len(passes) == 1:
+        return passes[0]
+    image, mirror_image = passes[0], unflip_logits(passes[1])
+    return {name: (image[name] + mirror_image[name]) / 2 for name in image}
 
 
 def unflip_logits(logits: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is recognised in a view's mirror image, as it is in the view: left is right."""
+    """Convert a mirror image's logits into those of the image: left becomes right."""
     new = logits["count"].new_tensor
     result = logits | {"count": logits["count"][:, [1, 0, 2, 3]], "relation": logits["relation"] * new([1, -1, 1])}
     if "place" in logits:
@@ -199,55 +185,56 @@ def unflip_logits(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def offset_zero_logit(count: Tensor, by: float) -> Tensor:
-    """Logits of numbers [..., counts] with `by` added to that of 0."""
-    return torch.cat([count[..., :1] + by, count[..., 1:]], dim=-1)
+def offset_zero_logit(count: Tensor, bias: float) -> Tensor:
+    """Add `bias` to the logit of 0, count [..., counts]."""
+    return torch.cat([count[..., :1] + bias, count[..., 1:]], dim=-1)
 
 
 def side_probabilities(sides: Tensor) -> Tensor:
-    """Logits of left and in front [b, karts, 2] -> how likely a kart is on each of `SIDES`, [b, karts, SIDES]."""
+    """Turn logits of left and front [b, karts, 2] into the probability of each of `SIDES`, [b, karts, SIDES]."""
     return torch.stack([sides, -sides], dim=-1).flatten(2).sigmoid()
 
 
-def attend_cells(kart: Tensor, told: Tensor) -> Tensor:
-    """Of what is told of each cell, that of the cells where a kart most likely is.
+def attend_cells(kart_logits: Tensor, cell_values: Tensor) -> Tensor:
+    """Average cell values by where each kart most likely is.
 
     Args:
-        kart: logits, [b, cells, karts].
-        told: [b, cells, n], or [cells, n].
+        kart_logits: [b, cells, karts].
+        cell_values: [b, cells, n], or [cells, n].
 
     Returns:
         [b, karts, n].
     """
-    return kart.softmax(1).transpose(1, 2) @ told
+    return kart_logits.softmax(1).transpose(1, 2) @ cell_values
 
 
 def perturb_logits(logits: Tensor) -> Tensor:
-    """Less sharp by chance, each view [b, ...] by another factor, and noisy.
+    """Scale each image's logits [b, ...] by a random factor and add Gaussian noise.
 
-    A tower that knows its views by heart has no doubt, and a text model that never saw any can't weigh it.
+    The encoder has memorised its training views, so its logits there are overconfident: a language model that saw no
+    others could not learn to weigh them.
     """
-    sharpness = torch.empty(len(logits), device=logits.device).uniform_(*LOGIT_SCALE_RANGE)
-    return logits * sharpness.view(-1, *[1] * (logits.ndim - 1)) + NOISE * torch.randn_like(logits)
+    scale = torch.empty(len(logits), device=logits.device).uniform_(*LOGIT_SCALE_RANGE)
+    return logits * scale.view(-1, *[1] * (logits.ndim - 1)) + LOGIT_NOISE_STD * torch.randn_like(logits)
 
 
-def drop_karts(facts: Tensor) -> Tensor:
-    """Facts of karts, [b, karts, facts] from -1 to 1, some of them replaced by chance.
+def drop_karts(features: Tensor) -> Tensor:
+    """Replace random karts' features [b, karts, n] by random ones from -1 to 1.
 
-    The tower takes a far kart for another, and yet knows on which side the one that a question names must be. In the
-    views that it learned from this never happens.
+    On unseen views the encoder takes a distant kart for another and yet predicts the side of the kart that a question
+    names; on its training views, which it has memorised, this never happens.
     """
-    lost = torch.rand_like(facts[..., :1]) < KART_DROP_PROB
-    return torch.where(lost, 2 * torch.rand_like(facts) - 1, facts)
+    is_dropped = torch.rand_like(features[..., :1]) < KART_DROP_PROB
+    return torch.where(is_dropped, 2 * torch.rand_like(features) - 1, features)
 
 
-def poisson_binomial(chances: Tensor, counts: int) -> Tensor:
-    """How likely 0, 1, ... of independent events are (Poisson's binomial distribution). [..., events] -> [..., counts].
+def poisson_binomial(probabilities: Tensor, num_counts: int) -> Tensor:
+    """Return the probabilities that 0, 1, ... of independent events occur. [..., events] -> [..., num_counts].
 
-    More than `counts - 1` of them have no place.
+    The probability of more than `num_counts - 1` events is left out.
     """
-    result = F.pad(torch.ones_like(chances[..., :1]), (0, counts - 1))
-    for chance in chances.unbind(-1):
+    result = F.pad(torch.ones_like(probabilities[..., :1]), (0, num_counts - 1))
+    for probability in probabilities.unbind(-1):
         one_more = F.pad(result[..., :-1], (1, 0))
-        result = result + chance[..., None] * (one_more - result)
+        result = result + probability[..., None] * (one_more - result)
     return result

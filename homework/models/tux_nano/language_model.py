@@ -1,27 +1,25 @@
-"""The embedded base's text model for answers, in PyTorch alone: transformers' Llama, down to the names of its weights.
-
-What is trained is transformers' own, as of any base. It takes seconds to import, longer than it takes to answer.
-"""
+"""TuxNano's language model: a Llama (arXiv:2302.13971) in plain PyTorch."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .config import TextConfig
 from .vision import ModelOutput
 
 
 class KVCache:
-    """Each layer's keys and values of the tokens so far, [b, heads, s, head_dim]; used as transformers' caches are."""
+    """Keys and values of each layer for the tokens so far, [b, heads, s, head_dim]."""
 
     def __init__(self):
         self.layers: list[tuple[Tensor, Tensor]] = []
 
     def __len__(self) -> int:
-        """Of how many tokens."""
+        """Return the number of cached tokens."""
         return self.layers[0][0].shape[2] if self.layers else 0
 
     def update(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Add those of new tokens; gives those of all."""
+        """Append a layer's keys and values of new tokens, and return those of all tokens."""
         if layer == len(self.layers):
             self.layers.append((key, value))
         else:
@@ -30,29 +28,33 @@ class KVCache:
         return self.layers[layer]
 
     def batch_select_indices(self, rows: Tensor) -> None:
-        """Keep these rows of the batch, in this order."""
+        """Keep these rows of the batch, in this order; named as in transformers' caches."""
         self.layers = [(key[rows], value[rows]) for key, value in self.layers]
 
 
 class Attention(nn.Module):
-    """Self-attention with rotary positions. [b, s, d] -> [b, s, d]."""
+    """Grouped-query self-attention with rotary positions. [b, s, d] -> [b, s, d]."""
 
-    def __init__(self, config):
+    def __init__(self, config: TextConfig):
         super().__init__()
         self.head_dim = config.head_dim
-        width, heads, kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
-        self.q_proj = nn.Linear(width, heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(width, kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(heads * self.head_dim, width, bias=False)
+        dim, q_dim, kv_dim = (
+            config.hidden_size,
+            config.num_heads * config.head_dim,
+            config.num_kv_heads * config.head_dim,
+        )
+        self.q_proj = nn.Linear(dim, q_dim, bias=False)
+        self.k_proj = nn.Linear(dim, kv_dim, bias=False)
+        self.v_proj = nn.Linear(dim, kv_dim, bias=False)
+        self.o_proj = nn.Linear(q_dim, dim, bias=False)
 
-    def forward(self, x: Tensor, rotation: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
         # [b, s, heads * head_dim] -> [b, heads, s, head_dim]
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = apply_rope(q, rotation), apply_rope(k, rotation)
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
         if cache is not None:
             k, v = cache.update(k, v, layer)
         x = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=q.shape[1] != k.shape[1])
@@ -60,9 +62,9 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """SwiGLU (arXiv:2002.05202). [b, s, d] -> [b, s, d]."""
+    """A gated MLP (arXiv:2002.05202). [b, s, d] -> [b, s, d]."""
 
-    def __init__(self, config):
+    def __init__(self, config: TextConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -75,29 +77,25 @@ class SwiGLU(nn.Module):
 class DecoderLayer(nn.Module):
     """A pre-norm decoder layer. [b, s, d] -> [b, s, d]."""
 
-    def __init__(self, config):
+    def __init__(self, config: TextConfig):
         super().__init__()
         self.self_attn, self.mlp = Attention(config), SwiGLU(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, *context) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), *context)
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache, layer)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class TextModel(nn.Module):
-    """Embeddings, decoder layers and a last norm.
+class LanguageModel(nn.Module):
+    """Token embedding, decoder layers and a final norm."""
 
-    Args:
-        config: has the fields of a `LlamaConfig` without biases.
-    """
-
-    def __init__(self, config):
+    def __init__(self, config: TextConfig):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
@@ -109,55 +107,55 @@ class TextModel(nn.Module):
         inputs_embeds: Tensor | None = None,
         use_cache: bool = False,
     ) -> ModelOutput:
-        """As transformers' `LlamaModel`.
+        """Return hidden states [b, s, d] and the cache; called as transformers' `LlamaModel` is.
 
         Args:
-            input_ids: [b, s], or `inputs_embeds`, [b, s, d].
-            attention_mask: 1 where there is a token, those of the cache first, and 0 where there is padding,
-                [b, past + s]; or true where a row's token sees a column's, [b, 1, s, s].
-            position_ids: [b, s]; without it they go on from the cache.
+            input_ids: [b, s]; or `inputs_embeds`, [b, s, d].
+            attention_mask: 1 for tokens, cached ones first, and 0 for padding, [b, cached + s]; or a boolean mask, true
+                where a row's token attends to a column's, [b, 1, s, s].
+            position_ids: [b, s]; without it they continue those of the cache.
         """
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         cache = KVCache() if use_cache and past_key_values is None else past_key_values
-        past, length = 0 if cache is None else len(cache), x.shape[1]
+        num_cached, length = 0 if cache is None else len(cache), x.shape[1]
         if position_ids is None:
-            position_ids = torch.arange(past, past + length, device=x.device)[None]
-        rotation = rope_cos_sin(position_ids, self.config.head_dim, self.config.rope_parameters["rope_theta"])
+            position_ids = torch.arange(num_cached, num_cached + length, device=x.device)[None]
+        rope = rope_cos_sin(position_ids, self.config.head_dim, self.config.rope_theta).to(x.dtype)
         mask = attention_mask
         if mask is None or mask.ndim == 2:
-            mask = causal_mask(mask, past, length, x.device)
+            mask = causal_mask(mask, num_cached, length, x.device)
         for number, layer in enumerate(self.layers):
-            x = layer(x, rotation.to(x.dtype), mask, cache, number)
+            x = layer(x, rope, mask, cache, number)
         return ModelOutput(self.norm(x), cache)
 
 
-def causal_mask(there: Tensor | None, past: int, length: int, device: torch.device) -> Tensor:
-    """True where one of `length` tokens sees one of `past + length`: those up to itself that are there.
+def causal_mask(is_token: Tensor | None, num_cached: int, length: int, device: torch.device) -> Tensor:
+    """Return a mask, true where one of `length` new tokens attends to one of `num_cached + length` tokens.
 
-    Padding sees itself, lest it see nothing.
+    Each attends to itself and to the tokens before it. So does padding, since a row without a true value gives NaN.
 
     Args:
-        there: [b, past + length], 1 or true where there is a token; all are without it.
+        is_token: [b, num_cached + length], 1 or true for tokens, 0 for padding; without it there is no padding.
 
     Returns:
-        [b or 1, 1, length, past + length].
+        [b or 1, 1, length, num_cached + length] bool.
     """
-    causal = torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
-    if there is None:
+    causal = torch.ones(length, num_cached + length, dtype=torch.bool, device=device).tril(num_cached)
+    if is_token is None:
         return causal[None, None]
     itself = torch.eye(length, dtype=torch.bool, device=device)
-    return (causal & there.bool()[:, None] | F.pad(itself, (past, 0)))[:, None]
+    return (causal & is_token.bool()[:, None] | F.pad(itself, (num_cached, 0)))[:, None]
 
 
 def rope_cos_sin(positions: Tensor, head_dim: int, theta: float) -> Tensor:
-    """Cosines and sines of the angles by which positions turn (arXiv:2104.09864). [b, s] -> [2, b, 1, s, head_dim]."""
+    """Return cosines and sines of the rotary angles (arXiv:2104.09864). [b, s] -> [2, b, 1, s, head_dim]."""
     frequencies = theta ** -(torch.arange(0, head_dim, 2, device=positions.device) / head_dim)
     angles = (positions[..., None] * frequencies).repeat(1, 1, 2)[:, None]  # [b, 1, s, head_dim]
     return torch.stack([angles.cos(), angles.sin()])
 
 
-def apply_rope(x: Tensor, rotation: Tensor) -> Tensor:
-    """Queries or keys [b, heads, s, head_dim] turned by `rope_cos_sin`: each half's i-th numbers are a point."""
-    cos, sin = rotation
+def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate queries or keys [b, heads, s, head_dim]; dimensions i and i + head_dim / 2 are a pair."""
+    cos, sin = rope
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

@@ -1,0 +1,152 @@
+"""The engines that draw races, behind one interface, and the preset that each of them draws.
+
+An engine is a package with two modules: `assets` says what is installed and how a process is started that draws;
+`engine` has the `Race` and can be imported by such a process alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from homework.utils.errors import InputError
+
+from ..color_augment import PhotometricJitter
+
+
+class UnreadableError(Exception):
+    """The labels of a drawn frame cannot be used; the message is the reason in a word."""
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """What one camera shows.
+
+    Attributes:
+        image: [h, w, 3] uint8.
+        detections: rows of (class, number, box), as in `info.json`.
+        distance: [h, w] metres from the camera, inf for the sky; None if unknown.
+    """
+
+    image: np.ndarray
+    detections: list[list[int]]
+    distance: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """A drawn frame; the camera target of view v is kart v of `karts`.
+
+    Attributes:
+        time: seconds since the start of the race.
+        order: the karts' numbers in the race's plan.
+        karts: the engine's objects with their positions.
+        views: one for each camera.
+    """
+
+    time: float
+    order: list[int]
+    karts: list
+    views: list[CameraView]
+
+
+class Race(Protocol):
+    """A race in an engine, as the worker uses it: for each candidate to be drawn `settle_cameras`, `draw`, `read`."""
+
+    num_cameras: int
+    max_rejections: int  # candidates in a row that may be left out
+
+    def start(self) -> None:
+        """Bring the race to where its first candidate may be."""
+
+    def candidates(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Advance to one game state after another; yield how many karts each camera probably sees, [karts].
+
+        An empty array stands for a state that is to be drawn in any case.
+        """
+
+    def settle_cameras(self) -> None:
+        """Bring karts and cameras to their places in the current candidate."""
+
+    def draw(self):
+        """Draw the views of all cameras, unread."""
+
+    def read(self, drawn) -> LabelledFrame:
+        """Read the labels of what `draw` returned. Raises UnreadableError."""
+
+    def sample_jitter(self, rng: np.random.Generator) -> PhotometricJitter:
+        """Sample the change of light, haze and sharpness that fits this engine's frames."""
+
+
+class Missing(NamedTuple):
+    """Something that has to be installed before frames can be drawn."""
+
+    problem: str
+    remedy: str
+
+
+class Assets(Protocol):
+    """The module `assets` of an engine's package."""
+
+    def find_missing(self) -> list[Missing]:
+        """Return what has to be installed, in the order in which to install it."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of a process that draws."""
+
+    def interpreter(self) -> Path:
+        """Return the Python that has the engine."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine, and what the plan of its races depends on.
+
+    Attributes:
+        package: its name in this folder.
+        camera_counts: the numbers of cameras whose views have the right shape.
+        frames_per_race: unless asked for another number.
+        has_static_races: whether karts can be placed on the track.
+        redeals_karts: whether a plan's race is several, each with some of the plan's karts.
+    """
+
+    package: str
+    camera_counts: tuple[int, ...]
+    frames_per_race: int
+    has_static_races: bool
+    redeals_karts: bool
+
+    @property
+    def assets(self) -> Assets:
+        """The engine's assets."""
+        return import_module(f".{self.package}.assets", __name__)
+
+    def load_race(self, plan) -> Race:
+        """Load the engine into this process, and the race of a `RacePlan`."""
+        return import_module(f".{self.package}.engine", __name__).Race(plan)
+
+
+# pystk2 takes a view's width from a split screen: those of 2, 5 or 6 cameras are squeezed, those above 8 are blank.
+PYSTK2 = Engine("pystk2", (1, 3, 4, 7, 8), frames_per_race=64, has_static_races=True, redeals_karts=False)
+# Each race of the course's data has 10 karts.
+LEGACY = Engine("pystk1", tuple(range(1, 11)), frames_per_race=20, has_static_races=False, redeals_karts=True)
+ENGINES = {"ld": PYSTK2, "sd": PYSTK2, "hd": PYSTK2, "course": LEGACY}  # by preset
+
+
+def check_installed(preset: str) -> None:
+    """Check that a preset can be drawn on this machine. Raises InputError; see `check_none_missing`."""
+    check_none_missing(f"--preset {preset}", ENGINES[preset].assets.find_missing())
+
+
+def check_none_missing(name: str, missing: list[Missing]) -> None:
+    """Check that nothing is missing for what `name` stands for.
+
+    Raises:
+        InputError: something is; names all of it, and all remedies.
+    """
+    if missing:
+        problem = f"cannot draw: {'; '.join(one.problem for one in missing)}"
+        raise InputError(name, problem, f"run {', then '.join(one.remedy for one in missing)}")

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
 
 from homework.models.tux_nano.connector import (
     FLOOR,
@@ -16,9 +17,8 @@ from homework.models.tux_nano.connector import (
     perturb_logits,
     poisson_binomial,
 )
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
 from homework.models.tux_nano.vision import FOVEA_TOKENS
-from pretrain.dense_heads import DenseHeads, forward, recognise_as, recognised
+from pretrain.dense_heads import DenseHeads, copy_heads_to_connector, fuse_logits, run_heads
 from pretrain.targets import KARTS, MAX_COUNT, TRACKS
 from tests.tiny_models import VISION
 
@@ -116,15 +116,15 @@ def changed(before: torch.Tensor, after: torch.Tensor) -> list[int]:
 
 
 def test_it_recognises_what_the_dense_stage_taught(readout):
-    """With a dense stage's heads the connector reads as they do: `measure` tells what the text model is told."""
+    """With a dense stage's heads the connector reads as they do: `eval-vision` tells what the text model is told."""
     config = TuxNanoVisionConfig(**VISION)
     tower, heads = TuxNanoVisionModel(config).eval(), DenseHeads(config).eval()
-    recognise_as(readout.recogniser, heads)
+    copy_heads_to_connector(readout.recogniser, heads)
     with torch.no_grad():
-        logits, tokens = forward(tower, heads, torch.randn(2, 3, 100, 150))
+        logits, tokens = run_heads(tower, heads, torch.randn(2, 3, 100, 150))
         read = readout.recogniser.look(tokens)
     assert read.keys() == {"ego", "total", "track", "count", "relation", "place"}
-    for name, expected in recognised(logits).items():
+    for name, expected in fuse_logits(logits).items():
         assert torch.allclose(read[name], expected, atol=1e-5), name
 
 

@@ -1,4 +1,4 @@
-"""Races by the engine of the course's frames: which moments are drawn, with a stand-in for the engine; slow, itself."""
+"""Races in the legacy engine: which states are drawn, on a stand-in; a slow test uses the engine itself."""
 
 import json
 import sys
@@ -11,19 +11,19 @@ import pytest
 
 from homework.labels.frame_info import read_frame_info
 from homework.labels.scene import build_scene
-from homework.utils.errors import InputError
 from homework.utils.io import read_json
-from supertux.render import worker as race
-from supertux.render.engines.pystk1 import assets as course_art
-from supertux.render.planner import COURSE, COURSE_KARTS, KARTS, RacePlan, race_plans
+from supertux.render.planner import KARTS, RacePlan, race_plans
 from supertux.render.renderer import draw_race
+from supertux.render.worker import run_race
+from tests.supertux.installed import skip_unless_installed
 
-LAP = 40.0  # seconds that the stand-in's first kart needs; each other one takes two more
+NUM_KARTS = 10  # in each race
+LAP_S = 40.0  # of the stand-in's first kart; each other one takes two more
 SHIFT = 24
 
 
 class Drawn(SimpleNamespace):
-    """A race of the stand-in: karts along a road, a box in the middle of each view."""
+    """A race of the stand-in: karts along a road, a box in the centre of each view."""
 
     races: list = []
 
@@ -53,15 +53,15 @@ class Drawn(SimpleNamespace):
 
 
 class State:
-    """The world's state, as far as it is read."""
+    """The part of the world's state that is read."""
 
     def update(self):
         drawn = Drawn.races[-1]
         self.time = drawn.seconds
         self.karts = []
         for number in range(len(drawn.config.players)):
-            done = drawn.seconds >= LAP + 2 * number
-            place = (0.0, 0.0, min(drawn.seconds, LAP) * 20 - 5 * number)
+            done = drawn.seconds >= LAP_S + 2 * number
+            place = (0.0, 0.0, min(drawn.seconds, LAP_S) * 20 - 5 * number)
             kart = SimpleNamespace(finished_laps=1 if done else 0, location=place, rotation=(0.0, 0.0, 0.0, 1.0))
             kart.velocity, kart.distance_down_track = (0.0, 0.0, 20.0), place[2]
             self.karts.append(kart)
@@ -69,7 +69,7 @@ class State:
 
 @pytest.fixture
 def engine(monkeypatch):
-    """`supertux.render.engines.pystk1.engine` on the stand-in."""
+    """Return `supertux.render.engines.pystk1.engine` on the stand-in."""
     fake = ModuleType("pystk")
     fake.__file__, fake.object_type_shift, fake.init = None, SHIFT, lambda config: None
     fake.GraphicsConfig = SimpleNamespace(hd=SimpleNamespace)
@@ -81,71 +81,71 @@ def engine(monkeypatch):
     monkeypatch.delitem(sys.modules, "supertux.render.engines.pystk1.engine", raising=False)
     import supertux.render.engines.pystk1.engine as module
 
-    monkeypatch.setattr(module.Race, "_step_unseen", lambda self: self.race.step())
-    monkeypatch.setattr(module.Race, "arrive", lambda self: self.drive(1.2))
+    monkeypatch.setattr(module.Race, "_step_physics", lambda self: self.race.step())
+    monkeypatch.setattr(module.Race, "settle_cameras", lambda self: self.drive(1.2))
     Drawn.races = []
     yield module
     sys.modules.pop("supertux.render.engines.pystk1.engine")
 
 
 def plan(frames: int = 8, karts=KARTS) -> RacePlan:
-    return next(race_plans(3, frames, ["abyss"], list(karts), COURSE))
+    return next(race_plans(3, frames, ["abyss"], list(karts), "course"))
 
 
-def test_a_race_is_drawn_on_the_way_at_the_finish_and_after_its_end(engine):
+def test_a_race_is_drawn_on_its_way_at_the_finish_and_after_its_end(engine):
     drawn = engine.Race(plan())
     drawn.start()
     shown = []
-    for guess in islice(drawn.moments(np.random.default_rng(0)), 40):
-        shown.append((len(Drawn.races), drawn.finished, guess.size))
-    first = [(finished, guesses) for race_number, finished, guesses in shown if race_number == 1]
-    assert first[0] == (0, COURSE_KARTS)  # under way, with a guess for each view
-    *crossing, end = [finished for finished, guesses in first if not guesses]
-    assert len(crossing) == len(set(crossing)) == 2 and all(0 < some < COURSE_KARTS - 1 for some in crossing)
-    assert end == COURSE_KARTS
+    for counts in islice(drawn.candidates(np.random.default_rng(0)), 40):
+        shown.append((len(Drawn.races), drawn.num_finished, counts.size))
+    first = [(finished, estimates) for race_number, finished, estimates in shown if race_number == 1]
+    assert first[0] == (0, NUM_KARTS)  # under way, with an estimate for each view
+    *crossing, end = [finished for finished, estimates in first if not estimates]
+    assert len(crossing) == len(set(crossing)) == 2 and all(0 < some < NUM_KARTS - 1 for some in crossing)
+    assert end == NUM_KARTS
     assert shown[-1][0] > 1  # then the next race
 
 
-def test_races_of_a_plan_have_other_karts_each_ten_of_them(engine):
+def test_each_race_of_a_plan_has_ten_other_karts(engine):
     drawn = engine.Race(plan())
-    list(islice(drawn.moments(np.random.default_rng(0)), 60))
+    list(islice(drawn.candidates(np.random.default_rng(0)), 60))
     hands = [tuple(one.config.players) for one in Drawn.races]
     assert len(hands) > 2 and len(set(hands)) == len(hands)
-    assert all(len(set(hand)) == COURSE_KARTS and set(hand) <= set(KARTS) for hand in hands)
+    assert all(len(set(hand)) == NUM_KARTS and set(hand) <= set(KARTS) for hand in hands)
 
 
-def test_moments_lie_seconds_apart_and_the_end_of_a_race_is_shown_once(engine):
+def test_candidates_are_seconds_apart_and_each_race_has_one_end(engine):
     drawn = engine.Race(plan())
-    times = [(len(Drawn.races), drawn.state.time) for _ in islice(drawn.moments(np.random.default_rng(1)), 60)]
+    times = [(len(Drawn.races), drawn.state.time) for _ in islice(drawn.candidates(np.random.default_rng(1)), 60)]
     assert len(set(times)) == len(times)
     of_second = [time for race_number, time in times if race_number == 2]
-    assert len(of_second) <= 2 + LAP / engine.BETWEEN[0] + 3  # a race is not drawn on and on
-    assert max(of_second) < LAP + 2 * COURSE_KARTS + engine.AFTER_END + 1.0
+    assert len(of_second) <= 2 + LAP_S / engine.SECONDS_BETWEEN_FRAMES[0] + 3  # a race ends
+    assert max(of_second) < LAP_S + 2 * NUM_KARTS + engine.AFTER_END_S + 1.0
 
 
 def test_with_few_karts_all_of_them_race(engine):
     drawn = engine.Race(plan(karts=KARTS[:3]))
-    list(islice(drawn.moments(np.random.default_rng(0)), 10))
-    assert len(Drawn.races) > 1 and drawn.cameras == 3
+    list(islice(drawn.candidates(np.random.default_rng(0)), 10))
+    assert len(Drawn.races) > 1 and drawn.num_cameras == 3
     assert all(sorted(one.config.players) == sorted(KARTS[:3]) for one in Drawn.races)
 
 
 @pytest.mark.parametrize("few", [1, 2])
-def test_one_or_two_karts_have_moments_too(engine, few):
+def test_one_or_two_karts_have_candidates_too(engine, few):
     drawn = engine.Race(plan(karts=KARTS[:few]))
-    sizes = [guess.size for guess in islice(drawn.moments(np.random.default_rng(0)), 10)]
+    sizes = [counts.size for counts in islice(drawn.candidates(np.random.default_rng(0)), 10)]
     assert few in sizes and 0 in sizes  # under way, and after the end
 
 
-def test_frames_are_stored_as_the_courses(engine, tmp_path: Path):
-    record = race.run(plan(), tmp_path)
+def test_frames_have_the_courses_format(engine, tmp_path: Path):
+    record = run_race(plan(), tmp_path)
     assert record["frames"] == 8 and record["views"] == 80 and not record["dropped"]
     for path in sorted(tmp_path.glob("*_info.json")):
         info = read_frame_info(path)
-        assert len(info["karts"]) == len(info["detections"]) == COURSE_KARTS
-        for view in range(COURSE_KARTS):
-            assert build_scene(info, view).ego.name == info["karts"][view]  # view v follows kart v
-            # boxes in pixels of 600x400, drawn at 300x200; the nitro is there, the surroundings are not
+        assert len(info["karts"]) == len(info["detections"]) == NUM_KARTS
+        for view in range(NUM_KARTS):
+            assert build_scene(info, view).ego.name == info["karts"][view]  # the camera target of view v is kart v
+            # boxes in pixels of 600x400, drawn at 300x200; with the nitro, without the surroundings
             assert info["detections"][view] == [(1, view, 280, 180, 339, 239), (5, 7, 0, 380, 39, 399)]
             assert (tmp_path / f"{path.name[:5]}_{view:02d}_im.jpg").exists()
     started = [one.config.players for one in Drawn.races]
@@ -154,11 +154,8 @@ def test_frames_are_stored_as_the_courses(engine, tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_engine_itself_draws_the_same_race_twice(tmp_path: Path):
-    try:
-        course_art.installed()
-    except InputError as error:
-        pytest.skip(str(error))
-    one = next(race_plans(5, 4, ["snowtuxpeak"], list(KARTS), COURSE))
+    skip_unless_installed("course")
+    one = next(race_plans(5, 4, ["snowtuxpeak"], list(KARTS), "course"))
     infos = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         (folder / ".races").mkdir(parents=True)
@@ -166,5 +163,5 @@ def test_the_engine_itself_draws_the_same_race_twice(tmp_path: Path):
         infos.append([read_json(path) for path in sorted(folder.glob("*_info.json"))])
     for a, b in zip(*infos, strict=True):
         assert [a[key] for key in ("karts", "location", "time")] == [b[key] for key in ("karts", "location", "time")]
-        egos = [build_scene(a, view).ego for view in range(COURSE_KARTS)]
+        egos = [build_scene(a, view).ego for view in range(NUM_KARTS)]
         assert sum(ego is not None and ego.name == a["karts"][v] for v, ego in enumerate(egos)) >= 7

@@ -1,4 +1,4 @@
-"""Depth images as the changed shaders write them, of bodies whose place is known, and what is read out of them."""
+"""The label decoder, on depth images as the patched shaders write them, of bodies in known places."""
 
 from types import SimpleNamespace
 
@@ -9,10 +9,10 @@ from supertux.render.engines.pystk2 import labels
 from supertux.render.engines.pystk2.labels import (
     boxes,
     decode,
-    half_turn,
-    instances,
     project,
     rotation_matrix,
+    segment_instances,
+    turn_around,
     unproject,
 )
 
@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 300, 200
 FOCAL, NEAR, FAR = 1.3, 1.0, 1000.0
 
 
-def turned(heading: float, pitch: float = 0.0) -> np.ndarray:
+def rotation(heading: float, pitch: float = 0.0) -> np.ndarray:
     """[3, 3] whose columns are a body's right, up and front; a heading of 0 looks along z, of a quarter along x."""
     c, s = np.cos(heading), np.sin(heading)
     yaw = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
@@ -44,7 +44,7 @@ class Camera:
     """Draws bodies on a plane at height 0, by casting a ray through each pixel."""
 
     def __init__(self, place=(100.3, 2.5, -40.7), heading=0.4, pitch=0.15):
-        self.place, self.axes = np.array(place), turned(heading, pitch)
+        self.place, self.axes = np.array(place), rotation(heading, pitch)
         view = np.eye(4)
         view[:3, :3], view[:3, 3] = self.axes.T, -self.axes.T @ self.place
         a, b = (FAR + NEAR) / (FAR - NEAR), -2 * FAR * NEAR / (FAR - NEAR)
@@ -69,7 +69,7 @@ class Camera:
         """The distance along the view of each pixel [h, w], and whose it is: 0 the plane's or the sky's, 1, 2, ..."""
         distance, owner = self.ground.copy(), np.zeros((HEIGHT, WIDTH), int)
         for number, one in enumerate(bodies, 1):
-            axes, (width, height, length) = turned(one.heading), one.size
+            axes, (width, height, length) = rotation(one.heading), one.size
             start, rays = (self.place - one.location) @ axes, self.rays @ axes
             low, high = np.array([-width / 2, 0, -length / 2]), np.array([width / 2, height, length / 2])
             with np.errstate(divide="ignore"):
@@ -91,8 +91,8 @@ class Camera:
         origin = cells[..., 0] + 32 * cells[..., 2]
         depth = ((self.a + self.b / distance) / 2 + 0.5).astype(np.float32)
         track = np.floor(depth * np.float32(1 << 20)) * np.float32(16) + (2 * bits).astype(np.float32)
-        placed = np.floor(depth * np.float32(1 << 13)) * np.float32(2048) + (1 + 2 * origin).astype(np.float32)
-        code = np.where(owner > 0, placed, track)
+        objects = np.floor(depth * np.float32(1 << 13)) * np.float32(2048) + (1 + 2 * origin).astype(np.float32)
+        code = np.where(owner > 0, objects, track)
         return np.where(np.isinf(distance), np.float32(1), code / np.float32((1 << 24) - 1)).astype(np.float32)
 
     def draw(self, bodies=()):
@@ -110,9 +110,9 @@ def camera() -> Camera:
 def test_the_matrix_comes_back_bit_for_bit(heading: float):
     camera = Camera(heading=heading)
     _, owner, view = camera.draw([body(camera.at(0, 8))])
-    assert view.agreement == 1 and view.is_whole
+    assert view.agreement == 1 and view.has_matrix
     assert np.array_equal(view.matrix.astype(np.float32).view(np.uint32), camera.matrix.view(np.uint32))
-    assert (owner > 0).sum() > 300 and np.array_equal(view.placed, owner > 0)
+    assert (owner > 0).sum() > 300 and np.array_equal(view.is_object, owner > 0)
 
 
 def test_the_sky_is_not_opaque_and_distances_are_metres(camera: Camera):
@@ -129,7 +129,7 @@ def test_a_view_with_too_little_ground_is_not_whole(camera: Camera):
     for rows, whole in ((11, True), (10, False), (0, False)):
         sky = distance.copy()
         sky[: HEIGHT - rows] = np.inf
-        assert decode(camera.shader(sky, owner)).is_whole == whole
+        assert decode(camera.shader(sky, owner)).has_matrix == whole
 
 
 @pytest.mark.parametrize(("share", "whole"), [(0.01, True), (0.2, False)])
@@ -140,7 +140,7 @@ def test_pixels_of_other_shaders_are_outvoted_if_they_are_few(camera: Camera, sh
     wrong = (rng.random(depth.shape) < share) & np.isfinite(distance)
     depth[wrong] = rng.uniform(0.5, 0.99, wrong.sum())
     view = decode(depth)
-    assert view.is_whole == whole
+    assert view.has_matrix == whole
     assert np.array_equal(view.matrix.astype(np.float32), camera.matrix)
 
 
@@ -167,7 +167,7 @@ def test_rotation_columns_are_right_up_and_front():
     assert np.allclose(rotation_matrix((1, 0, 0, 0)), np.eye(3))
     right, up, front = rotation_matrix(quaternion(np.pi / 2)).T  # a quarter to the right: x is ahead
     assert np.allclose(front, (1, 0, 0)) and np.allclose(up, (0, 1, 0)) and np.allclose(right, (0, 0, -1))
-    assert np.allclose(rotation_matrix(quaternion(0.3)), turned(0.3))
+    assert np.allclose(rotation_matrix(quaternion(0.3)), rotation(0.3))
     any_other = np.random.default_rng(0).normal(size=4)
     matrix = rotation_matrix(any_other / np.linalg.norm(any_other))
     assert np.allclose(matrix.T @ matrix, np.eye(3)) and np.isclose(np.linalg.det(matrix), 1)
@@ -176,7 +176,7 @@ def test_rotation_columns_are_right_up_and_front():
 def test_half_a_turn_keeps_the_ground_and_faces_the_other_way():
     any_other = np.random.default_rng(0).normal(size=4)
     before = any_other / np.linalg.norm(any_other)
-    assert np.allclose(rotation_matrix(half_turn(before)), rotation_matrix(before) * [-1, 1, -1])
+    assert np.allclose(rotation_matrix(turn_around(before)), rotation_matrix(before) * [-1, 1, -1])
 
 
 def test_a_kart_beside_another_gets_its_own_pixels(camera: Camera):
@@ -185,13 +185,13 @@ def test_a_kart_beside_another_gets_its_own_pixels(camera: Camera):
     ]
     _, owner, view = camera.draw(karts)
     assert all((owner == number).sum() > 50 for number in (1, 2, 3))
-    assert np.array_equal(instances(view, karts, []), owner)
+    assert np.array_equal(segment_instances(view, karts, []), owner)
 
 
 def test_where_karts_touch_each_has_the_meshes_whose_origins_are_nearer_to_it(camera: Camera):
     karts = [body(camera.at(x, 6), size=(1.0, 0.8, 2.0), heading=0.4) for x in (-0.65, 0.65)]
     # Each has a wheel on top that reaches over the other; the second's has its origin a little outside of its kart.
-    right, front = camera.axes[:, 0], turned(0.4)[:, 2]
+    right, front = camera.axes[:, 0], rotation(0.4)[:, 2]
     places = [kart.location + np.array([0, 0.8, 0]) for kart in karts]
     wheels = [
         body(places[0] + 0.42 * right - 0.5 * front, size=(0.66, 0.1, 0.5), heading=0.4),
@@ -200,8 +200,8 @@ def test_where_karts_touch_each_has_the_meshes_whose_origins_are_nearer_to_it(ca
     _, drawn, view = camera.draw([*karts, *wheels])
     assert all((drawn == number).sum() > 20 for number in range(1, 5))
     owner = np.array([0, 1, 2, 1, 2])[drawn]
-    assert np.array_equal(instances(view, karts, []), owner)
-    assert np.array_equal(np.array([0, 2, 1])[instances(view, karts[::-1], [])], owner)  # in any order
+    assert np.array_equal(segment_instances(view, karts, []), owner)
+    assert np.array_equal(np.array([0, 2, 1])[segment_instances(view, karts[::-1], [])], owner)  # in any order
 
 
 def test_an_item_in_front_of_a_kart_is_not_the_karts(camera: Camera):
@@ -210,7 +210,7 @@ def test_an_item_in_front_of_a_kart_is_not_the_karts(camera: Camera):
     taken = body(kart.location)  # lies under the kart, and is not drawn
     _, owner, view = camera.draw([kart, touched])
     assert min((owner == 1).sum(), (owner == 2).sum()) > 50
-    assert np.array_equal(np.array([0, 1, 3, 2])[instances(view, [kart], [taken, touched])], owner)
+    assert np.array_equal(np.array([0, 1, 3, 2])[segment_instances(view, [kart], [taken, touched])], owner)
 
 
 def test_items_get_what_no_kart_has(camera: Camera):
@@ -219,15 +219,15 @@ def test_items_get_what_no_kart_has(camera: Camera):
     stranger = body(camera.at(4, 14))  # say a cone: placed, but neither kart nor item
     _, owner, view = camera.draw([kart, item, stranger])
     assert all((owner == number).sum() > 50 for number in (1, 2, 3))
-    found = instances(view, [kart], [taken, item])
+    found = segment_instances(view, [kart], [taken, item])
     assert np.array_equal(found == 1, owner == 1)
     assert np.array_equal(found == 3, owner == 2)
     assert not found[(owner == 0) | (owner == 3)].any()
 
 
-def test_a_view_with_nothing_placed(camera: Camera):
+def test_a_view_without_objects(camera: Camera):
     _, _, view = camera.draw()
-    assert not instances(view, [body(camera.at(0, 8))], []).any()
+    assert not segment_instances(view, [body(camera.at(0, 8))], []).any()
 
 
 def test_boxes_go_from_the_first_to_the_last_pixel_of_600x400():
@@ -244,7 +244,7 @@ def test_boxes_go_from_the_first_to_the_last_pixel_of_600x400():
 
 def test_a_kart_of_too_few_pixels_has_no_box():
     owner = np.zeros((HEIGHT, WIDTH), int)
-    owner[10, : labels.MIN_PIXELS] = 1
-    owner[20, : labels.MIN_PIXELS - 1] = 2
+    owner[10, : labels.MIN_KART_PIXELS] = 1
+    owner[20, : labels.MIN_KART_PIXELS - 1] = 2
     assert list(boxes(owner, [1, 2])) == [1]
     assert boxes(owner * 0, [1, 2]) == {}

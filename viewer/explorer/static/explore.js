@@ -1,16 +1,16 @@
 "use strict";
 
-// What the page does; draw.js shows a view.
+// Loads views, filters them and queries the models; draw.js draws a view.
 const $ = (id) => document.getElementById(id);
 const FILTERS = ["track", "kart", "number"];
-const state = { split: "", keys: [], of: 0, place: 0, view: null, ready: false, turn: 0, offered: "", status: {} };
+const state = { split: "", keys: [], total: 0, position: 0, view: null, ready: false, turn: 0, suggested: "", status: {} };
 
 async function call(path, options) {
   let response;
   try {
     response = await fetch(path, options);
   } catch {
-    throw new Error("no connection: is the command still running?");
+    throw new Error("no connection; is the command still running?");
   }
   const content = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(content.detail || `error ${response.status}`);
@@ -20,67 +20,67 @@ async function call(path, options) {
 const post = (path, content) =>
   call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) });
 
-const at = (kind, key) => `/api/${kind}/${encodeURIComponent(state.split)}/${encodeURIComponent(key)}`;
+const urlOf = (resource, key) => `/api/${resource}/${encodeURIComponent(state.split)}/${encodeURIComponent(key)}`;
 
-function complain(error) {
+function showError(error) {
   $("error").textContent = error.message;
   $("error").hidden = false;
 }
 
-// Runs what the user asked for; what goes wrong is shown, and goes away when the next thing goes well.
+// Runs a user's action and shows its error until the next action succeeds.
 async function attempt(action) {
   try {
     await action();
     $("error").hidden = true;
   } catch (error) {
-    complain(error);
+    showError(error);
   }
 }
 
-// What is chosen stays in the list, even where nothing has it any more.
+// Sets a filter's options; the selected one stays, even if no view has it any more.
 function fill(select, counts, all) {
-  const chosen = select.value;
-  if (chosen && !(chosen in counts)) counts[chosen] = 0;
+  const selected = select.value;
+  if (selected && !(selected in counts)) counts[selected] = 0;
   select.replaceChildren(new Option(all, ""));
   for (const [value, count] of Object.entries(counts)) select.append(new Option(`${value} (${count})`, value));
-  select.value = chosen;
+  select.value = selected;
 }
 
-function found() {
+function fetchViews() {
   const query = new URLSearchParams({ track: $("track").value, kart: $("kart").value, wrong: $("wrong").checked });
   if ($("number").value !== "") query.set("number", $("number").value);
   return call(`/api/views/${encodeURIComponent(state.split)}?${query}`);
 }
 
-async function list(key) {
-  const { keys, of, tracks, karts, numbers } = await found();
+async function listViews(key) {
+  const { keys, total, tracks, karts, numbers } = await fetchViews();
   fill($("track"), tracks, "all");
   fill($("kart"), karts, "any");
   fill($("number"), numbers, "any");
-  Object.assign(state, { keys, of });
-  tell();
+  Object.assign(state, { keys, total });
+  showCount();
   await show(Math.max(0, keys.indexOf(key)));
 }
 
-// How many views there are, and where there is none, why.
-function tell() {
-  const { keys, of, status } = state;
-  const looking = $("wrong").checked && (status.split !== state.split || status.checked < status.views);
-  const asked = status.split === state.split ? `, ${status.checked} asked` : "";
-  $("found").textContent = `${keys.length} of ${of} views${$("wrong").checked ? asked : ""}`;
+// Shows how many views match, and why if none does.
+function showCount() {
+  const { keys, total, status } = state;
+  const searching = $("wrong").checked && (status.split !== state.split || status.checked < status.views);
+  const checked = status.split === state.split ? `, ${status.checked} checked` : "";
+  $("found").textContent = `${keys.length} of ${total} views${$("wrong").checked ? checked : ""}`;
   $("clear").hidden = !FILTERS.some((id) => $(id).value) && !$("wrong").checked;
-  let why = "No view fits: take back a filter.";
-  if (state.split === state.uploads) why = "No picture yet: choose one of your own below.";
-  else if (looking) why = "No wrong answer so far: the model is being asked about every view …";
-  $("nothing").textContent = keys.length ? "" : why;
-  Object.assign($("checking"), { hidden: !looking, max: status.views || 1, value: status.checked || 0 });
+  let reason = "No view matches. Clear a filter.";
+  if (state.split === state.uploads) reason = "No image yet. Upload one below.";
+  else if (searching) reason = "No wrong answer so far; the model is answering the questions about every view …";
+  $("nothing").textContent = keys.length ? "" : reason;
+  Object.assign($("checking"), { hidden: !searching, max: status.views || 1, value: status.checked || 0 });
 }
 
-async function show(place) {
-  const turn = ++state.turn; // a slower answer about an earlier view is dropped
-  state.place = Math.min(Math.max(0, place), Math.max(0, state.keys.length - 1));
-  const key = state.keys[state.place];
-  const view = key === undefined ? null : await call(at("views", key));
+async function show(position) {
+  const turn = ++state.turn; // late responses about an earlier view are dropped
+  state.position = Math.min(Math.max(0, position), Math.max(0, state.keys.length - 1));
+  const key = state.keys[state.position];
+  const view = key === undefined ? null : await call(urlOf("views", key));
   if (turn !== state.turn) return;
   state.view = view;
   $("answer").textContent = "";
@@ -89,7 +89,7 @@ async function show(place) {
   if (!view) return;
   history.replaceState(null, "", `#${encodeURIComponent(state.split)}/${key}`);
   if (state.ready && view.pairs.length) {
-    const { answers } = await call(at("answers", key));
+    const { answers } = await call(urlOf("answers", key));
     if (turn === state.turn) drawPairs(answers);
   }
 }
@@ -99,12 +99,12 @@ async function ask() {
   const turn = state.turn;
   $("answer").textContent = "…";
   try {
-    const asked = { split: state.split, key: state.view.key, question: $("question").value };
-    const { answer, probability, truth, seconds } = await post("/api/ask", asked);
+    const request = { split: state.split, key: state.view.key, question: $("question").value };
+    const { answer, probability, truth, seconds } = await post("/api/ask", request);
     if (turn !== state.turn) return; // another view is shown by now
-    const known = truth === null ? "" : `, truth: ${truth}`;
-    const sure = `${(100 * probability).toFixed(0)} % sure`;
-    $("answer").textContent = `${answer || "(nothing)"}  (${sure}, ${seconds.toFixed(2)} s${known})`;
+    const label = truth === null ? "" : `, truth: ${truth}`;
+    const confidence = `confidence ${(100 * probability).toFixed(0)} %`;
+    $("answer").textContent = `${answer || "(empty)"}  (${confidence}, ${seconds.toFixed(2)} s${label})`;
   } catch (error) {
     $("answer").textContent = "";
     throw error;
@@ -113,15 +113,15 @@ async function ask() {
 
 async function compare() {
   const texts = $("texts").value.split("\n").map((text) => text.trim()).filter(Boolean);
-  if (!state.view || !texts.length) throw new Error("write a caption a line first");
+  if (!state.view || !texts.length) throw new Error("write one caption per line first");
   const turn = state.turn;
   const { probabilities } = await post("/api/compare", { split: state.split, key: state.view.key, texts });
   if (turn !== state.turn) return;
   const rows = texts.map((text, i) => ({ text, probability: probabilities[i] }));
   rows.sort((one, other) => other.probability - one.probability);
   $("compared").replaceChildren(
-    ...rows.map(({ text, probability }, place) => {
-      const row = element("tr", undefined, place ? "" : "best");
+    ...rows.map(({ text, probability }, rank) => {
+      const row = element("tr", undefined, rank ? "" : "best");
       row.append(element("td", text), element("td", `${(100 * probability).toFixed(1)} %`));
       return row;
     }),
@@ -135,20 +135,20 @@ async function upload() {
   try {
     const headers = { "Content-Type": "application/octet-stream" };
     const { split, key } = await call("/api/upload", { method: "POST", headers, body: file });
-    await use(split, key);
+    await openSplit(split, key);
   } catch (error) {
     throw new Error(`${file.name}: ${error.message}`);
   }
 }
 
-async function use(split, key) {
+async function openSplit(split, key) {
   state.split = $("split").value = split;
   for (const id of FILTERS) $(id).value = "";
   if ($("wrong").checked) await search(false);
-  await list(key);
+  await listViews(key);
 }
 
-// Begins or ends the search for wrong answers.
+// Starts or stops the search for wrong answers.
 async function search(on) {
   $("wrong").checked = on;
   try {
@@ -160,62 +160,62 @@ async function search(on) {
   }
 }
 
-const move = (steps) => attempt(() => show(state.place + steps));
+const move = (steps) => attempt(() => show(state.position + steps));
 
-// Looks how far the models and the search for wrong answers are, now and every second.
-async function watch() {
+// Polls the state of the models and of the search for wrong answers once per second.
+async function poll() {
   try {
     const split = state.split;
     state.status = { ...(await call(`/api/status?split=${encodeURIComponent(split)}`)), split };
-    tellModels(state.status.models);
+    showModels(state.status.models);
     if ($("wrong").checked) await extend();
-    if (state.lost) $("error").hidden = true;
-    state.lost = false;
+    if (state.disconnected) $("error").hidden = true;
+    state.disconnected = false;
   } catch (error) {
-    state.lost = true;
-    complain(error);
+    state.disconnected = true;
+    showError(error);
   }
-  setTimeout(watch, 1000);
+  setTimeout(poll, 1000);
 }
 
-// A model's state stands where it is asked; what needs a model waits until it is there.
-function tellModels(models) {
-  for (const [name, is] of Object.entries(models)) {
-    const parts = ({ ready: "", loading: "being loaded …" }[is] ?? is).split("`"); // every other one is a command
+// Shows the state of each model, and enables the controls that need it once it is ready.
+function showModels(models) {
+  for (const [name, status] of Object.entries(models)) {
+    const parts = ({ ready: "", loading: "loading …" }[status] ?? status).split("`"); // odd parts are commands
     $(name).replaceChildren(...parts.map((part, i) => (i % 2 ? element("code", part) : part)));
-    $(name).classList.toggle("missing", is !== "loading");
+    $(name).classList.toggle("missing", status !== "loading");
   }
   $("ask").disabled = $("wrong").disabled = models.vlm !== "ready";
   $("compare").disabled = models.clip !== "ready";
   $("needs").hidden = models.vlm === "ready";
   if (models.vlm === "ready" && !state.ready) {
     state.ready = true;
-    show(state.place).catch(complain);
+    show(state.position).catch(showError);
   }
 }
 
-// More wrong answers were found: they join the list without moving the view that is shown.
+// Adds newly found wrong answers to the list without changing the shown view.
 async function extend() {
-  const { keys } = await found();
+  const { keys } = await fetchViews();
   if (!$("wrong").checked) return;
-  const shown = state.keys[state.place];
-  Object.assign(state, { keys, place: Math.max(0, keys.indexOf(shown)) });
-  tell();
-  if (keys[state.place] === shown) drawPlace();
-  else await show(state.place);
+  const shown = state.keys[state.position];
+  Object.assign(state, { keys, position: Math.max(0, keys.indexOf(shown)) });
+  showCount();
+  if (keys[state.position] === shown) drawPosition();
+  else await show(state.position);
 }
 
-function listen() {
-  $("split").addEventListener("change", () => attempt(() => use($("split").value)));
-  for (const id of FILTERS) $(id).addEventListener("change", () => attempt(() => list()));
-  // after a choice by mouse the arrow keys are for the views, not for the next choice
+function addListeners() {
+  $("split").addEventListener("change", () => attempt(() => openSplit($("split").value)));
+  for (const id of FILTERS) $(id).addEventListener("change", () => attempt(() => listViews()));
+  // after a selection by mouse the arrow keys move between views, not between options
   for (const select of document.querySelectorAll("select"))
     select.addEventListener("change", () => select.matches(":focus-visible") || select.blur());
-  $("clear").addEventListener("click", () => attempt(() => use(state.split, state.keys[state.place])));
-  $("wrong").addEventListener("change", () => attempt(() => search($("wrong").checked).then(() => list())));
+  $("clear").addEventListener("click", () => attempt(() => openSplit(state.split, state.keys[state.position])));
+  $("wrong").addEventListener("change", () => attempt(() => search($("wrong").checked).then(() => listViews())));
   $("previous").addEventListener("click", () => move(-1));
   $("next").addEventListener("click", () => move(1));
-  $("boxes").addEventListener("change", drawPicture);
+  $("boxes").addEventListener("change", drawImage);
   $("file").addEventListener("change", () => attempt(upload));
   for (const [id, action] of Object.entries({ asking: ask, comparing: compare })) {
     $(id).addEventListener("submit", (event) => {
@@ -233,15 +233,15 @@ function listen() {
   });
 }
 
-// Shows the view that the address names, else the first.
+// Shows the view given in the URL, or the first.
 async function start() {
   const { splits, uploads } = await call("/api/splits");
   state.uploads = uploads;
   $("split").replaceChildren(...[...splits, uploads].map((name) => new Option(name)));
   const [name, key] = location.hash.slice(1).split("/");
   const named = [...splits, uploads].find((split) => encodeURIComponent(split) === name);
-  await use(named ?? (splits.includes("valid") ? "valid" : splits[0]), key);
+  await openSplit(named ?? (splits.includes("valid") ? "valid" : splits[0]), key);
 }
 
-listen();
-attempt(start).then(watch);
+addListeners();
+attempt(start).then(poll);

@@ -1,10 +1,12 @@
-"""The game's art: where it is, and the overlay that makes it fit the engine.
+"""The game assets: where they are, and the overlay that makes them fit the engine.
 
-The engine (pystk2) expects the folder layout of release 1.5; Debian's package and the last archive of the art alone
-have 1.4's. The overlay is a folder of links to the art, with the version's marker, a skin's name, the changed shaders
-of `shaders.py`, and without the scripts that open dialogs.
+The engine (pystk2) expects the folder layout of release 1.5; Debian's package and the last archive of the assets alone
+have 1.4's. The overlay is a folder of links to the assets, with the version's marker, a skin's name, the patched
+shaders of `shaders.py`, and without the scripts that open dialogs.
 """
 
+import contextlib
+import ctypes
 import logging
 import lzma
 import os
@@ -14,6 +16,8 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -22,18 +26,19 @@ import tyro
 from homework.utils.errors import InputError, first_line
 
 from .... import BROKEN_ZIP
-from ... import subprocesses as child
 from ...planner import RacePlan
+from ...subprocesses import run_module
+from .. import Missing, check_none_missing
 from . import shaders
 
 logger = logging.getLogger(__name__)
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tux-vlm"
 OVERLAY = CACHE / "art"
-CHECK_LIMIT = 300  # seconds for the first frame
 MARKER = f"labels-{shaders.VERSION}"  # in the overlay
-# Where packages of the game put its art.
-PLACES = tuple(
+SMOKE_TEST_TIMEOUT_S = 300
+# Where packages of the game put its assets.
+SEARCH_PATH = tuple(
     Path(place) / "supertuxkart/data"
     for place in ("/usr/share/games", "/usr/share", "/usr/local/share/games", "/usr/local/share", "/opt")
 )
@@ -41,167 +46,207 @@ LANDMARKS = ("stk_config.xml", "karts", "tracks", "shaders", "skins")
 # Tracks whose scripts open a dialog as soon as a kart passes by, which ends an engine without a screen.
 SCRIPTED_TRACKS = ("overworld", "tutorial")
 REMEDY = (
-    "install the game's art (Debian, Ubuntu: apt install supertuxkart-data libegl1 libgl1-mesa-dri), or give a folder "
-    "or an archive of release 1.4 with `python -m supertux install-art --from PATH`"
+    "install the game assets (Debian, Ubuntu: apt install supertuxkart-data), or give a folder or an archive of "
+    "release 1.4 with `python -m supertux install-assets --from PATH`"
 )
+PYTHON_MODULES = ("pystk2", "elftools")
+SYSTEM_LIBRARIES = {"libglib-2.0.so.0": "libglib2.0-0", "libEGL.so.1": "libegl1"}  # and Debian's packages of them
+EGL_PLATFORM_SURFACELESS = 0x31DD
 
 
-def install_art(*, from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None, karts: Path | None = None) -> None:
-    """Find the game's art, or take it from a folder or an archive, make it fit the engine, and draw a frame with it.
+def install_assets(
+    *, from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None, karts: Path | None = None
+) -> None:
+    """Find the game assets, or take them from a folder or an archive, make them fit the engine, and draw a test frame.
 
-    Example: python -m supertux install-art
+    Example: python -m supertux install-assets
 
     Args:
-        from_: a folder or archive (tar, zip) of the game's release 1.4; without it, the usual places
-        karts: a folder of release 1.2, whose karts look more like the course's
+        from_: folder or archive (tar, zip) of the game's release 1.4; default the usual places
+        karts: folder of release 1.2, whose karts look more like the course's
     """
-    require_engine()
-    art = find(from_)
-    build(art, OVERLAY, art if karts is None else inside(karts, karts))
-    logger.info("drawing a frame with it, which takes up to a minute")
-    check(RacePlan.for_check(), OVERLAY, environment(OVERLAY))
-    logger.info(f"{art}: ready in {OVERLAY}; now run `python -m supertux render --out data/mine`")
+    check_none_missing("install-assets", find_missing_software(needs_assets=from_ is None))
+    assets = find_assets(from_)
+    build_overlay(assets, OVERLAY, assets if karts is None else locate_assets_in(karts))
+    logger.info("drawing a test frame, which takes up to a minute")
+    draw_test_frame(RacePlan.smoke_test("sd"), OVERLAY, environment())
+    logger.info(f"{assets}: ready in {OVERLAY}; now run `python -m supertux render --output data/mine`")
 
 
-def require_engine() -> None:
-    """Raises InputError when the engine is not installed."""
+def find_missing() -> list[Missing]:
+    """Return what has to be installed before frames can be drawn; see `engines.Assets`."""
+    problem = None
+    if not (OVERLAY / "data/karts").exists():  # a link into the assets
+        problem = "the game assets are not installed"
+    elif not (OVERLAY / MARKER).exists():
+        problem = "the game assets were installed by an older version of this program"
+    missing = find_missing_software(needs_assets=problem is not None)
+    return missing + ([Missing(problem, "`python -m supertux install-assets`")] if problem else [])
+
+
+def find_missing_software(needs_assets: bool) -> list[Missing]:
+    """Return the missing system and Python packages; with `needs_assets` also the game's, unless it can be found."""
+    has_assets = any(_has_assets(place) for place in SEARCH_PATH)
+    missing = find_missing_libraries(["supertuxkart-data"] if needs_assets and not has_assets else [])
+    problems = []
+    for name in PYTHON_MODULES:
+        try:
+            import_module(name)
+        except ImportError as error:
+            problems.append(f"{name} does not load ({first_line(error)})")
+    if problems:
+        missing.append(Missing(", ".join(problems), f"`{sys.executable} -m pip install -r supertux/requirements.txt`"))
+    return missing
+
+
+def find_missing_libraries(packages: list[str]) -> list[Missing]:
+    """Return what lacks as Debian's packages: `packages`, those of libraries, and the driver's if EGL finds none."""
+    packages = list(packages)
+    for library, package in SYSTEM_LIBRARIES.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            packages.append(package)
+    if not _has_driver():
+        packages.append("libgl1-mesa-dri")
+    names = " ".join(packages)
+    return [Missing(f"system packages are missing ({names})", f"`apt install {names}`")] if packages else []
+
+
+def _has_driver() -> bool:
+    """Return whether EGL can be initialised without a screen."""
     try:
-        import pystk2  # noqa: F401
-    except ImportError as error:
-        remedy = f"{sys.executable} -m pip install -r supertux/requirements.txt; a missing lib*.so: apt install libegl1"
-        raise InputError("pystk2", f"the game's engine does not load ({first_line(error)})", remedy) from None
+        egl = ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return False
+    egl.eglGetPlatformDisplay.restype = egl.eglGetDisplay.restype = ctypes.c_void_p
+    displays = (egl.eglGetPlatformDisplay(EGL_PLATFORM_SURFACELESS, None, None), egl.eglGetDisplay(None))
+    return any(display and egl.eglInitialize(ctypes.c_void_p(display), None, None) for display in displays)
 
 
-def installed() -> Path:
-    """The overlay that `install_art` made.
-
-    Raises:
-        InputError: there is none, the art that it points to has gone, or it is an older one of this program.
-    """
-    if not (OVERLAY / "data/karts").exists():  # a link into the art
-        raise InputError(OVERLAY, "the game's art is not installed", "run `python -m supertux install-art`")
-    if not (OVERLAY / MARKER).exists():
-        raise InputError(OVERLAY, "an older version of this program made it", "run `python -m supertux install-art`")
-    return OVERLAY
-
-
-def find(given: Path | None) -> Path:
-    """The folder with the art's `stk_config.xml`: the given one, one unpacked from the given archive, or a usual place.
+def find_assets(given: Path | None) -> Path:
+    """Return the folder with `stk_config.xml`: that in a given folder or archive, else in the usual places.
 
     Raises:
         InputError: there is none.
     """
     if given is None:
-        for place in PLACES:
-            if _is_art(place):
+        for place in SEARCH_PATH:
+            if _has_assets(place):
                 return place
-        raise InputError("supertuxkart-data", "the game's art is not in a usual place", REMEDY)
-    if given.is_file():
-        return _unpack(given)
-    return inside(given, given)
+        raise InputError("supertuxkart-data", "the game assets are not in a usual place", REMEDY)
+    return _unpack(given) if given.is_file() else locate_assets_in(given)
 
 
-def inside(folder: Path, given: Path) -> Path:
-    """The art in a folder: itself, its `data`, or the `data` of a folder in it."""
+def locate_assets_in(folder: Path, given: Path | None = None) -> Path:
+    """Return the assets in a folder: itself, its `data`, or the `data` of a folder in it.
+
+    Raises:
+        InputError: there are none; names `given`, by default the folder.
+    """
     for place in (folder, folder / "data", *sorted(folder.glob("*/data"))):
-        if _is_art(place):
+        if _has_assets(place):
             return place.resolve()
-    raise InputError(given, f"no game's art there (a folder with {', '.join(LANDMARKS)})", REMEDY)
+    raise InputError(given or folder, f"no game assets there (a folder with {', '.join(LANDMARKS)})", REMEDY)
 
 
-def _is_art(folder: Path) -> bool:
+def _has_assets(folder: Path) -> bool:
     return all((folder / name).exists() for name in LANDMARKS)
 
 
 def _unpack(archive: Path) -> Path:
-    """The art of an archive, unpacked into the cache in place of an earlier one, once it is known to be art."""
+    """Unpack an archive of assets into the cache, in place of an earlier one, and return the assets."""
     target = CACHE / "unpacked"
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".unpacked.") as name:
-        whole = Path(name) / "whole"
+        unpacked = Path(name) / "unpacked"
         try:
             if zipfile.is_zipfile(archive):
                 with zipfile.ZipFile(archive) as file:
-                    file.extractall(whole)  # drops absolute paths and `..` by itself
+                    file.extractall(unpacked)  # drops absolute paths and `..` by itself
             else:
                 with tarfile.open(archive) as file:
-                    file.extractall(whole, filter="data")
+                    file.extractall(unpacked, filter="data")
         except (*BROKEN_ZIP, tarfile.TarError, lzma.LZMAError) as error:
-            raise InputError(archive, f"not a whole tar or zip ({str(error).partition(chr(10))[0]})", REMEDY) from None
-        place = inside(whole, archive).relative_to(whole.resolve())
+            raise InputError(archive, f"not a complete tar or zip ({first_line(error)})", REMEDY) from None
+        place = locate_assets_in(unpacked, archive).relative_to(unpacked.resolve())
         shutil.rmtree(target, ignore_errors=True)
-        whole.rename(target)
+        unpacked.rename(target)
     return target.resolve() / place
 
 
-def build(art: Path, overlay: Path, karts: Path | None = None) -> None:
-    """Make the overlay of `art`, with the karts of `karts`, whole or not at all; an older one gives way.
+def build_overlay(assets: Path, overlay: Path, karts: Path | None = None) -> None:
+    """Build the overlay of `assets`, with the karts of the assets `karts`, in place of an older one.
 
     Raises:
-        InputError: the art's shaders are of another release.
+        InputError: the shaders are of another release.
     """
-    texts = shaders.patched(art)
-    texts["stk_config.xml"] = _one_field_of_view((art / "stk_config.xml").read_text())
+    texts = shaders.patch_shaders(assets)
+    # the field of view of four and more cameras (75 degrees, as in the course's frames) for one to three as well
+    texts["stk_config.xml"] = re.sub(r'fov-([123])="[\d.]+"', r'fov-\1="75"', (assets / "stk_config.xml").read_text())
     texts |= {f"tracks/{track}/scripting.as": "void onStart() {}\n" for track in SCRIPTED_TRACKS}
-    overlay.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=overlay.parent, prefix=f".{overlay.name}."))
-    try:
+    with replaced_folder(overlay) as temporary:
         data = temporary / "data"
-        overlay_of(art, data, {*texts, "skins/classic"})
+        link_files(assets, data, {*texts, "skins/classic"})
         if karts is not None:
             (data / "karts").unlink()
             (data / "karts").symlink_to((karts / "karts").resolve())
         for name, text in texts.items():
             (data / name).write_text(text)
-        has_skin = (art / "skins/classic").exists()
-        (data / "skins/classic").symlink_to(art / "skins" / ("classic" if has_skin else "peach"))
+        has_skin = (assets / "skins/classic").exists()
+        (data / "skins/classic").symlink_to(assets / "skins" / ("classic" if has_skin else "peach"))
         (data / "supertuxkart.1.5").touch()
         (temporary / MARKER).touch()
-        shutil.rmtree(overlay, ignore_errors=True)
-        temporary.replace(overlay)
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `folder` only if the block succeeds."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _one_field_of_view(config: str) -> str:
-    """The field of view of four and more cameras (75 degrees, as in the course's frames) for one to three as well."""
-    return re.sub(r'fov-([123])="[\d.]+"', r'fov-\1="75"', config)
-
-
-def overlay_of(source: Path, target: Path, own: set[str]) -> None:
-    """Links in `target` to all of the art, but for the files `own`, whose folders are made and which are left out.
+def link_files(source: Path, target: Path, excluded: set[str]) -> None:
+    """Link all of `source` into `target`, but for the files in `excluded`, whose folders are made.
 
     Debian's packages have links to fonts of other packages, without which the engines end. Where these are missing, a
-    font that is there takes their place: nothing is written in a race.
+    font that exists takes their place: nothing is written in a race.
     """
     fonts = sorted((source / "ttf").glob("*"))
     missing = {f"ttf/{font.name}" for font in fonts if not font.exists()}
-    there = [font for font in fonts if font.exists()]
-    folders = {parent for name in own | missing for parent in Path(name).parents}
+    present = [font for font in fonts if font.exists()]
+    folders = {parent for name in excluded | missing for parent in Path(name).parents}
     _link(source, target, folders)
-    for name in own | missing:
+    for name in excluded | missing:
         (target / name).unlink(missing_ok=True)
-    for name in missing if there else ():
-        (target / name).symlink_to(there[0].resolve())
+    for name in missing if present else ():
+        (target / name).symlink_to(present[0].resolve())
 
 
-def _link(source: Path, target: Path, real: set[Path], path: Path = Path(".")) -> None:
-    """Links in `target` to all that is in `source`; the folders in `real` are made, and filled in the same way."""
-    (target / path).mkdir(parents=True)
+def _link(source: Path, target: Path, folders: set[Path], path: Path = Path(".")) -> None:
+    """Link the entries of `source` into `target`; make those in `folders`, and link their entries in the same way."""
+    (target / path).mkdir(parents=True, exist_ok=True)
     for entry in sorted((source / path).iterdir()):
         inner = path / entry.name
-        if inner in real:
-            _link(source, target, real, inner)
+        if inner in folders:
+            _link(source, target, folders, inner)
         else:
             (target / inner).symlink_to(entry.resolve())
 
 
-def environment(overlay: Path) -> dict[str, str]:
-    """What a process that draws needs: the art, no screen, one thread, and a driver setting.
+def environment(overlay: Path | None = None) -> dict[str, str]:
+    """Return the environment of a process that draws: the assets, no screen, one thread, and a driver setting.
 
-    Mesa's anisotropic filter takes seconds a frame in software, so it is switched off.
+    Mesa's anisotropic filter takes seconds per frame in software, so it is switched off.
     """
+    overlay = overlay or OVERLAY
     home = overlay.parent / "home"  # the engine writes its settings there
     home.mkdir(parents=True, exist_ok=True)
     return dict(
@@ -218,15 +263,22 @@ def environment(overlay: Path) -> dict[str, str]:
     )
 
 
-def check(plan: RacePlan, place: Path, environment: dict[str, str], python: Path = Path(sys.executable)) -> None:
-    """Draw one labelled frame in a process of its own; `place` is what is checked, for the rest see `child.run`.
+def interpreter() -> Path:
+    """Return the Python that has the engine: this one."""
+    return Path(sys.executable)
+
+
+def draw_test_frame(
+    plan: RacePlan, installed: Path, environment: dict[str, str], python: Path = Path(sys.executable)
+) -> None:
+    """Draw one labelled frame in a process of its own; `installed` is what an error names.
 
     Raises:
-        InputError: it does not come to an end, or has no labels; with the engine's last words.
+        InputError: no frame is drawn, or its labels cannot be read; with the engine's last line.
     """
     with tempfile.TemporaryDirectory() as folder:
-        task = {"text": plan.to_json(), "environment": environment, "limit": CHECK_LIMIT, "python": python}
-        problem = child.run("supertux.render.worker", folder, **task)
+        process = {"environment": environment, "timeout": SMOKE_TEST_TIMEOUT_S, "python": python}
+        problem = run_module("supertux.render.worker", folder, stdin=plan.to_json(), **process)
         if problem or not list(Path(folder).glob("*_info.json")):
-            words = f"no frame could be drawn ({problem or 'its labels cannot be read'})"
-            raise InputError(place, words, "apt install libegl1 libgl1-mesa-dri; if it only took long, try again")
+            problem = f"cannot draw a frame ({problem or 'its labels cannot be read'})"
+            raise InputError(installed, problem, "apt install libegl1 libgl1-mesa-dri; after a timeout, try again")

@@ -1,8 +1,9 @@
-"""The engine's own randomness and clock, taken from the race: without them no two runs would be alike.
+"""Redirect the engine's clock and its unseeded random generator, so that a seed fixes the labels.
 
-pystk2 seeds the C library's generator with the race's seed, but the computer's drivers draw from a second one, which
-takes its seed from `std::random_device`; and the drivers' figures are animated by the time of day. There is no setting
-for either, so the engine's references to these functions (in its global offset table) are pointed to our own.
+pystk2 seeds the C library's generator with the race's seed, but the computer's drivers draw from another one, seeded by
+`std::random_device`, and the drivers' figures are animated by the wall clock. With neither redirected, simulated races
+drift apart after a few frames (docs/RENDERING.md has the numbers). There is no setting for either, so the engine's
+references to these functions, in its global offset table, are pointed to Python's.
 """
 
 import ctypes
@@ -14,7 +15,7 @@ from elftools.elf.elffile import ELFFile
 
 from homework.utils.errors import InputError
 
-CALL = 1_000  # nanoseconds that pass with each look at the clock, so that nothing waits for ever
+READ_NS = 1_000  # nanoseconds that pass with each reading of the clock, so that no wait is endless
 _RANDOM_DEVICE = "_ZNSt13random_device9_M_getvalEv"  # unsigned std::random_device::_M_getval()
 _STEADY_CLOCK = "_ZNSt6chrono3_V212steady_clock3nowEv"  # nanoseconds
 _SYSTEM_CLOCK = "_ZNSt6chrono3_V212system_clock3nowEv"  # nanoseconds
@@ -23,9 +24,11 @@ _GETTIMEOFDAY = "gettimeofday"
 _SYMBOL = np.dtype([("name", "<u4"), ("rest", "V20")])
 _RELOCATION = np.dtype([("offset", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
 
+_callbacks = []  # what the engine calls: Python must not free it
+
 
 class Clock:
-    """The time that the engine sees, in nanoseconds."""
+    """The time that the engine reads, in nanoseconds."""
 
     def __init__(self):
         self.now = 1_000_000_000
@@ -34,19 +37,19 @@ class Clock:
         """Let time pass."""
         self.now += int(seconds * 1e9)
 
-    def look(self) -> int:
-        """The time now, which has passed a little the next time."""
-        self.now += CALL
+    def read(self) -> int:
+        """Return the time, a little later with each call."""
+        self.now += READ_NS
         return self.now
 
     def _gettimeofday(self, value: int, _zone: int | None) -> int:
-        seconds, nanoseconds = divmod(self.look(), 1_000_000_000)
+        seconds, nanoseconds = divmod(self.read(), 1_000_000_000)
         (ctypes.c_int64 * 2).from_address(value)[:] = seconds, nanoseconds // 1000
         return 0
 
 
 def control_engine(seed: int) -> Clock:
-    """Let the engine draw its random numbers from `seed`, and read the returned clock; before `pystk2.init`.
+    """Seed all of the engine's random numbers, and return the clock that it reads; call it before `pystk2.init`.
 
     Raises:
         InputError: the installed engine has no such references.
@@ -57,25 +60,23 @@ def control_engine(seed: int) -> Clock:
     _redirect(
         {
             _RANDOM_DEVICE: unsigned(lambda device: seed & 0xFFFFFFFF),
-            _STEADY_CLOCK: time(clock.look),
-            _SYSTEM_CLOCK: time(clock.look),
+            _STEADY_CLOCK: time(clock.read),
+            _SYSTEM_CLOCK: time(clock.read),
             _GETTIMEOFDAY: of_day(clock._gettimeofday),
         }
     )
     return clock
 
 
-_kept = []  # what the engine calls: Python must not free it
-
-
 def _redirect(functions: dict) -> None:
-    """Let the engine call Python's functions instead of those of these names."""
-    slots = _slots(pystk2.__file__, set(functions))
+    """Point the engine's references to the functions of these names to Python's."""
+    slots = _find_slots(pystk2.__file__, set(functions))
     missing = set(functions) - {name for name, _ in slots}
     if missing:
         problem = f"not the engine this was written for (no {', '.join(sorted(missing))})"
         raise InputError(pystk2.__file__, problem, "pip install -r supertux/requirements.txt")
-    base = _base_address(pystk2.__file__)
+    with open("/proc/self/maps") as maps:
+        base = min(int(line.split("-")[0], 16) for line in maps if line.rstrip().endswith(pystk2.__file__))
     libc = ctypes.CDLL(None, use_errno=True)
     for name, offset in slots:
         slot = base + offset
@@ -84,15 +85,15 @@ def _redirect(functions: dict) -> None:
         if libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_WRITE):
             raise OSError(ctypes.get_errno(), "the engine's memory cannot be changed", pystk2.__file__)
         ctypes.c_uint64.from_address(slot).value = ctypes.cast(functions[name], ctypes.c_void_p).value
-    _kept.extend(functions.values())
+    _callbacks.extend(functions.values())
 
 
-def _slots(file: str, names: set[str]) -> list[tuple[str, int]]:
-    """(name, offset): where in the shared library, counted from its base, the addresses of `names` are kept.
+def _find_slots(library: str, names: set[str]) -> list[tuple[str, int]]:
+    """Find where a shared library keeps the addresses of functions: (name, offset from its base).
 
-    The tables have hundreds of thousands of rows, hence numpy; their layout is ELF64's, 24 bytes a row for both.
+    The tables have hundreds of thousands of rows, hence numpy; their layout is ELF64's, 24 bytes per row in both.
     """
-    with open(file, "rb") as stream:
+    with open(library, "rb") as stream:
         elf = ELFFile(stream)
         symbols = np.frombuffer(elf.get_section_by_name(".dynsym").data(), dtype=_SYMBOL)
         strings = elf.get_section_by_name(".dynstr").data()
@@ -104,9 +105,3 @@ def _slots(file: str, names: set[str]) -> list[tuple[str, int]]:
             for row in np.flatnonzero(np.isin(rows["symbol"], list(numbers))):
                 found.append((numbers[rows["symbol"][row]], int(rows["offset"][row])))
     return found
-
-
-def _base_address(file: str) -> int:
-    """Where the shared library lies in this process's memory."""
-    with open("/proc/self/maps") as maps:
-        return min(int(line.split("-")[0], 16) for line in maps if line.rstrip().endswith(file))

@@ -1,0 +1,154 @@
+"""SmolVLM and other Idefics3 models, by transformers (from 4.52 on) and peft. No code of a checkpoint is run."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..utils.errors import InputError, first_line
+from .prompts import PromptTokens
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+MAX_LAYERS = 1000  # more than any model has
+LAYER_COUNTS = {"num_hidden_layers"}  # names of a config's numbers of layers
+
+
+@contextlib.contextmanager
+def library_errors_as_input_error(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
+    """Silence transformers and peft, and turn whatever they raise (each has its own errors) into one line about `path`.
+
+    Raises:
+        InputError: the block raised.
+    """
+    from transformers.utils import logging
+
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(path, f"{problem} ({first_line(error)})", remedy) from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def load_model(base: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Load an Idefics3 model in eval mode.
+
+    Args:
+        base: a folder or a hub name.
+
+    Raises:
+        InputError: neither a readable folder nor a hub name that can be reached.
+    """
+    with library_errors_as_input_error(base, "cannot load it as a base", "name a folder or a hub model that exists"):
+        import transformers
+
+        # trust_remote_code: by default transformers prompts, and runs code from the folder if the user answers `y`
+        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config._attn_implementation = "sdpa"  # of its parts too: a config may name one from the hub, which is code
+        _check_config_fits_weights(base, config)
+        dtype_name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
+            base, config=config, use_safetensors=True, trust_remote_code=False, **{dtype_name: dtype}
+        )
+    return model.to(device).eval()
+
+
+def load_processor(base: str) -> "ProcessorMixin":
+    """Load tokenizer, chat template and image processor, with padding on the left as generation needs it.
+
+    Raises:
+        InputError: neither a readable folder nor a hub name that can be reached.
+    """
+    with library_errors_as_input_error(base, "cannot load it as a base", "name a folder or a hub model that exists"):
+        from transformers import AutoProcessor
+
+        # no splitting and no upscaling: an image is resized once, to the size that the vision encoder takes
+        processor = AutoProcessor.from_pretrained(
+            base, do_image_splitting=False, do_resize=False, trust_remote_code=False
+        )
+        processor.tokenizer.padding_side = "left"
+        if processor.tokenizer.eos_token is None or processor.tokenizer.pad_token is None:
+            raise ValueError("its tokenizer has no end or no padding token")
+        PromptTokens(processor)  # raises now what is broken, not when it is used
+    return processor
+
+
+def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
+    """Return `model` as a PeftModel with a PEFT folder's LoRA weights.
+
+    Raises:
+        InputError: the weights are missing, broken, or trained on another base.
+    """
+    problem, remedy = "not an adapter of this base", "train again on this base, or use the adapter's own"
+    with library_errors_as_input_error(checkpoint, problem, remedy):
+        from peft import PeftModel, get_peft_model_state_dict
+        from peft.utils import load_peft_weights
+
+        from .lora_weights import read_lora_config
+
+        peft_model = PeftModel.from_pretrained(
+            model, str(checkpoint), config=_lora_config(read_lora_config(checkpoint))
+        )
+        # peft only warns of layers without a weight, and ignores weights without a layer
+        expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+        stored = load_peft_weights(str(checkpoint), device="cpu")
+        differing = {name for name in expected.keys() ^ stored if "lora_" in name}
+        if differing:
+            raise ValueError(f"{len(differing)} weights are in only one of adapter and base, e.g. {min(differing)}")
+        return peft_model
+
+
+def _lora_config(values: dict):
+    """Make peft's config of an `adapter_config.json`, without the settings by which peft imports a named module."""
+    import inspect
+
+    from peft import LoraConfig
+
+    known = inspect.signature(LoraConfig).parameters  # a newer peft writes settings that an older one does not know
+    values = {name: value for name, value in values.items() if name in known}
+    return LoraConfig(**values | {"megatron_config": None, "megatron_core": None, "auto_mapping": None})
+
+
+def _check_config_fits_weights(base: str, config) -> None:
+    """Compare the size that a config claims with that of the weights: transformers allocates memory before it does.
+
+    Raises:
+        ValueError: more layers, or more weights, than the folder's files can hold.
+    """
+    if not Path(base).is_dir():
+        return  # a model of the hub
+    if _max_declared_layers(config.to_dict()) > MAX_LAYERS:
+        raise ValueError(f"its config claims more than {MAX_LAYERS} layers")
+    from transformers import AutoModelForImageTextToText
+
+    size = sum(file.stat().st_size for file in Path(base).glob("*.safetensors"))
+    with torch.device("meta"):  # where weights take no memory
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    claimed = sum(parameter.numel() for parameter in model.parameters())
+    if claimed > 2 * size:  # a weight takes a byte at least, and two that are tied are stored once
+        raise ValueError(f"its config claims {claimed:,} weights, but the files of its weights have {size:,} bytes")
+
+
+def _max_declared_layers(value, is_layer_count: bool = False) -> float:
+    """Return the largest number of layers in a config, given as a dict."""
+    if isinstance(value, dict):
+        counts = (_max_declared_layers(entry, is_layer_count or key in LAYER_COUNTS) for key, entry in value.items())
+        return max(counts, default=0)
+    if isinstance(value, list | tuple):
+        return max((_max_declared_layers(entry, is_layer_count) for entry in value), default=0)
+    return value if is_layer_count and isinstance(value, int | float) else 0
