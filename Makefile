@@ -59,9 +59,11 @@ $(INSTALLED): requirements.txt
 	$(PY) -m pip install -r requirements.txt
 	@touch $@
 
-# .unfinished marks a data folder with an interrupted download, which the next one resumes.
+# An interrupted download leaves one of these, and the next one resumes it.
+IS_DOWNLOADING = ls -d data/.unpacking data/data.zip.part 2>/dev/null | grep -q .
+
 data: venv  ## fill data/ from DATA_ZIP, or keep its frames, or unpack sample/
-	@if [ -e data/.unfinished ] || { [ -n '$(DATA_ZIP)' ] && ! $(HAS_FRAMES); }; then \
+	@if $(IS_DOWNLOADING) || { [ -n '$(DATA_ZIP)' ] && ! $(HAS_FRAMES); }; then \
 	    $(MAKE) --no-print-directory course; \
 	elif $(HAS_FRAMES); then \
 	    echo 'data/train has frames: using them'; \
@@ -73,9 +75,7 @@ data: venv  ## fill data/ from DATA_ZIP, or keep its frames, or unpack sample/
 HAS_FRAMES = { [ ! -e data/.sample ] && find -L data/train -name '*_info.json' 2>/dev/null | grep -q .; }
 
 course: venv  ## install the course's data into data/, from DATA_ZIP or by download (464 MB)
-	mkdir -p data && touch data/.unfinished
 	$(PY) -m supertux download $(if $(DATA_ZIP),--from $(DATA_ZIP))
-	rm data/.unfinished
 
 frames: venv  ## render 2,000 frames into data/own; needs the game assets
 	$(PY) -m pip install --quiet -r supertux/requirements.txt
@@ -111,5 +111,5 @@ install-weights:  ## copy VLM and CLIP, by default runs/vlm and runs/clip, over 
 
 clean:  ## remove .venv, caches, checkpoints and demo.zip; keep data and trained models
 	rm -rf .venv .venv-* build .pytest_cache .ruff_cache .hypothesis data/.cache
-	rm -rf runs/vlm/checkpoints runs/clip/checkpoints $(ID).zip
+	rm -rf runs/vlm-run runs/clip-run runs/demo-run $(ID).zip
 	find . -name __pycache__ -prune -exec rm -rf {} +
