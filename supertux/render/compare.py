@@ -7,8 +7,8 @@ import io
 import logging
 import random
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,8 +33,7 @@ GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114])
 STATISTICS = ("brightness", "contrast", "red", "green", "blue", "sharpness")
 
 
-@dataclass(frozen=True)
-class StoredView:
+class StoredView(NamedTuple):
     """An image file, and how far down the track (metres) its camera target is."""
 
     image: Path

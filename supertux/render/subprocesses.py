@@ -64,9 +64,9 @@ def run_module(
 
 def run_and_exit(work: Callable[[], None]) -> None:
     """Run a process's work, print an error to stderr, and end without the engine's own exit, which may crash."""
+    status = 0
     try:
         work()
-        status = 0
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         status = 1
