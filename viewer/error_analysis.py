@@ -1,7 +1,7 @@
 """Analyse a VLM's errors: `python -m viewer.error_analysis homework/weights/vlm --split valid`.
 
 The VLM answers every question about every view of a split. Tables give the exact-match accuracy over the questions of
-the official kind (no count of 0); consistency is measured over all questions.
+the official evaluation (no count of 0); consistency is measured over all questions.
 """
 
 import logging

@@ -75,7 +75,7 @@ class ReportData:
 
     @property
     def official(self) -> list[ScoredAnswer]:
-        """The answers to questions of the official kind: no counts of 0."""
+        """The answers to questions that the official evaluation asks: no counts of 0."""
         return [answer for answer in self.answers if answer.is_official]
 
 

@@ -33,9 +33,9 @@ def render_page(data: ReportData) -> str:
     name, split = escape(data.vlm.name), escape(data.split)
     intro = (
         f"<h1>{name}</h1><p>All questions about the {len(group_by_image(data.answers)):,} views of <b>{split}</b>: "
-        f"{len(data.answers):,}, of which {len(data.official):,} are of the official kind (no counts of 0). Intervals "
-        "are Wilson's 95 % for independent questions; questions about one race are correlated, so the true intervals "
-        "are wider.</p>"
+        f"{len(data.answers):,}, of which {len(data.official):,} occur in the official evaluation (no counts of 0). "
+        "Intervals are Wilson's 95 % for independent questions; questions about one race are correlated, so the true "
+        "intervals are wider.</p>"
     )
     sections = {
         "Accuracy by question type": _render_accuracy(data),

@@ -14,15 +14,17 @@
     const color = parse(getComputedStyle(element).backgroundColor);
     return color[3] === 1 ? color : over(color, backgroundOf(element.parentElement));
   };
-  const opacityOf = (element) => (element ? Number(getComputedStyle(element).opacity) * opacityOf(element.parentElement) : 1);
+  const opacityOf = (element) =>
+    element ? Number(getComputedStyle(element).opacity) * opacityOf(element.parentElement) : 1;
   const faint = [];
   for (const element of document.querySelectorAll("body *")) {
     const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
     if (!text || element.closest("svg, :disabled, option") || !element.checkVisibility()) continue;
     const back = backgroundOf(element);
     const [r, g, b, a] = parse(getComputedStyle(element).color);
-    const luminances = [luminance(over([r, g, b, a * opacityOf(element)], back)), luminance(back)].sort((one, other) => other - one);
-    const contrast = (luminances[0] + 0.05) / (luminances[1] + 0.05);
+    const front = over([r, g, b, a * opacityOf(element)], back);
+    const [dark, light] = [luminance(front), luminance(back)].sort((one, other) => one - other);
+    const contrast = (light + 0.05) / (dark + 0.05);
     if (contrast < 4.5) faint.push(`${text.slice(0, 40)}: ${contrast.toFixed(1)}`);
   }
   return faint;
