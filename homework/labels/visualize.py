@@ -12,7 +12,7 @@ from .frame_info import read_frame_info
 from .rows import image_file
 from .scene import DETECTION_SCALE, KART_CLASS, VIEW_SIZE, Scene, build_scene
 
-COLOURS = {"ego": "#ff3b30", "kart": "#ffd60a", "small": "#64d2ff", "other": "#ffffff"}
+ROLE_COLORS = {"ego": "#ff3b30", "kart": "#ffd60a", "small": "#64d2ff", "other": "#ffffff"}
 LINE_STYLES = {
     "ego": {"linewidth": 3},
     "kart": {"linewidth": 2},
@@ -134,13 +134,13 @@ def _draw_boxes(axes, boxes: list[LabeledBox]) -> None:
 
     for box in boxes:
         x1, y1, x2, y2 = box.corners
-        style = {"edgecolor": COLOURS[box.role], **LINE_STYLES[box.role]}
+        style = {"edgecolor": ROLE_COLORS[box.role], **LINE_STYLES[box.role]}
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style))
     placed, named = [], [box for box in boxes if box.role in ("ego", "kart")]
     for box in sorted(named, key=lambda box: -box.corners[1]):  # from the bottom up, as names are moved up
         _draw_name(axes, box, placed)
-    styles = {role: {"color": COLOURS[role], **LINE_STYLES[role]} for role in LEGEND}
-    styles["other"] = {"color": COLOURS["other"], "linewidth": 0.8}  # the picture's thin line is invisible here
+    styles = {role: {"color": ROLE_COLORS[role], **LINE_STYLES[role]} for role in LEGEND}
+    styles["other"] = {"color": ROLE_COLORS["other"], "linewidth": 0.8}  # the picture's thin line is invisible here
     handles = [Line2D([], [], label=LEGEND[role], **style) for role, style in styles.items()]
     legend = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": len(styles)}
     axes.legend(handles=handles, facecolor="#555555", labelcolor="white", fontsize=10, **legend)
@@ -159,7 +159,7 @@ def _draw_name(axes, box: LabeledBox, placed: list[tuple[float, float, float]]) 
     while any(abs(x - x2) < half_width + other and abs(y - y2) < NAME_HEIGHT_PX for x2, y2, other in placed):
         y -= 1
     placed.append((x, y, half_width))
-    patch = {"boxstyle": "round,pad=0.2", "facecolor": COLOURS[box.role], "edgecolor": "none", "alpha": 0.9}
+    patch = {"boxstyle": "round,pad=0.2", "facecolor": ROLE_COLORS[box.role], "edgecolor": "none", "alpha": 0.9}
     style = {"ha": "center", "va": "bottom", "fontsize": 10, "color": "white" if is_ego else "black"}
     axes.text(x, y, text, bbox=patch, **style)
 

@@ -4,12 +4,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from homework.data import is_exact_match
 from homework.utils.errors import InputError, first_line
 
-from .. import default_checkpoint
 from .library import ViewEntry
 
 CHECK_BATCH_SIZE = 4  # views per batch of the search for wrong answers: about 0.2 s, the longest a request then waits
@@ -32,7 +30,7 @@ class Models:
         answers: (split, key) -> question -> answer, for whole views.
     """
 
-    def __init__(self, vlm: str | None = None, clip: str | None = None):
+    def __init__(self, vlm: str = "vlm", clip: str = "clip"):
         self.checkpoints = {"vlm": vlm, "clip": clip}
         self.state = {"vlm": LOADING, "clip": LOADING}
         self.answers: dict[tuple[str, str], dict[str, str]] = {}
@@ -43,7 +41,9 @@ class Models:
         """Load both models, which takes seconds; `state` reports failures."""
         for part in self.state:
             try:
-                folder = Path(self.checkpoints[part] or default_checkpoint(part))
+                from homework.models.loading import checkpoint_folder  # imports torch
+
+                folder = checkpoint_folder(self.checkpoints[part])
                 if not folder.is_dir():
                     raise InputError(folder, "no such checkpoint", REMEDIES[part])
                 if part == "vlm":

@@ -14,7 +14,7 @@ from homework.base_vlm import BaseVLM
 from homework.clip import load_with_tokenizer, predict
 from homework.labels.eval_sets import Scenes, multiple_choice, split_scenes
 from homework.labels.rows import add_image_paths
-from homework.models.loading import resolve_base
+from homework.models.loading import checkpoint_folder, resolve_base
 from homework.models.lora_weights import read_adapter_base
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
@@ -87,7 +87,7 @@ def collect_report_data(checkpoint: str, clip_checkpoint: str, split: str, data_
     """
     scenes = split_scenes(data_dir, split)
     pairs = count_training_pairs(data_dir)
-    vlm = BaseVLM(checkpoint)
+    vlm = BaseVLM(checkpoint_folder(checkpoint))
     vlm.show_progress = True
     start = time.perf_counter()
     answers = answer_all_questions(vlm, scenes, data_dir)
@@ -128,7 +128,7 @@ def run_clip(checkpoint: str, scenes: Scenes, data_dir: Path) -> tuple[ModelSumm
     if not rows:
         logger.info(f"CLIP is not evaluated: {reason}")
         return None, []
-    clip, tokenizer = load_with_tokenizer(Path(checkpoint).resolve())
+    clip, tokenizer = load_with_tokenizer(checkpoint_folder(checkpoint))
     start = time.perf_counter()
     predictions = predict(clip, tokenizer, rows, progress=True)
     summary = summarize_model(checkpoint, clip, (time.perf_counter() - start) / len(rows))
@@ -137,7 +137,7 @@ def run_clip(checkpoint: str, scenes: Scenes, data_dir: Path) -> tuple[ModelSumm
 
 def summarize_model(checkpoint: str, model: torch.nn.Module, seconds_per_question: float) -> ModelSummary:
     """Measure a model's size and read its training curve, if the checkpoint's folder has one."""
-    folder = Path(checkpoint)
+    folder = checkpoint_folder(checkpoint)
     base_size_mb, num_lora = None, 0
     if (folder / "adapter_config.json").exists():
         base = Path(resolve_base(read_adapter_base(folder)))

@@ -15,7 +15,7 @@ from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import QUESTION_TYPES
 from homework.labels.rows import parse_image_file
 from homework.labels.scene import VIEW_SIZE, build_scene
-from homework.labels.visualize import COLOURS, boxes_for_drawing
+from homework.labels.visualize import ROLE_COLORS, boxes_for_drawing
 from homework.utils.images import open_image
 
 from .. import error_analysis
@@ -195,7 +195,7 @@ def _draw_view(image: str, data_dir: Path) -> str:
     parts = [f'<image {size} preserveAspectRatio="none" href="data:image/jpeg;base64,{source}"/>']
     for box in boxes_for_drawing(info, view, build_scene(info, view)):
         x1, y1, x2, y2 = (round(value, 1) for value in box.corners)
-        place = f'x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" stroke="{COLOURS[box.role]}"'
+        place = f'x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" stroke="{ROLE_COLORS[box.role]}"'
         parts.append(f'<rect class="{box.role}" {place}><title>{escape(box.name or "not a kart")}</title></rect>')
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(image)}">{"".join(parts)}</svg>'
 
