@@ -127,16 +127,9 @@ def _mean_light(view: np.ndarray, box: Box) -> np.ndarray:
 
 
 def occlusion_mask(box: Box, shape: tuple[int, int]) -> np.ndarray:
-    """Approximate the pixels that a kart covers: its box without the sides of the upper part.
+    """Approximate the pixels that a kart covers, as a mask of a shape (rows, columns).
 
-    The driver sits in the middle and is narrower than the kart.
-
-    Args:
-        box: x1, y1, x2, y2.
-        shape: rows and columns of the mask.
-
-    Returns:
-        [rows, columns] bool.
+    These are its box without the sides of the upper part: the driver is narrower than the kart.
     """
     x1, y1, x2, y2 = box
     mask = np.zeros(shape, dtype=bool)

@@ -3,17 +3,16 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from homework.models.tux_nano.config import VisionConfig
 from homework.models.tux_nano.vision import VisionEncoder
-from homework.utils.errors import InputError, first_line
+from homework.utils.errors import InputError
 
 from .dense_heads import DenseHeads, run_heads
 from .text_stage import TextStage
-from .trainer import read_checkpoint
+from .trainer import errors_as_input_error, read_checkpoint
 
 REMEDY = "run `git checkout pretrain/stage.safetensors`"
 EMBEDDING_KEY = "model.language_model.embed_tokens.weight"
@@ -46,9 +45,6 @@ def load_vision_weights(stage: nn.Module, file: Path) -> None:
     """Initialise encoder and heads from a saved stage.
 
     A foveal branch that the file lacks keeps its random weights; added attention layers begin as the identity.
-
-    Raises:
-        InputError: the file is not a saved stage, or its shapes differ.
     """
     weights, encoder = _read_stage(file), stage.vision_encoder
     saved, heads = (
@@ -58,11 +54,8 @@ def load_vision_weights(stage: nn.Module, file: Path) -> None:
     own = stage.heads.state_dict()
     fitting = {name: weight for name, weight in heads.items() if name in own and weight.shape == own[name].shape}
     stage.heads.load_state_dict(fitting, strict=False)
-    try:
+    with errors_as_input_error(file, "a vision encoder of other shapes", REMEDY):
         missing = encoder.load_state_dict(saved, strict=False).missing_keys
-    except RuntimeError as error:
-        problem = f"a vision encoder of other shapes ({str(error).splitlines()[1].strip()})"
-        raise InputError(file, problem, REMEDY) from None
     new_layers = {name.split(".")[1] for name in missing if name.startswith("layers.")}
     if len(new_layers) == len(encoder.layers) or not all(name.startswith(("layers.", "foveal")) for name in missing):
         raise InputError(file, f"not a vision encoder: {missing[0]} is missing", REMEDY)
@@ -75,20 +68,16 @@ def load_vision_weights(stage: nn.Module, file: Path) -> None:
 def load_vision_stage(file: Path) -> VisionStage:
     """Load encoder and heads from a run's checkpoint, or from a file that `export` wrote."""
     stage, weights = VisionStage(), _read_stage(file)
-    try:
+    with errors_as_input_error(file, "not a saved stage", REMEDY):
         stage.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(file, f"not a saved stage ({first_line(error)})", REMEDY) from None
     return stage
 
 
 def _read_stage(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".pt":
         return read_checkpoint(file)["model"]
-    try:
+    with errors_as_input_error(file, "not a saved stage", REMEDY):
         return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise InputError(file, f"not a saved stage ({first_line(error)})", REMEDY) from None
 
 
 def load_text_weights(stage: TextStage, source: Path) -> None:
@@ -97,26 +86,16 @@ def load_text_weights(stage: TextStage, source: Path) -> None:
     Args:
         stage: the stage to initialise.
         source: a run's checkpoint text.pt or read.pt, or the folder of an exported base, which holds no CLIP.
-
-    Raises:
-        InputError: the source is neither, or its shapes differ.
     """
     weights = _read_base(stage, source) if source.is_dir() else read_checkpoint(source)["model"]
     weights = {name: weight for name, weight in weights.items() if not name.startswith(FROZEN_PREFIXES)}
-    try:
+    with errors_as_input_error(source, remedy="give a run's text.pt"):
         if stage.load_state_dict(weights, strict=False).unexpected_keys or not weights:
-            raise RuntimeError("other weights")
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(source, f"not a checkpoint of this stage ({reason})", "give a run's text.pt") from None
+            raise ValueError("other weights")
 
 
 def _read_base(stage: TextStage, folder: Path) -> dict[str, Tensor]:
     """Read an exported base's weights by their names in the stage, with its compact vocabulary."""
-    try:
+    with errors_as_input_error(folder, "not an exported base", "give homework/weights/tux_nano"):
         weights = {f"model.{name}": w.float() for name, w in load_file(folder / "model.safetensors").items()}
-        weights[EMBEDDING_KEY] = stage.vocabulary.shrink(weights[EMBEDDING_KEY])
-    except (OSError, SafetensorError, KeyError, IndexError) as error:
-        problem = f"not an exported base ({first_line(error)})"
-        raise InputError(folder, problem, "give homework/weights/tux_nano") from None
-    return weights
+        return weights | {EMBEDDING_KEY: stage.vocabulary.shrink(weights[EMBEDDING_KEY])}

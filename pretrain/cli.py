@@ -1,21 +1,8 @@
-"""Pretrain TuxNano from random weights, in resumable stages:
-
-python -m pretrain processor --gguf FILE         # tokenizer, chat template, image processor
-python -m pretrain fovea                         # foveal branch: windows of small karts
-python -m pretrain dense                         # vision encoder: boxes and scenes
-python -m pretrain average --checkpoints A B     # mean of the weights of several vision encoders
-python -m pretrain read                          # text model and connector: synthetic scenes
-python -m pretrain text                          # text model and connector: captions and questions
-python -m pretrain export                        # write homework/weights/tux_nano and pretrain/stage.safetensors
-python -m pretrain eval-vision --split valid     # accuracy of the vision encoder's heads
-python -m pretrain eval-text --split valid       # accuracy of the base on paraphrased questions, without LoRA
-
-Commands import torch when they run, so that help and typing errors are answered at once.
-"""
+"""The stages of pretraining as commands; torch is imported when one runs, so that help comes at once."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -25,32 +12,19 @@ from homework.utils.io import atomic_write
 
 from . import BASE_DIR, SAVED_STAGE
 
-if TYPE_CHECKING:
-    from .text_stage import TextStage
-
 RUN_DIR = "runs/pretrain"
 
 
 @dataclass(frozen=True)
 class StageOptions:
-    """Options of the stages that train on frames.
+    """Options of the stages that train on frames."""
 
-    Args:
-        data: the data folder.
-        splits: folders of the data, separated by commas, drawn equally often; own+more is drawn as one.
-        run_dir: folder of the checkpoint and the curve, e.g. dense.pt and dense.jsonl.
-        batch_size: views per step.
-        seed: of weights, batches and augmentation.
-        init_from: weights to begin with instead of random ones: a run's checkpoint, and for the vision encoder
-            pretrain/stage.safetensors, for the text model a base's folder.
-    """
-
-    data: str = "data"
-    splits: str = "train"
-    run_dir: str = RUN_DIR
-    batch_size: int = 64
-    seed: int = 0
-    init_from: str | None = None
+    data: str = "data"  # the data folder
+    splits: str = "train"  # folders of the data, separated by commas, drawn equally often; own+more is drawn as one
+    run_dir: str = RUN_DIR  # folder of the checkpoint and the curve, e.g. dense.pt and dense.jsonl
+    batch_size: int = 64  # views per step
+    seed: int = 0  # of weights, batches and augmentation
+    init_from: str | None = None  # weights to begin with: a run's checkpoint, pretrain/stage.safetensors, or a base
 
 
 Options = Annotated[StageOptions, tyro.conf.arg(name="")]  # flags without a prefix
@@ -72,7 +46,6 @@ def fovea(options: Options, steps: int = 2000) -> None:
     """Train the foveal convolutions to name small karts, on windows that are full of them.
 
     Args:
-        options: see `StageOptions`.
         steps: number of batches.
     """
     from . import checkpoints, dataset, eval_vision, foveal_pretraining, trainer
@@ -89,14 +62,13 @@ def fovea(options: Options, steps: int = 2000) -> None:
         return {f"cells {size}": round(100 * correct / max(1, karts), 1) for size, (correct, karts) in sizes.items()}
 
     run_dir, seed = Path(options.run_dir), options.seed
-    trainer.train_stage(stage, compute_losses, run_dir, "fovea", steps, 2e-3, seed=seed, evaluate=evaluate)
+    trainer.train_stage(stage, compute_losses, run_dir, "fovea", steps, 2e-3, seed, evaluate=evaluate)
 
 
 def dense(options: Options, steps: int = 3700) -> None:
     """Pretrain the vision encoder with dense box supervision; no zoom and no added karts during cooldown.
 
     Args:
-        options: see `StageOptions`.
         steps: number of batches.
     """
     from . import checkpoints, dataset, dense_heads, eval_vision, trainer
@@ -113,17 +85,10 @@ def dense(options: Options, steps: int = 3700) -> None:
         return dense_heads.dense_loss(stage(pixels)[0], targets)
 
     as_rendered = replace(AUGMENT, zoom_prob=0, add_far_karts_prob=0)  # as many karts, and as sharp, as the game shows
-    trainer.train_stage(
-        stage,
-        compute_losses,
-        Path(options.run_dir),
-        "dense",
-        steps,
-        2e-3,
-        seed=options.seed,
-        cooldown_losses=lambda rng: compute_losses(rng, as_rendered),
-        evaluate=lambda: eval_vision.head_accuracy(eval_vision.predict_views(stage, held_out)),
-    )
+    cooldown = lambda rng: compute_losses(rng, as_rendered)
+    evaluate = lambda: eval_vision.head_accuracy(eval_vision.predict_views(stage, held_out))
+    run_dir, seed = Path(options.run_dir), options.seed
+    trainer.train_stage(stage, compute_losses, run_dir, "dense", steps, 2e-3, seed, cooldown, evaluate)
 
 
 def average(*, checkpoints: tuple[str, ...], splits: str, data: str = "data", run_dir: str = RUN_DIR) -> None:
@@ -164,14 +129,13 @@ def read(run_dir: str = RUN_DIR, steps: int = 800, seed: int = 0, init_from: str
     stage.init_connector()
     init_name_attention.init_name_matching_head(stage, seed)
     stage.perturb_predictions = False
-    trainer.train_stage(stage, stage.synthetic_losses, Path(run_dir), "read", steps, 1e-3, seed=seed, warmup=50)
+    trainer.train_stage(stage, stage.synthetic_losses, Path(run_dir), "read", steps, 1e-3, seed, warmup=50)
 
 
 def text(options: Options, steps: int = 800) -> None:
     """Train text model and connector on captions and paraphrased questions, above the run's frozen dense.pt.
 
     Args:
-        options: see `StageOptions`.
         steps: number of batches.
     """
     from homework.labels.questions import classify_caption
@@ -192,7 +156,7 @@ def text(options: Options, steps: int = 800) -> None:
         pixels, _, scenes = views.sample_batch(rng, options.batch_size)
         return stage.losses(pixels, scenes, rng, whole=pixels.shape[-1] == views.views.shape[2])
 
-    trainer.train_stage(stage, compute_losses, run_dir, "text", steps, 1e-3, seed=options.seed, warmup=50)
+    trainer.train_stage(stage, compute_losses, run_dir, "text", steps, 1e-3, options.seed, warmup=50)
 
 
 def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
@@ -279,7 +243,7 @@ def _set_up(seed: int = 0) -> None:
     torch.manual_seed(seed)
 
 
-def _make_text_stage(init_from: str | None = None, base: str = str(BASE_DIR)) -> "TextStage":
+def _make_text_stage(init_from: str | None = None, base: str = str(BASE_DIR)):
     """Build a text stage with the processor of a base, and load the weights to begin with."""
     from homework.models.loading import load_processor
     from homework.models.prompts import PromptTokens

@@ -36,7 +36,7 @@ class CompactVocabulary:
     """Map token ids to rows of a table of the `used` tokens and one row for all others."""
 
     def __init__(self, tokens: PromptTokens):
-        used = set(tokens.prefix) | {tokens.tokenizer.pad_token_id, tokens.tokenizer.eos_token_id, 0}
+        used = set(tokens.prefix) | {tokens.tokenizer.pad_token_id, tokens.end, 0}
         for question, kart in itertools.product((*QUESTIONS, *PARAPHRASED_QUESTIONS), KARTS):
             used.update(tokens.question(question.template.format(kart=kart)))
         for answer in answer_texts():

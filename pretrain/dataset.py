@@ -42,23 +42,16 @@ class AnnotatedScene(Scene):
 
     def mirror(self) -> "AnnotatedScene":
         """Build the scene of the image flipped left to right."""
-        return replace(self, karts=_flip(self.karts), small=_flip(self.small))
+        flip = lambda x1, y1, x2, y2: (VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2)
+        karts, small = ([k._replace(box=flip(*k.box)) for k in group] for group in (self.karts, self.small))
+        return replace(self, karts=tuple(karts), small=tuple(small))
 
 
 def annotated_scene(info: dict, view_index: int) -> AnnotatedScene:
-    """Build the scene of a view by the label rule, with the karts that the rule leaves out.
-
-    Args:
-        info, view_index: as for `build_scene`.
-    """
-    karts = list(detected_karts(info, view_index))
-    small = tuple(kart for kart in karts if not kart.is_large_enough and kart.min_side >= MIN_VISIBLE_SIZE_PX)
-    return AnnotatedScene(info["track"], tuple(kart for kart in karts if kart.is_large_enough), small)
-
-
-def _flip(karts: tuple[Kart, ...]) -> tuple[Kart, ...]:
-    boxes = [(VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2) for x1, y1, x2, y2 in (kart.box for kart in karts)]
-    return tuple(kart._replace(box=box) for kart, box in zip(karts, boxes, strict=True))
+    """Build the scene of a view by the label rule, as `build_scene`, with the karts that the rule leaves out."""
+    karts = [kart for kart in detected_karts(info, view_index) if kart.min_side >= MIN_VISIBLE_SIZE_PX]
+    large, small = (tuple(kart for kart in karts if kart.is_large_enough == counts) for counts in (True, False))
+    return AnnotatedScene(info["track"], large, small)
 
 
 class PretrainDataset:
@@ -74,7 +67,7 @@ class PretrainDataset:
         data_dir: the data folder.
         splits: folders in it; those joined by a plus (own+more) are drawn from as one.
         keep: whether to keep a game state, by its number within its split, from 0.
-        config: what is far, hard, and the size of added karts.
+        config: defines far karts, hardness, and the size of added karts.
     """
 
     def __init__(

@@ -108,12 +108,7 @@ def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[st
 
 
 def cell_loss(logits: Tensor, kart: Tensor, weight: Tensor) -> Tensor:
-    """Compute the weighted cross-entropy of each cell's kart.
-
-    Args:
-        logits: [b, h, w, karts + 1].
-        kart, weight: [b, h, w], see `targets.kart_maps`.
-    """
+    """Compute the weighted cross-entropy of each cell's kart, [b, h, w, karts + 1] against [b, h, w]."""
     cell = F.cross_entropy(logits.flatten(0, 2), kart.long().flatten(), ignore_index=UNKNOWN, reduction="none")
     return 2 * (cell * weight.float().flatten()).sum() / weight.float().sum()
 

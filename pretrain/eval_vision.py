@@ -1,7 +1,7 @@
 """Evaluate the vision encoder by its heads, fused as in the connector, without the text model."""
 
 import io
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -65,48 +65,33 @@ def head_accuracy(predictions: Iterable[tuple[dict, dict]]) -> dict[str, float]:
 
 def ego_accuracy_by_kart(predictions: Predictions) -> Counts:
     """Count correct ego karts by the true kart."""
-    return _count(
-        (KARTS[targets["ego"]], logits["ego"].argmax() == targets["ego"])
-        for logits, targets in _each_view(predictions)
-        if targets["ego"] != UNKNOWN
-    )
+    return _count_head("ego", predictions, lambda ego: KARTS[ego])
 
 
 def ego_accuracy_by_difficulty(predictions: Predictions, dataset: PretrainDataset) -> Counts:
-    """Count correct ego karts by what makes them hard to find.
+    """Count correct ego karts by duplicate or unique frame, size, and whether a larger kart is in the view.
 
-    The classes combine whether the frame has duplicates (in the course's frames these show karts at rest, from the
-    front), the size of the ego kart, and whether a larger kart is in the view.
+    Duplicates in the course's frames show karts at rest, from the front.
     """
 
-    def classify(scene: AnnotatedScene, num_duplicates: int) -> str:
-        size = next(
-            (f"{size}+ px" for size in EGO_SIZE_BINS_PX if scene.ego.min_side >= size),
-            f"under {EGO_SIZE_BINS_PX[-1]} px",
-        )
-        larger = any(other.min_side > scene.ego.min_side for other in scene.others)
+    def classify(_, scene: AnnotatedScene, num_duplicates: int) -> str:
         frame = "duplicate frame" if num_duplicates > 1 else "unique frame"
+        size = next((f"{size}+ px" for size in EGO_SIZE_BINS_PX if scene.ego.min_side >= size), "smaller")
+        larger = any(other.min_side > scene.ego.min_side for other in scene.others)
         return f"{frame}, {size}{', with a larger kart' if larger else ''}"
 
-    views = _each_view(predictions, dataset.scenes, dataset.num_duplicates)
-    counts = _count(
-        (classify(scene, num_duplicates), logits["ego"].argmax() == targets["ego"])
-        for logits, targets, scene, num_duplicates in views
-        if targets["ego"] != UNKNOWN
-    )
-    return dict(sorted(counts.items()))
+    return dict(sorted(_count_head("ego", predictions, classify, dataset.scenes, dataset.num_duplicates).items()))
 
 
 def accuracy_by_threshold_distance(predictions: Predictions, scenes: Sequence[AnnotatedScene], name: str) -> Counts:
     """Count correct predictions of a head by how near a kart's size is to the label rule's threshold."""
 
-    def classify(scene: AnnotatedScene) -> str:
+    def classify(_, scene: AnnotatedScene) -> str:
         sizes = {kart.min_side for kart in scene.all_karts}
         return next(label for label, near in THRESHOLD_DISTANCE_BINS.items() if not near or sizes & near)
 
-    views = ((logits[name], targets[name], scene) for logits, targets, scene in _each_view(predictions, scenes))
-    rows = ((classify(scene), logits.argmax() == target) for logits, target, scene in views if target != UNKNOWN)
-    return _count(rows, THRESHOLD_DISTANCE_BINS)
+    counts = _count_head(name, predictions, classify, scenes)
+    return {label: counts.get(label, (0, 0)) for label in THRESHOLD_DISTANCE_BINS}
 
 
 def relation_accuracy_by_kart_count(predictions: Predictions, scenes: Sequence[AnnotatedScene]) -> Counts:
@@ -130,7 +115,8 @@ def kart_accuracy_by_size(predictions: Predictions, scenes: Sequence[AnnotatedSc
                 size = next(size for size in KART_SIZE_BINS_PX if kart.min_side >= size)
                 yield f"{size}+ px", int(logits[name][cell]) == KART_ID.get(kart.name)
 
-    return _count(rows(), [f"{size}+ px" for size in reversed(KART_SIZE_BINS_PX)])
+    counts = _count(rows())
+    return {label: counts.get(label, (0, 0)) for label in (f"{size}+ px" for size in reversed(KART_SIZE_BINS_PX))}
 
 
 def format_report(predictions: Predictions, dataset: PretrainDataset) -> list[str]:
@@ -161,9 +147,18 @@ def _each_view(predictions: Predictions, *columns: Sequence) -> Iterator[tuple]:
             yield *view, *(next(rows) if columns else ())
 
 
-def _count(rows: Iterable[tuple[Hashable, bool]], labels: Iterable[Hashable] = ()) -> Counts:
-    """Count (correct, total) of rows (label, correct) by label; `labels` come first, even without rows."""
-    counts = dict.fromkeys(labels, (0, 0))
+def _count_head(name: str, predictions: Predictions, classify: Callable[..., Hashable], *columns: Sequence) -> Counts:
+    """Count correct predictions of a head by class, where its target is known."""
+    return _count(
+        (classify(targets[name], *values), logits[name].argmax() == targets[name])
+        for logits, targets, *values in _each_view(predictions, *columns)
+        if targets[name] != UNKNOWN
+    )
+
+
+def _count(rows: Iterable[tuple[Hashable, bool]]) -> Counts:
+    """Count (correct, total) of rows (class, correct) by class."""
+    counts = {}
     for label, correct in rows:
         hits, total = counts.get(label, (0, 0))
         counts[label] = hits + int(correct), total + 1

@@ -13,21 +13,13 @@ _COUNT_PARAPHRASES = (
     "What is the number of karts {place} the ego car?",
 )
 _PARAPHRASES = {
-    "What kart is the ego car?": (
-        "Which kart is the ego car?",
-        "Name the ego car.",
-        "Tell the name of the ego car.",
-    ),
+    "What kart is the ego car?": ("Which kart is the ego car?", "Name the ego car.", "Tell the name of the ego car."),
     "How many karts are there in the scenario?": (
         "Count the karts in the scenario.",
         "How many karts can be seen?",
         "What is the number of karts in the scenario?",
     ),
-    "What track is this?": (
-        "Which track is this?",
-        "Name the track.",
-        "What is the name of this track?",
-    ),
+    "What track is this?": ("Which track is this?", "Name the track.", "What is the name of this track?"),
     "Is {kart} to the left or right of the ego car?": (
         "Left or right of the ego car: which side is {kart} on?",
         "Does {kart} drive to the left or right of the ego car?",

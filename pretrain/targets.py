@@ -1,13 +1,13 @@
 """Build the dense targets of the vision encoder from scenes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from homework.labels.game import KARTS, TRACKS
-from homework.labels.scene import VIEW_SIZE, Scene
+from homework.labels.scene import VIEW_SIZE, Kart, Scene
 from homework.models.tux_nano.vision import FOVEA_SIZE, FOVEA_TOP
 
 if TYPE_CHECKING:  # dataset.py imports this module
@@ -57,6 +57,10 @@ class Grid:
             for a, b, first in ((y1, y2, self.top), (x1, x2, self.left))
         )
         return rows, columns
+
+    def place_karts(self, karts: Iterable[Kart]) -> Iterator[tuple[Kart, tuple[int, int]]]:
+        """Yield each kart whose centre lies in the part, with its cell."""
+        return ((kart, cell) for kart in karts if (cell := self.find_cell(*kart.center)))
 
 
 FOVEA_REGION = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP, *FOVEA_SIZE
@@ -122,19 +126,15 @@ def kart_maps(scenes: Sequence["AnnotatedScene"], grid: Grid) -> dict[str, np.nd
     center, box = np.zeros(shape, dtype=bool), np.zeros((*shape, 4), dtype=np.float16)
     for i, scene in enumerate(scenes):
         for kart in sorted(scene.all_karts, key=lambda k: -(k.box[2] - k.box[0]) * (k.box[3] - k.box[1])):
-            index, (x1, y1, x2, y2), at = KART_ID.get(kart.name, UNKNOWN), kart.box, grid.find_cell(*kart.center)
-            rows, columns = grid.find_cells(*kart.box)
-            cells = kart_map[i, rows, columns].size
-            cell_weight = (KART_WEIGHT if kart.is_large_enough else SMALL_KART_WEIGHT) / max(1, cells) ** 0.5
-            kart_map[i, rows, columns], weight[i, rows, columns] = index, cell_weight
-            if at is None:
-                continue
-            kart_map[(i, *at)], weight[(i, *at)] = index, cell_weight
-            center[(i, *at)] = True
-            dx, dy = (
-                (value - first) / grid.stride for value, first in zip(kart.center, (grid.left, grid.top), strict=True)
-            )
-            box[(i, *at)] = *np.log((x2 - x1, y2 - y1)), dx - at[1], dy - at[0]
+            index, (x1, y1, x2, y2), (x, y) = KART_ID.get(kart.name, UNKNOWN), kart.box, kart.center
+            covered = (i, *grid.find_cells(*kart.box))
+            cell_weight = (KART_WEIGHT if kart.is_large_enough else SMALL_KART_WEIGHT) / max(1, kart_map[covered].size) ** 0.5
+            kart_map[covered], weight[covered] = index, cell_weight
+            if at := grid.find_cell(x, y):
+                cell = (i, *at)
+                kart_map[cell], weight[cell], center[cell] = index, cell_weight, True
+                offset = (x - grid.left) / grid.stride - at[1], (y - grid.top) / grid.stride - at[0]
+                box[cell] = *np.log((x2 - x1, y2 - y1)), *offset
     return {"kart": kart_map, "weight": weight, "center": center, "box": box}
 
 
@@ -150,13 +150,10 @@ def token_targets(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
     token = np.zeros((n, grid.rows, grid.columns, len(KARTS) + 1), dtype=bool)
     side, found = np.full((n, grid.rows, grid.columns, 2), UNKNOWN, dtype=np.int8), set()
     for i, scene in enumerate(scenes):
-        for kart in scene.karts:
-            at, index = grid.find_cell(*kart.center), KART_ID.get(kart.name, UNKNOWN)
-            if at is None:
-                continue
+        for kart, at in grid.place_karts(scene.karts):
             cell = (i, *at)
-            if index != UNKNOWN:
-                token[(*cell, index)] = True
+            if kart.name in KART_ID:
+                token[(*cell, KART_ID[kart.name])] = True
             token[(*cell, BACKGROUND)] |= kart is scene.ego
             if kart is not scene.ego:
                 flags = np.array([scene.is_left(kart), scene.is_front(kart)], dtype=np.int8)
@@ -174,12 +171,9 @@ def size_targets(scenes: Sequence["AnnotatedScene"], grid: Grid) -> np.ndarray:
     size = np.full((len(scenes), grid.rows, grid.columns, 2 * len(SIZE_THRESHOLDS_PX)), UNKNOWN, dtype=np.int8)
     for i, scene in enumerate(scenes):
         found = set()
-        for kart in scene.all_karts:
-            at = grid.find_cell(*kart.center)
-            if at is None:
-                continue
+        for kart, cell in grid.place_karts(scene.all_karts):
             x1, y1, x2, y2 = kart.box
             reached = [side >= least for side in (x2 - x1, y2 - y1) for least in SIZE_THRESHOLDS_PX]
-            size[(i, *at)] = UNKNOWN if at in found else reached
-            found.add(at)
+            size[(i, *cell)] = UNKNOWN if cell in found else reached
+            found.add(cell)
     return size

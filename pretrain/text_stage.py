@@ -42,7 +42,6 @@ class TextStage(nn.Module):
         for part in (self.vision_encoder, self.heads, self.connector.prediction_heads):
             part.requires_grad_(False)
         self.captions = caption_texts()
-        self.caption_index = {text: index for index, text in enumerate(self.captions)}
         encoded = tokenize(self.captions, tokens.tokenizer)
         self.caption_ids, self.caption_mask = self.vocabulary.row[encoded["input_ids"]], encoded["attention_mask"]
         self.prior_logits = torch.zeros(len(self.captions))
@@ -105,11 +104,8 @@ class TextStage(nn.Module):
 
     def caption_targets(self, scenes: list[Scene]) -> Tensor:
         """Build the matrix [b, captions] that is 1 where a caption is true of a scene."""
-        targets = torch.zeros(len(scenes), len(self.captions))
-        for row, scene in enumerate(scenes):
-            known = [self.caption_index[text] for text in captions(scene) if text in self.caption_index]
-            targets[row, known] = 1
-        return targets
+        true = [set(captions(scene)) for scene in scenes]
+        return torch.tensor([[float(caption in texts) for caption in self.captions] for texts in true])
 
     def _question_loss(self, image_features: Tensor, pairs: list[list[QAPair]]) -> Tensor:
         """Compute the answers' weighted loss, given each view's connector output [b, image_seq_len, d]."""
@@ -135,8 +131,5 @@ def sample_pairs(scene: Scene, rng: np.random.Generator) -> list[QAPair]:
     pairs_by_type = {kind: [] for kind in QUESTION_TYPES}
     for row, question, answer in generate_questions(scene, PARAPHRASED_QUESTIONS):
         pairs_by_type[row.question_type].append((question, answer, sample_weight(row.question_type, answer)))
-    chosen = []
-    for kind, pairs in pairs_by_type.items():
-        order = rng.permutation(len(pairs))[: QUESTIONS_PER_TYPE.get(kind, 1)]
-        chosen += [pairs[i] for i in order]
-    return chosen
+    orders = {kind: rng.permutation(len(pairs)) for kind, pairs in pairs_by_type.items()}
+    return [pairs_by_type[kind][i] for kind, order in orders.items() for i in order[: QUESTIONS_PER_TYPE.get(kind, 1)]]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from homework.utils.errors import InputError, first_line
@@ -16,6 +17,7 @@ from homework.utils.progress import progress_bar
 
 WARMUP_STEPS = 200
 COOLDOWN_SHARE = 0.3  # of the steps
+WEIGHT_DECAY = 0.05  # of matrices and kernels
 LOG_EVERY, SAVE_EVERY, EVALUATE_EVERY = 50, 250, 1000  # steps
 
 LossFunction = Callable[[np.random.Generator], dict[str, Tensor]]
@@ -29,11 +31,6 @@ def lr_factor(step: int, steps: int, warmup: int = WARMUP_STEPS) -> float:
     return min(1.0, (step + 1) / warmup, (steps - step) / max(1.0, COOLDOWN_SHARE * steps))
 
 
-def in_cooldown(step: int, steps: int) -> bool:
-    """Check whether a step is one of the last, in which the learning rate decreases."""
-    return steps - step <= COOLDOWN_SHARE * steps
-
-
 def train_stage(
     module: nn.Module,
     compute_losses: LossFunction,
@@ -41,26 +38,21 @@ def train_stage(
     stage: str,
     steps: int,
     learning_rate: float,
-    weight_decay: float = 0.05,
     seed: int = 0,
-    save_every: int = SAVE_EVERY,
-    warmup: int = WARMUP_STEPS,
     cooldown_losses: LossFunction | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
+    warmup: int = WARMUP_STEPS,
+    save_every: int = SAVE_EVERY,
 ) -> None:
     """Minimise the sum of `compute_losses(rng)` over the trainable parameters of `module`.
 
     Writes the checkpoint `run_dir/<stage>.pt` and appends to the curve `run_dir/<stage>.jsonl`. A stopped run resumes
-    from its checkpoint; a finished one returns at once. During cooldown `cooldown_losses` is minimised instead, if
-    given.
-
-    Raises:
-        InputError: the checkpoint cannot be read or does not fit the module.
+    from its checkpoint; a finished one returns at once. During cooldown `cooldown_losses` is minimised, if given.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
@@ -74,7 +66,8 @@ def train_stage(
         module.train()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * lr_factor(step, steps, warmup)
-        compute = cooldown_losses if cooldown_losses and in_cooldown(step, steps) else compute_losses
+        in_cooldown = steps - step <= COOLDOWN_SHARE * steps
+        compute = cooldown_losses if cooldown_losses and in_cooldown else compute_losses
         losses = compute(np.random.default_rng((seed, step)))  # seeded per step: a resumed run draws the same batches
         total = sum(losses.values())
         optimizer.zero_grad()
@@ -108,13 +101,9 @@ def save_checkpoint(path: Path, step: int, module: nn.Module, optimizer: dict) -
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
-    """Load a checkpoint into the module and the optimizer, and return its step.
-
-    Raises:
-        InputError: the checkpoint does not exist, is broken, or does not fit.
-    """
+    """Load a checkpoint into the module and the optimizer, and return its step."""
     state = read_checkpoint(path)
-    with _errors_as_input_error(path):
+    with errors_as_input_error(path):
         module.load_state_dict(state["model"])
         if optimizer:
             optimizer.load_state_dict(state["optimizer"])
@@ -122,25 +111,25 @@ def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimi
 
 
 def read_checkpoint(path: Path) -> dict:
-    """Read `step`, `model` and `optimizer` of a checkpoint.
-
-    Raises:
-        InputError: the checkpoint does not exist, or is broken.
-    """
-    with _errors_as_input_error(path):
+    """Read `step`, `model` and `optimizer` of a checkpoint."""
+    with errors_as_input_error(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: state[name] for name in ("step", "model", "optimizer")}
 
 
 @contextlib.contextmanager
-def _errors_as_input_error(path: Path) -> Iterator[None]:
+def errors_as_input_error(
+    path: Path, problem: str = "not a checkpoint of this stage", remedy: str = "move it away to train from scratch"
+) -> Iterator[None]:
+    """Report what goes wrong with a file of weights as an `InputError`."""
     try:
         yield
     except FileNotFoundError:
-        raise InputError(path, "no such checkpoint", "run the previous stage first") from None
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        problem = f"not a checkpoint of this stage ({first_line(error)})"
-        raise InputError(path, problem, "move it away to train from scratch") from None
+        raise InputError(path, "no such checkpoint", "run the previous stage first, or correct the path") from None
+    except (OSError, RuntimeError, LookupError, ValueError, SafetensorError) as error:
+        # PyTorch names the weights that do not fit in the last lines
+        reason = str(error).splitlines()[-1].strip() if isinstance(error, RuntimeError) else first_line(error)
+        raise InputError(path, f"{problem} ({reason})", remedy) from None
 
 
 def _truncate_curve(curve: Path, step: int) -> None:

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.random_smolvlm import save_smolvlm, smolvlm_config
-from homework.base_vlm import BaseVLM
+from homework.base_vlm import MAX_NEW_TOKENS, BaseVLM
 from homework.labels.scene import Kart
 from homework.models.clip import CLIP, tokenize
 from homework.models.images import clip_pixels
-from homework.models.loading import DEFAULT_BASE, load_base, load_processor
+from homework.models.loading import DEFAULT_BASE, backbone, load_base, load_processor, output_embedding, unwrap
 from homework.models.prompts import PromptTokens
 from homework.models.tux_nano.config import TextConfig, TuxNanoConfig, VisionConfig
 from homework.models.tux_nano.model import TuxNano
@@ -79,7 +79,7 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
 def save_tiny_nano(folder: Path) -> None:
     """Write a narrow TuxNano with the shipped tokenizer; tokens that no text holds share an embedding."""
     torch.manual_seed(0)
-    model, vocab = stir(TuxNano(CONFIG)), CompactVocabulary(PromptTokens(load_processor(DEFAULT_BASE)))
+    model, vocab = stir(TuxNano(CONFIG), seed=2), CompactVocabulary(PromptTokens(load_processor(DEFAULT_BASE)))
     embedding = model.language_model.embed_tokens.weight.data
     embedding[:] = vocab.shrink(embedding)[vocab.row]
     model.save(folder)
@@ -193,3 +193,34 @@ def features(model: nn.Module, tokenizer, images) -> tuple[torch.Tensor, torch.T
     """Of images and of TEXTS."""
     model.eval()
     return model(clip_pixels([open_image(path) for path in images]), **tokenize(TEXTS, tokenizer))[:2]
+
+
+def is_tux_nano(vlm: BaseVLM) -> bool:
+    return isinstance(unwrap(vlm.model), TuxNano)
+
+
+def reference_logits(vlm: BaseVLM, image: Path, ids: list[int]) -> torch.Tensor:
+    """Compute logits [s, tokens] of one unpacked sequence, without a cache; for SmolVLM by transformers' own forward."""
+    inputs = {"input_ids": torch.tensor([ids]), "pixel_values": vlm.pixel_values([image])}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if not is_tux_nano(vlm):
+        return vlm.model(**inputs).logits[0]
+    return (backbone(vlm.model)(**inputs).last_hidden_state @ output_embedding(vlm.model).T)[0]
+
+
+@torch.inference_mode()
+def reference_answers(vlm: BaseVLM, images, questions) -> list:
+    """Decode greedily, one question at a time; for SmolVLM by transformers' own `generate`, else token by token."""
+    answers, tokens = [], vlm.tokens
+    for image, question in zip(images, questions, strict=True):
+        prompt = tokens.prefix + tokens.question(question)
+        if is_tux_nano(vlm):
+            ids = list(prompt)
+            while len(ids) - len(prompt) < MAX_NEW_TOKENS and tokens.end not in ids[len(prompt) :]:
+                ids.append(int(reference_logits(vlm, image, ids)[-1].argmax()))
+        else:
+            inputs = {"input_ids": torch.tensor([prompt]), "pixel_values": vlm.pixel_values([image])}
+            settings = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False, "eos_token_id": tokens.end}
+            ids = vlm.model.generate(**inputs, **settings, pad_token_id=2)[0].tolist()
+        answers.append(tokens.decode(ids[len(prompt) :]))
+    return answers

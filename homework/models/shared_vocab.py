@@ -52,9 +52,6 @@ class SharedRowHead:
         return self.token_of_row[self.logits(hidden_states).argmax(-1)]
 
     def sample_token(self, hidden_states: Tensor, temperature: float) -> Tensor:
-        """Draw a token from the softmax at a temperature above 0. [n, d] -> [n].
-
-        A row shared by n tokens counts n times; the first of its tokens stands for all.
-        """
-        logits = self.logits(hidden_states).float() / temperature + self.num_tokens.float().log()
-        return self.token_of_row[torch.multinomial(logits.softmax(-1), 1)[:, 0]]
+        """Draw a token from the softmax over all tokens at a temperature above 0. [n, d] -> [n]."""
+        logits = self.logits(hidden_states).float()[:, self.row_of_token] / temperature
+        return torch.multinomial(logits.softmax(-1), 1)[:, 0]

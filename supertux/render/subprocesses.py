@@ -33,15 +33,7 @@ def run_module(
     timeout: float,
     python: Path = Path(sys.executable),
 ) -> str | None:
-    """Run `python -m module` in a process of its own, and survive whatever becomes of it.
-
-    Args:
-        module: with its package.
-        arguments: of its command line.
-        stdin: text for its standard input.
-        environment: see `engines.Assets`.
-        timeout: seconds after which it is killed.
-        python: the interpreter.
+    """Run `python -m module` in a process of its own, killed after `timeout` seconds; the caller survives its crash.
 
     Returns:
         None on success, else the reason of the failure.

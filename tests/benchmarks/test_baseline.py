@@ -12,7 +12,7 @@ from homework.models.images import clip_pixels
 from homework.models.loading import load_base
 from homework.models.prompts import PromptTokens
 from homework.training.lora import PeftTrainingModule, add_lora
-from homework.training.packing import IGNORE, PackedTrainingModule, collate, pack
+from homework.training.packing import IGNORE_INDEX, PackedTrainingModule, collate, pack
 from homework.utils.images import open_image
 from homework.utils.io import read_json
 
@@ -34,7 +34,7 @@ def test_labels_are_the_answers(nano_folder, rows):
     """The loss is computed on the answer and its end token alone."""
     processor = baseline.load_eager(str(nano_folder))[1]
     item = baseline.encode_question(rows[0], processor, baseline.open_native)
-    is_answer = item["labels"] != IGNORE
+    is_answer = item["labels"] != IGNORE_INDEX
     assert processor.tokenizer.decode(item["labels"][is_answer]) == f" {rows[0]['answer']}<end_of_utterance>"
     assert torch.equal(item["labels"][is_answer], item["input_ids"][is_answer]) and is_answer[-1]
 

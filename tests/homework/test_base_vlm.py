@@ -1,4 +1,4 @@
-"""BaseVLM: `answer` against transformers' own generation, and bad input."""
+"""BaseVLM: `answer` and `generate` against a plain greedy decoding, and bad input."""
 
 import random
 
@@ -7,6 +7,7 @@ import torch
 
 from homework.base_vlm import BaseVLM
 from homework.utils.errors import InputError
+from tests.tiny_models import reference_answers
 
 QUESTIONS = [
     "What kart is the ego car?",
@@ -25,10 +26,6 @@ def ids_instead_of_text(vlm: BaseVLM, end: int | None = None) -> BaseVLM:
     return vlm
 
 
-def generated(vlm: BaseVLM, images, questions) -> list:
-    return [texts[0] for texts in vlm.generate(images, questions)]
-
-
 def all_questions(views) -> tuple[list, list]:
     """Every question on every image, mixed."""
     asked = [(view, question) for view in views for question in QUESTIONS]
@@ -37,8 +34,8 @@ def all_questions(views) -> tuple[list, list]:
 
 
 @pytest.mark.parametrize("case", ["mixed", "one image", "one question"])
-def test_answer_is_what_generate_gives(vlm, views, case):
-    """Token for token the greedy generation of transformers, in the questions' order."""
+def test_answers_are_those_of_greedy_decoding(vlm, views, case):
+    """Token for token, in the order of the questions; `generate` gives the same."""
     images, questions = all_questions(views)
     if case == "one image":
         images, questions = [views[2]] * len(QUESTIONS), QUESTIONS
@@ -46,7 +43,8 @@ def test_answer_is_what_generate_gives(vlm, views, case):
         images, questions = images[:1], questions[:1]
     ids_instead_of_text(vlm)
     answers = vlm.answer(images, questions)
-    assert answers == generated(vlm, images, questions)
+    assert answers == reference_answers(vlm, images, questions)
+    assert [texts[0] for texts in vlm.generate(images, questions)] == answers
     # of use only if image and question both decide the answer
     assert len(set(answers)) == len(answers)
 
@@ -62,7 +60,7 @@ def test_answers_of_different_lengths(vlm, views):
     ids_instead_of_text(vlm, end)
     answers = vlm.answer(images, questions)
     assert len({len(answer) for answer in answers}) > 2
-    assert answers == generated(vlm, images, questions)
+    assert answers == reference_answers(vlm, images, questions)
 
 
 def test_chunks_of_many_images(vlm, views, monkeypatch):
@@ -77,7 +75,7 @@ def test_chunks_of_many_images(vlm, views, monkeypatch):
 def test_white_space_around_a_question(vlm, views):
     """A question with outer white space is the same question, for `answer` and `generate`."""
     answers = vlm.answer(views[:1] * 2, [QUESTIONS[0], f"  {QUESTIONS[0]}\n"])
-    assert answers[0] == answers[1] == generated(vlm, views[:1], [f"\n{QUESTIONS[0]} "])[0]
+    assert answers[0] == answers[1] == reference_answers(vlm, views[:1], [f"\n{QUESTIONS[0]} "])[0]
 
 
 def test_generate_gives_several_texts(vlm, views):

@@ -27,7 +27,7 @@ def train(base: Path, data: Path, folder: Path, steps: int = 4, **settings) -> P
     """Train for a moment; the checkpoint's folder."""
     settings = {"batch_size": 3, "learning_rate": 0.02, "rank": 4} | settings
     clip.train(
-        str(base), data=str(data), output=str(folder / "clip"), work=str(folder / "work"), steps=steps, **settings
+        str(base), data=str(data), output=str(folder / "clip"), run_dir=str(folder / "work"), steps=steps, **settings
     )
     return folder / "clip"
 
@@ -97,7 +97,7 @@ def test_resumed_run_is_the_undisturbed_one(nano_folder, no_progress, tmp_path, 
         return {}
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(clip, "_progress", dying)
+        patch.setattr(clip, "_evaluate", dying)
         train(nano_folder, no_progress, tmp_path / "cut")
     saved = last_checkpoint(tmp_path / "cut" / "work")
     assert saved.name == "checkpoint-2"

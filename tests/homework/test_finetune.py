@@ -32,7 +32,7 @@ def train(base: Path, data: Path, folder: Path, steps: int = 4, **settings) -> P
     """Train for a moment; the adapter's folder."""
     settings = {"batch_size": 3, "learning_rate": 0.02, "rank": 4, "progress_questions": 5} | settings
     finetune.train(
-        str(base), data=str(data), output=str(folder / "vlm"), work=str(folder / "work"), steps=steps, **settings
+        str(base), data=str(data), output=str(folder / "vlm"), run_dir=str(folder / "work"), steps=steps, **settings
     )
     return folder / "vlm"
 
@@ -50,7 +50,7 @@ def one_line(error: InputError, name: object) -> bool:
 
 def stop_at_evaluation(monkeypatch, number: int) -> None:
     """Make training die in its `number`-th evaluation, before that step is saved."""
-    score, asked = finetune._progress, []
+    score, asked = finetune._evaluate, []
 
     def dying(*arguments) -> dict[str, float]:
         asked.append(1)
@@ -58,7 +58,7 @@ def stop_at_evaluation(monkeypatch, number: int) -> None:
             raise KeyboardInterrupt
         return score(*arguments)
 
-    monkeypatch.setattr(finetune, "_progress", dying)
+    monkeypatch.setattr(finetune, "_evaluate", dying)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft and transformers about each other
@@ -313,7 +313,7 @@ def test_every_weight_of_an_adapter_has_its_place(adapter, nano_folder, tmp_path
 def trained_losses(nano_folder, data, folder, launcher: list[str], batch_size: int = 4) -> list[float]:
     """The loss curve of a short training in processes of its own."""
     command = [sys.executable, "-m", *launcher, "homework.finetune", "train", "--base", nano_folder, "--data", data]
-    command += ["--steps", 5, "--batch-size", batch_size, "--output", folder / "out", "--work", folder / "work"]
+    command += ["--steps", 5, "--batch-size", batch_size, "--output", folder / "out", "--run-dir", folder / "work"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     root = Path(finetune.__file__).parents[1]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, cwd=root)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
 from transformers import AutoProcessor
 
 from homework.labels.questions import qa_pairs
@@ -21,7 +20,7 @@ from tests.tiny_models import SCENE, VISION
 def stage() -> TextStage:
     """A text stage with a small vision encoder and an initialised name-matching head."""
     torch.manual_seed(0)
-    stage = TextStage(TuxNanoVisionConfig(**VISION), PromptTokens(AutoProcessor.from_pretrained(DEFAULT_BASE)))
+    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(DEFAULT_BASE)))
     stage.init_connector()
     init_name_matching_head(stage)
     return stage.eval()

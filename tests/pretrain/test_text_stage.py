@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -60,21 +59,21 @@ def test_compact_vocabulary_covers_every_text(vocabulary, tokens):
     assert len(vocabulary.used) < 500
 
 
-def test_base_learns_other_words_for_the_same_answers():
-    """The base is asked what the course asks, for the same answers, but never in the course's words."""
+def test_paraphrases_have_the_same_answers():
+    """Paraphrased questions have the answers of the course's questions, but never their wording."""
     rng = np.random.default_rng(0)
-    official, asked = dict(qa_pairs(SCENE)), [pair for _ in range(50) for pair in sample_pairs(SCENE, rng)]
-    assert not official.keys() & {question for question, *_ in asked}
+    official, sampled = dict(qa_pairs(SCENE)), [pair for _ in range(50) for pair in sample_pairs(SCENE, rng)]
+    assert not official.keys() & {question for question, *_ in sampled}
     by_template = {row.template: row for row in PARAPHRASED_QUESTIONS}
     assert len(by_template) == len(PARAPHRASED_QUESTIONS) == 3 * len(QUESTIONS)
     kinds = Counter(
         row.question_type
         for row, question, _ in generate_questions(SCENE, PARAPHRASED_QUESTIONS)
-        if question in {q for q, *_ in asked}
+        if question in {q for q, *_ in sampled}
     )
     assert set(kinds) == set(QUESTION_TYPES)
     answers = {question: answer for _, question, answer in generate_questions(SCENE, PARAPHRASED_QUESTIONS)}
-    assert all(answers[question] == answer for question, answer, _ in asked)
+    assert all(answers[question] == answer for question, answer, _ in sampled)
     assert answers["Does gnu drive to the left or right of the ego car?"] == "left"
     assert answers["Tell the place of xue relative to the ego car."] == "back and right"
     assert answers["Count the karts in front of the ego car."] == "1"
@@ -88,7 +87,7 @@ def is_frozen(name: str) -> bool:
 def test_text_stage_loads_another_text_stage(tokens, tmp_path):
     """All weights but the frozen ones are loaded; a dense stage's checkpoint is rejected."""
     torch.manual_seed(0)
-    first, second = (TextStage(TuxNanoVisionConfig(**VISION), tokens) for _ in range(2))
+    first, second = (TextStage(VISION, tokens) for _ in range(2))
     file = tmp_path / "text.pt"
     torch.save({"step": 1, "model": first.state_dict(), "optimizer": {}}, file)
     frozen = {name: weight.clone() for name, weight in second.state_dict().items() if is_frozen(name)}

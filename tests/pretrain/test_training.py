@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
 from safetensors.torch import save_file
 from torch import nn
 
+from homework.models.tux_nano.config import VisionConfig
+from homework.models.tux_nano.vision import VisionEncoder
 from homework.utils.errors import InputError
 from pretrain import checkpoints, cli
 from pretrain.augment import AUGMENT
@@ -28,12 +29,12 @@ class Stopped(Exception):
 def stage(folder, steps: int, stop_at: int | None = None, save_every: int = 3) -> nn.Module:
     """Train a tiny stage; with `stop_at`, raise `Stopped` after so many steps."""
     torch.manual_seed(0)
-    module, taken = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), []
+    module, steps_run = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), []
 
     def compute_losses(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        if stop_at is not None and len(taken) == stop_at:
+        if stop_at is not None and len(steps_run) == stop_at:
             raise Stopped
-        taken.append(1)
+        steps_run.append(1)
         x = torch.from_numpy(rng.standard_normal((16, 4), dtype=np.float32))
         return {"square": (module(x)[:, 0] - x.sum(1)).square().mean()}
 
@@ -103,7 +104,7 @@ def test_dense_cooldown_uses_views_as_rendered(tiny_data, tmp_path, monkeypatch)
         return sample_batch(self, rng, batch_size, config)
 
     monkeypatch.setattr(PretrainDataset, "sample_batch", record)
-    monkeypatch.setattr(checkpoints, "VisionStage", lambda: VisionStage(TuxNanoVisionConfig(**VISION, batch_norm=True)))
+    monkeypatch.setattr(checkpoints, "VisionStage", lambda: VisionStage(replace(VISION, batch_norm=True)))
     cli.dense(StageOptions(data=str(tiny_data), run_dir=str(tmp_path), batch_size=2), steps=10)
     assert configs == [AUGMENT] * 7 + [replace(AUGMENT, zoom_prob=0, add_far_karts_prob=0)] * 3
 
@@ -111,8 +112,8 @@ def test_dense_cooldown_uses_views_as_rendered(tiny_data, tmp_path, monkeypatch)
 def test_added_attention_layers_begin_as_the_identity(tmp_path):
     """An encoder with more layers than the saved one has the same outputs at first."""
     torch.manual_seed(0)
-    small = TuxNanoVisionModel(TuxNanoVisionConfig(**VISION, batch_norm=True)).eval()
-    large = TuxNanoVisionModel(TuxNanoVisionConfig(**VISION | {"num_hidden_layers": 3}, batch_norm=True)).eval()
+    small = VisionEncoder(replace(VISION, batch_norm=True)).eval()
+    large = VisionEncoder(VisionConfig(**VISION | {"num_hidden_layers": 3}, batch_norm=True)).eval()
     file = tmp_path / "stage.safetensors"
     save_file({f"tower.{name}": weight for name, weight in small.state_dict().items()}, file)
     stage = VisionStage(large.config).eval()
@@ -124,7 +125,7 @@ def test_added_attention_layers_begin_as_the_identity(tmp_path):
 
 def test_dense_stage_loads_a_fovea_checkpoint(tmp_path):
     """Encoder and heads are loaded, nothing else of the checkpoint."""
-    config = TuxNanoVisionConfig(**VISION, batch_norm=True)
+    config = replace(VISION, batch_norm=True)
     first, second = FoveaStage(config), VisionStage(config)
     file = tmp_path / "fovea.pt"
     torch.save({"step": 1, "model": first.state_dict(), "optimizer": {}}, file)
@@ -136,7 +137,7 @@ def test_dense_stage_loads_a_fovea_checkpoint(tmp_path):
 
 def test_fovea_stage_trains_only_the_foveal_branch(tiny_data, tmp_path, monkeypatch):
     """After one step only weights of the foveal branch differ from the initial ones."""
-    config = TuxNanoVisionConfig(**VISION, batch_norm=True)
+    config = replace(VISION, batch_norm=True)
     monkeypatch.setattr(checkpoints, "VISION_CONFIG", config)
     initial = FoveaStage(config)
     torch.save({"step": 1, "model": initial.state_dict(), "optimizer": {}}, tmp_path / "initial.pt")
@@ -156,11 +157,11 @@ def test_files_that_are_no_saved_stage_are_rejected(tmp_path, saved):
     if saved == "no stage":
         file.write_bytes(b"broken")
     else:
-        other = TuxNanoVisionModel(TuxNanoVisionConfig(**VISION | {"channels": (8, 8, 16, 24)}, batch_norm=True))
+        other = VisionEncoder(VisionConfig(**VISION | {"channels": (8, 8, 16, 24)}, batch_norm=True))
         prefix = "tower" if saved == "other channels" else "heads"
         save_file({f"{prefix}.{name}": weight for name, weight in other.state_dict().items()}, file)
     with pytest.raises(InputError, match="stage.safetensors"):
-        load_vision_weights(VisionStage(TuxNanoVisionConfig(**VISION, batch_norm=True)), file)
+        load_vision_weights(VisionStage(replace(VISION, batch_norm=True)), file)
 
 
 def test_valid_is_not_trained_on(tiny_data, tmp_path):

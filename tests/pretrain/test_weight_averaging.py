@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig
 from torch import nn
 
 from homework.utils.errors import InputError
@@ -18,11 +17,9 @@ from tests.tiny_models import VISION
 @pytest.fixture
 def stages(tmp_path, monkeypatch) -> list[VisionStage]:
     """Two small stages with nearby weights, saved as a.pt and b.pt."""
-    monkeypatch.setattr(
-        "pretrain.checkpoints.VisionStage", lambda: VisionStage(TuxNanoVisionConfig(**VISION, batch_norm=True))
-    )
+    monkeypatch.setattr("pretrain.checkpoints.VisionStage", lambda: VisionStage(replace(VISION, batch_norm=True)))
     torch.manual_seed(0)
-    first = VisionStage(TuxNanoVisionConfig(**VISION, batch_norm=True))
+    first = VisionStage(replace(VISION, batch_norm=True))
     second = copy.deepcopy(first)
     with torch.no_grad():
         for weight in second.parameters():

@@ -56,7 +56,7 @@ class TuxNanoTokenizer:
         """Return the id of a token."""
         return self.backend.token_to_id(token)
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of ids."""
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 

@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import torch
-from homework.models.tux_nano.modeling_hf import TuxNanoVisionConfig, TuxNanoVisionModel
 
 from homework.models.tux_nano.connector import (
     FLOOR,
@@ -17,12 +16,12 @@ from homework.models.tux_nano.connector import (
     perturb_logits,
     poisson_binomial,
 )
-from homework.models.tux_nano.vision import FOVEA_TOKENS
+from homework.models.tux_nano.vision import NUM_FOVEAL_TOKENS, VisionEncoder
 from pretrain.dense_heads import DenseHeads, copy_heads_to_connector, fuse_logits, run_heads
 from pretrain.targets import KARTS, MAX_COUNT, TRACKS
 from tests.tiny_models import VISION
 
-WIDTH, COUNTS = VISION["hidden_size"], MAX_COUNT + 1
+WIDTH, COUNTS = VISION.hidden_size, MAX_COUNT + 1
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_cells_say_on_which_side_their_kart_is():
 def test_a_kart_is_placed_where_its_cell_is(readout):
     """40 pixels right of the middle: in a view that is a cell, in the grader's crop between two."""
     for columns, at in ((10, 7), (7, 5.5)):
-        tokens = torch.zeros(1, 1, 2 + 7 * columns + FOVEA_TOKENS, WIDTH)
+        tokens = torch.zeros(1, 1, 2 + 7 * columns + NUM_FOVEAL_TOKENS, WIDTH)
         readout.recogniser.cell_head.weight.data[3] = 100 / WIDTH
         place = {}
         for column in (int(at), int(at + 0.5)):
@@ -96,7 +95,7 @@ def test_a_kart_is_placed_where_its_cell_is(readout):
 
 def test_a_fact_changes_its_own_token(readout):
     """A kart that is there changes its own token and the numbers', a track only the track's; crops have all of them."""
-    tokens, crop = (torch.randn(1, 1, 2 + cells + FOVEA_TOKENS, WIDTH) for cells in (70, 49))
+    tokens, crop = (torch.randn(1, 1, 2 + cells + NUM_FOVEAL_TOKENS, WIDTH) for cells in (70, 49))
     tracks = len(KARTS) + COUNTS
     with torch.no_grad():
         before = readout(tokens)
@@ -117,8 +116,8 @@ def changed(before: torch.Tensor, after: torch.Tensor) -> list[int]:
 
 def test_it_recognises_what_the_dense_stage_taught(readout):
     """With a dense stage's heads the connector reads as they do: `eval-vision` tells what the text model is told."""
-    config = TuxNanoVisionConfig(**VISION)
-    tower, heads = TuxNanoVisionModel(config).eval(), DenseHeads(config).eval()
+    config = VISION
+    tower, heads = VisionEncoder(config).eval(), DenseHeads(config).eval()
     copy_heads_to_connector(readout.recogniser, heads)
     with torch.no_grad():
         logits, tokens = run_heads(tower, heads, torch.randn(2, 3, 100, 150))
@@ -130,7 +129,7 @@ def test_it_recognises_what_the_dense_stage_taught(readout):
 
 def test_it_looks_at_the_mirror_image_too(readout):
     """So a view and its mirror image are told alike but for left and right; while it learns it looks once."""
-    tower, view = TuxNanoVisionModel(TuxNanoVisionConfig(**VISION)), torch.randn(2, 3, 100, 150)
+    tower, view = VisionEncoder(VISION), torch.randn(2, 3, 100, 150)
     with torch.no_grad():
         for weight in readout.recogniser.parameters():
             weight.normal_(std=0.3)
@@ -146,7 +145,7 @@ def test_it_looks_at_the_mirror_image_too(readout):
 
 def test_evidence_is_what_captions_tell(readout):
     """By what heads say that are sure: the ego kart, the total, the track, and each kart's sides; nothing else."""
-    recogniser, tokens = readout.recogniser, torch.zeros(1, 1, 2 + 49 + FOVEA_TOKENS, WIDTH)
+    recogniser, tokens = readout.recogniser, torch.zeros(1, 1, 2 + 49 + NUM_FOVEAL_TOKENS, WIDTH)
     karts, counts, tracks = len(KARTS), COUNTS, len(TRACKS)
     with torch.no_grad():
         for weight in recogniser.parameters():
@@ -168,7 +167,7 @@ def test_evidence_is_what_captions_tell(readout):
 
 def test_facts_are_doubted_in_training_only(readout):
     """What LoRA learns from is less sure from batch to batch; what answers is the same each time."""
-    tokens = torch.randn(2, 1, 2 + 70 + FOVEA_TOKENS, WIDTH)
+    tokens = torch.randn(2, 1, 2 + 70 + NUM_FOVEAL_TOKENS, WIDTH)
     with torch.no_grad():
         assert torch.equal(readout(tokens), readout(tokens))
         readout.train()
@@ -182,7 +181,7 @@ def test_facts_are_doubted_in_training_only(readout):
 
 def test_a_count_of_0_is_told_less_readily_when_asked(readout, monkeypatch):
     """Beside what `fuse_global_and_cell_logits` takes from it, and not where LoRA learns to weigh it; other numbers stay as they were."""
-    tokens = torch.randn(2, 1, 2 + 70 + FOVEA_TOKENS, WIDTH)
+    tokens = torch.randn(2, 1, 2 + 70 + NUM_FOVEAL_TOKENS, WIDTH)
     given = []
     monkeypatch.setattr(readout.number, "forward", lambda numbers: given.append(numbers) or numbers.new_zeros(2, 5, 48))
     monkeypatch.setattr("homework.models.tux_nano.connector.perturb_logits", lambda values: values)

@@ -40,7 +40,7 @@ def adapter(nano_folder, tmp_path) -> Path:
 @pytest.fixture
 def clip_adapter(nano_folder, tmp_path) -> Path:
     """The folder of a CLIP with random LoRA on both encoders."""
-    model, folder = clip.clip_from_vlm(load_base(str(nano_folder))[0]), tmp_path / "clip"
+    model, folder = CLIP.from_vlm(load_base(str(nano_folder))[0]), tmp_path / "clip"
     PeftTrainingModule(randomly_adapted(model, nano_folder)).save_adapter(folder)
     model.save_pretrained(folder)
     return folder

@@ -1,18 +1,25 @@
-"""What CLIP learns from: what is true of which view, and views that are looked at once."""
+"""CLIP's training data: which captions are true of which view, and cached image features."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from homework import clip
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import captions
 from homework.labels.rows import CaptionDataset, parse_image_file
 from homework.labels.scene import build_scene
+from homework.models.clip import CLIP, tokenize
 from homework.models.images import clip_pixels
-from homework.training import clip_dataset as captioned
-from homework.training.clip_dataset import CachedFeatureDataset, CaptionMatchingDataset, tokenize
+from homework.models.loading import load_base
+from homework.training import clip_dataset
+from homework.training.clip_dataset import (
+    CachedFeatureDataset,
+    CaptionMatchingDataset,
+    CLIPTrainingModule,
+    add_lora_to_clip,
+    training_set,
+)
 from homework.utils.io import write_json
 from tests.tiny_models import TEXTS, build_clip
 
@@ -45,7 +52,7 @@ def test_truth_of_a_whole_split(tiny_data):
     dataset = CaptionMatchingDataset(rows, tiny_data)
     images = list(dict.fromkeys(row["image_file"] for row in rows))
     expected = [[float(text in true_captions(tiny_data, image)) for text in dataset.captions] for image in images]
-    assert dataset.truth.tolist() == expected and dataset.truth.sum() > len(images)
+    assert dataset.targets.tolist() == expected and dataset.targets.sum() > len(images)
 
 
 def test_captions_without_frames(no_progress):
@@ -54,7 +61,7 @@ def test_captions_without_frames(no_progress):
         info.unlink()
     rows = CaptionDataset("train", no_progress)
     dataset = CaptionMatchingDataset(rows, no_progress)
-    assert dataset.truth.sum() == len({(row["image_file"], row["caption"]) for row in rows})
+    assert dataset.targets.sum() == len({(row["image_file"], row["caption"]) for row in rows})
 
 
 def test_texts_end_in_the_end_token(loaded):
@@ -65,47 +72,51 @@ def test_texts_end_in_the_end_token(loaded):
         assert ids[mask == 1].tolist() == [*tokenizer(text)["input_ids"], 49279]
 
 
+def trainable_clip(base: Path) -> tuple[CLIPTrainingModule, object]:
+    """A new CLIP with LoRA in training mode, and its tokenizer."""
+    model, processor = load_base(str(base))
+    return CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(model), 4, str(base))).train(), processor.tokenizer
+
+
 def captioned_views(data: Path) -> CaptionMatchingDataset:
     return CaptionMatchingDataset(CaptionDataset("train", data), data)
 
 
-def test_views_are_looked_at_once_and_as_in_training(loaded_nano, tiny_data, monkeypatch):
-    """However often a view is asked for, and though CLIP is in eval mode; a batch's new views together."""
-    model, views, looks = build_clip(loaded_nano).eval(), captioned_views(tiny_data), []
-    monkeypatch.setattr(captioned, "MAX_CACHED_IMAGES", len(views) - 1)
-    look = model.look
-    monkeypatch.setattr(model, "look", lambda pixels: looks.append(len(pixels)) or look(pixels))
+def test_images_are_encoded_once_and_as_in_training(loaded_nano, tiny_data, monkeypatch):
+    """However often an image is needed, and though CLIP is in eval mode; the new images of a batch together."""
+    model, views, sizes = build_clip(loaded_nano).eval(), captioned_views(tiny_data), []
+    monkeypatch.setattr(clip_dataset, "MAX_CACHED_IMAGES", len(views) - 1)
+    encode = model.encode_vision_features
+    monkeypatch.setattr(model, "encode_vision_features", lambda pixels: sizes.append(len(pixels)) or encode(pixels))
     dataset = CachedFeatureDataset(views, model, seed=1)
-    assert len(dataset) == len(views) - 1 and not looks
+    assert len(dataset) == len(views) - 1 and not sizes
     batches = [[0, 2, 0], [2, 1], list(range(len(dataset))), [3]]
     items = dict(pair for batch in batches for pair in zip(batch, dataset.__getitems__(batch), strict=True))
-    assert looks == [2, 1, len(dataset) - 3] and not model.training
+    assert sizes == [2, 1, len(dataset) - 3] and not model.training
     again = CachedFeatureDataset(views, model, seed=1).chosen
     assert dataset.chosen == again and len(set(again)) == len(again)
     model.train()
-    for i, (shown, truth) in items.items():
-        view, expected_truth = views[again[i]]
+    for i, (features, targets) in items.items():
+        view, expected_targets = views[again[i]]
         with torch.no_grad():
-            expected = look(clip_pixels([view]))[0]
-        assert torch.allclose(shown, expected, atol=1e-5) and torch.equal(truth, expected_truth)
+            expected = encode(clip_pixels([view]))[0]
+        assert torch.allclose(features, expected, atol=1e-5) and torch.equal(targets, expected_targets)
     assert torch.equal(dataset[1][0], items[1][0])
 
 
-def test_a_look_is_as_good_as_the_pixels(nano_folder, tiny_data):
-    """The loss of views that were looked at before is that of their pixels."""
-    module, views = clip.build_trainable(str(nano_folder), 4).train(), captioned_views(tiny_data)
-    tokenizer = clip.load_processor(str(nano_folder)).tokenizer
-    dataset, collate = clip.training_set(views, module.base, tokenizer, seed=0)
+def test_cached_features_give_the_loss_of_the_pixels(nano_folder, tiny_data):
+    """The loss is the same with cached features as with pixels."""
+    (module, tokenizer), views = trainable_clip(nano_folder), captioned_views(tiny_data)
+    dataset, collate = training_set(views, module.base, tokenizer, seed=0)
     some = [0, 2, 3]
-    pixels = captioned.collate_images([views[dataset.chosen[i]] for i in some], views.texts(tokenizer))
+    pixels = clip_dataset.collate_images([views[dataset.chosen[i]] for i in some], views.texts(tokenizer))
     with torch.no_grad():
         losses = [module(**batch)["loss"].item() for batch in (collate([dataset[i] for i in some]), pixels)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_trained_tower_looks_at_each_step(smol_folder, tiny_data):
-    """A base that recognises nothing has LoRA on its vision encoder: its batches are pixels."""
-    module, views = clip.build_trainable(str(smol_folder), 4), captioned_views(tiny_data)
-    tokenizer = clip.load_processor(str(smol_folder)).tokenizer
-    dataset, collate = clip.training_set(views, module.base, tokenizer, seed=0)
+def test_a_trainable_vision_encoder_gets_pixels(smol_folder, tiny_data):
+    """Without prediction heads LoRA is on the vision encoder too: its batches hold pixels."""
+    (module, tokenizer), views = trainable_clip(smol_folder), captioned_views(tiny_data)
+    dataset, collate = training_set(views, module.base, tokenizer, seed=0)
     assert dataset is views and "pixel_values" in collate([dataset[0]])

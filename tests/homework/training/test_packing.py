@@ -5,9 +5,18 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from homework.finetune import PackedVQADataset, collate_views
+from homework.models.loading import backbone
+from homework.models.prompts import chat_turn
 from homework.models.tux_nano.connector import PredictionConnector
-from homework.training.packing import IGNORE, PackedTrainingModule, collate, pack
+from homework.training.packing import (
+    IGNORE_INDEX,
+    PackedTrainingModule,
+    PackedVQADataset,
+    collate,
+    collate_views,
+    pack,
+)
+from tests.tiny_models import is_tux_nano, reference_logits
 
 PAIRS = [
     ("What kart is the ego car?", "sara_the_racer", 1.0),
@@ -17,13 +26,15 @@ PAIRS = [
 OTHER_PAIRS = [("What track is this?", "gran_paradiso_island", 1.5)]
 
 
-def chat(processor, question: str, answer: str) -> str:
-    """The whole turn as the processor's own template writes it."""
+def whole_turn(vlm, question: str, answer: str) -> str:
+    """Write question and answer as one chat; for SmolVLM by the processor's own template."""
+    if is_tux_nano(vlm):
+        return f"{chat_turn(vlm.processor, question)} {answer}<end_of_utterance>"
     messages = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
         {"role": "assistant", "content": [{"type": "text", "text": answer}]},
     ]
-    return processor.apply_chat_template(messages).removesuffix("\n")
+    return vlm.processor.apply_chat_template(messages).removesuffix("\n")
 
 
 def packed_batch(vlm, views, lists) -> dict:
@@ -33,15 +44,13 @@ def packed_batch(vlm, views, lists) -> dict:
 
 
 def separate_losses(vlm, views, lists) -> torch.Tensor:
-    """The loss as transformers' plain forward gives it, one question a sample: weighted sum of pairs, a view."""
+    """Compute the loss with one question per sequence: the weighted sum over pairs, per view."""
     total = 0.0
     for path, pairs in zip(views, lists, strict=False):
         for question, answer, weight in pairs:
-            text = chat(vlm.processor, question, answer)
-            inputs = vlm.processor(text=[text], images=[[Image.open(path)]], return_tensors="pt")
-            logits = vlm.model(**inputs).logits[0]
-            length = len(vlm.tokens.answer(answer))
-            loss = F.cross_entropy(logits[-length - 1 : -1], inputs["input_ids"][0, -length:])
+            answer_ids = vlm.tokens.answer(answer)
+            logits = reference_logits(vlm, path, vlm.tokens.prefix + vlm.tokens.question(question) + answer_ids)
+            loss = F.cross_entropy(logits[-len(answer_ids) - 1 : -1], torch.tensor(answer_ids))
             total = total + weight * loss
     return total / len(lists)
 
@@ -55,7 +64,7 @@ def grads(model) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("question, answer, _", PAIRS + OTHER_PAIRS)
 def test_parts_are_the_whole_chat(vlm, views, question, answer, _):
     """Training and answering see exactly the ids that the processor makes of the whole conversation."""
-    inputs = vlm.processor(text=chat(vlm.processor, question, answer), images=[Image.open(views[0])])
+    inputs = vlm.processor(text=whole_turn(vlm, question, answer), images=[Image.open(views[0])])
     assert vlm.tokens.prefix + vlm.tokens.question(question) + vlm.tokens.answer(answer) == inputs["input_ids"][0]
     assert vlm.tokens.decode(vlm.tokens.answer(answer)) == answer
 
@@ -78,23 +87,23 @@ def test_only_answers_and_their_end_carry_loss(vlm, views):
         for place in range(batch["input_ids"].shape[1]):
             label, weight = batch["labels"][row, place].item(), batch["weights"][row, place].item()
             if place not in labelled:
-                assert (label, weight) == (IGNORE, 0.0), f"position {place} carries loss"
+                assert (label, weight) == (IGNORE_INDEX, 0.0), f"position {place} carries loss"
                 continue
             expected, share = labelled[place]
             assert label == expected and weight == pytest.approx(share)
             if label != tokens.end:  # the end is predicted and never read
                 assert batch["input_ids"][row, place + 1] == label
-    decoded = tokenizer.decode(batch["labels"][0][batch["labels"][0] != IGNORE])
+    decoded = tokenizer.decode(batch["labels"][0][batch["labels"][0] != IGNORE_INDEX])
     assert decoded == "".join(f" {answer}<end_of_utterance>" for _, answer, _ in PAIRS)
 
 
 def test_packed_trains_as_separate_samples_do(adapted, views):
-    """Loss and every gradient of a packed batch are those of one question a sample, as transformers computes it."""
+    """Loss and every gradient of a packed batch are those of one question a sample, computed one by one."""
     lists = [PAIRS, OTHER_PAIRS]
     adapted.model.train()
     for module in adapted.model.modules():
         if isinstance(module, PredictionConnector):
-            module.eval()  # what it doubts in training is another with each pass
+            module.eval()  # its perturbations differ with each pass
     packed = PackedTrainingModule(adapted.model)(**packed_batch(adapted, views, lists))["loss"]
     packed.backward()
     packed_grads = grads(adapted.model)
@@ -103,7 +112,7 @@ def test_packed_trains_as_separate_samples_do(adapted, views):
     separate_grads = grads(adapted.model)
     assert packed.item() == pytest.approx(separate.item(), rel=1e-4)
     assert packed_grads.keys() == separate_grads.keys() and len(packed_grads) > 20
-    assert any("vision_model" in name for name in packed_grads)
+    assert any("vision" in name for name in packed_grads)
     for name, expected in separate_grads.items():
         assert expected.norm() > 0, name
         assert (packed_grads[name] - expected).norm() <= 1e-4 * expected.norm(), name
@@ -117,8 +126,8 @@ def test_branches_do_not_see_each_other(vlm, views):
         batch = collate([view], vlm.pixel_values(views[:1]), 2)
         names = ("input_ids", "position_ids", "attention_mask", "pixel_values")
         with torch.inference_mode():
-            output = vlm.model.model(**{name: batch[name] for name in names}, use_cache=False)
-        return output.last_hidden_state[0], torch.tensor(view.branch)
+            output = backbone(vlm.model)(**{name: batch[name] for name in names}, use_cache=False)
+        return output.last_hidden_state[0], torch.tensor(view.segment_ids)
 
     (before, branch), (after, _) = hidden("10"), hidden("99")
     for number in (0, 1, 3):
@@ -147,4 +156,4 @@ def test_kinds_weigh_the_same(tiny_data, vlm):
     items = [dataset[i] for i in range(len(dataset))]
     batch = collate_views(items, vlm.processor, vlm.tokens)
     assert batch["weights"].sum().item() == pytest.approx(sum(shares.values()))
-    assert torch.equal(batch["weights"] > 0, batch["labels"] != IGNORE)
+    assert torch.equal(batch["weights"] > 0, batch["labels"] != IGNORE_INDEX)

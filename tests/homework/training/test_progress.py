@@ -1,4 +1,4 @@
-"""What training and testing say: `--quiet`, logs, and the page of `test --report`."""
+"""The output of training and testing: with `--quiet`, and in a log."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def adapter(nano_folder, tmp_path):
 
 def test_training_says_nothing_quietly_and_little_in_a_log(call, nano_folder, tiny_data, tmp_path):
     flags = ["--base", nano_folder, "--data", tiny_data, "--steps", 2, "--batch_size", 3, "--rank", 2]
-    flags += ["--progress_questions", 5, "--output", tmp_path / "vlm", "--work", tmp_path / "work"]
+    flags += ["--progress_questions", 5, "--output", tmp_path / "vlm", "--run-dir", tmp_path / "work"]
     status, out, err = call(COMMANDS, "train", *flags, "--quiet")
     assert (status, out, err) == (0, "", "")
     status, out, err = call(COMMANDS, "train", *flags)
@@ -37,5 +37,5 @@ def test_demo_train_ends_with_an_adapter(call, nano_folder, tiny_data, tmp_path,
     """Five pairs, ten steps, below the folder that it is run from."""
     monkeypatch.chdir(tmp_path)
     status, out, err = call(COMMANDS, "demo_train", "--base", nano_folder, "--data", tiny_data)
-    assert status == 0 and "saved runs/demo/vlm" in out, err
-    assert (tmp_path / "runs" / "demo" / "vlm" / "adapter_model.safetensors").exists()
+    assert status == 0 and "saved runs/demo" in out, err
+    assert (tmp_path / "runs" / "demo" / "adapter_model.safetensors").exists()

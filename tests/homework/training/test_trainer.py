@@ -1,4 +1,4 @@
-"""What training shares: an adapter is swapped whole, a run goes on with its own data, bad numbers are refused."""
+"""Training of VLM and CLIP: adapters are swapped whole, a run resumes with its own data only, bad numbers are refused."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def test_stopped_while_the_folders_are_swapped_the_old_adapter_stays(tmp_path, m
 
 
 def test_other_answers_are_another_run(nano_folder, tiny_data, tmp_path, monkeypatch):
-    """A stopped run does not go on with as many views of other pairs."""
+    """A stopped run does not resume with equally many views of other pairs."""
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at_evaluation(patch, 3)
         train(nano_folder, tiny_data, tmp_path)
@@ -75,18 +75,18 @@ def test_what_is_no_adapter_is_not_replaced(nano_folder, tiny_data, tmp_path, mo
     output.mkdir()
     (output / "notes.txt").write_text("mine")
     for there in (output, output / "notes.txt"):
-        with pytest.raises(InputError, match="name another --output"):
-            module.train(str(nano_folder), data=str(tiny_data), output=str(there), work=str(tmp_path / "w"), steps=1)
+        with pytest.raises(InputError, match="choose another --output"):
+            module.train(str(nano_folder), data=str(tiny_data), output=str(there), run_dir=str(tmp_path / "w"), steps=1)
     assert (output / "notes.txt").read_text() == "mine" and not (tmp_path / "w").exists()
     (output / "notes.txt").unlink()
-    module.train(str(nano_folder), data=str(tiny_data), output=str(output), work=str(tmp_path / "w"), steps=1)
+    module.train(str(nano_folder), data=str(tiny_data), output=str(output), run_dir=str(tmp_path / "w"), steps=1)
     training.check_output_dir(output)
     rights = {file.stat().st_mode & 0o777 for file in output.iterdir()}
     assert len(rights) == 1 and (output / "training.json").exists()
 
 
 def test_names_of_bases(tmp_path, monkeypatch):
-    """A slip of the pen does not ask the hub, and a folder of the embedded base's name stands in nobody's way."""
+    """A mistyped path is not looked up on the hub, and a folder called tux_nano does not hide the bundled base."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tux_nano").mkdir()
     assert resolve_base("tux_nano") == DEFAULT_BASE

@@ -50,23 +50,14 @@ KART = KartExtents()
 
 @dataclass(frozen=True)
 class DecodedDepth:
-    """A decoded depth image of h x w pixels.
+    """A decoded depth image of h x w pixels."""
 
-    Attributes:
-        opaque: [h, w] bool, False for the sky.
-        is_object: [h, w] bool, pixels of meshes with an origin of their own (karts, items), not of the track.
-        cell: [h, w] int, where that origin is, as the shaders number it.
-        z: [h, w] normalised device depth, -1 to 1.
-        matrix: [4, 4] from world to clip space, on column vectors.
-        agreement: share of the track's pixels that carry this matrix.
-    """
-
-    opaque: np.ndarray
-    is_object: np.ndarray
-    cell: np.ndarray
-    z: np.ndarray
-    matrix: np.ndarray
-    agreement: float
+    opaque: np.ndarray  # [h, w] bool, False for the sky
+    is_object: np.ndarray  # [h, w] bool, pixels of meshes with an origin of their own (karts, items), not of the track
+    cell: np.ndarray  # [h, w] int, where that origin is, as the shaders number it
+    z: np.ndarray  # [h, w] normalised device depth, -1 to 1
+    matrix: np.ndarray  # [4, 4] from world to clip space, on column vectors
+    agreement: float  # share of the track's pixels that carry this matrix
 
     @property
     def has_matrix(self) -> bool:
@@ -85,11 +76,7 @@ class DecodedDepth:
 
 
 def decode(depth: np.ndarray) -> DecodedDepth:
-    """Decode what the shaders wrote into a depth image.
-
-    Args:
-        depth: [h, w] float32 in [0, 1], the top row first.
-    """
+    """Decode what the shaders wrote into a depth image [h, w] float32 in [0, 1], the top row first."""
     height, width = depth.shape
     code = np.rint(depth.astype(np.float64) * (LEVELS - 1)).astype(np.int32)
     opaque = code < LEVELS - 1  # the sky has no mesh: depth 1
@@ -154,12 +141,8 @@ def segment_instances(view: DecodedDepth, karts: list, items: list) -> np.ndarra
 
     An object's pixel goes to the body with the lowest cost, in this order: the kart whose body the origin of its mesh
     is in or nearest to, if the pixel's point sticks out no farther than wheels and drivers do; the item at the mesh's
-    origin; the nearest item within reach; a kart whose held object may reach there.
-
-    Args:
-        view: the view's depth image.
-        karts: the engine's objects, in the game state that was drawn.
-        items: as `karts`.
+    origin; the nearest item within reach; a kart whose held object may reach there. Karts and items are the engine's
+    objects, in the game state that was drawn.
     """
     rows, columns = np.nonzero(view.is_object)
     owner = np.zeros(view.is_object.shape, np.int16)
