@@ -111,5 +111,5 @@ install-weights:  ## copy VLM and CLIP, by default runs/vlm and runs/clip, over 
 
 clean:  ## remove .venv, caches, checkpoints and demo.zip; keep data and trained models
 	rm -rf .venv .venv-* build .pytest_cache .ruff_cache .hypothesis data/.cache
-	rm -rf runs/vlm/checkpoints runs/clip/checkpoints $(ID).zip
+	rm -rf runs/vlm-run runs/clip-run $(ID).zip
 	find . -name __pycache__ -prune -exec rm -rf {} +
