@@ -1,7 +1,7 @@
 # Needs: make, git, Python 3.11 or newer with venv (Debian, Ubuntu: apt install make git python3-venv).
 #
-#   make demo DATA_ZIP=FILE   takes the course's data from a zip on disk; several: DATA_ZIP='a.zip b.zip'
-#   make test PYTHON=python3.12   takes another Python
+#   make demo DATA_ZIP=FILE   use the course's data from a zip on disk; several: DATA_ZIP='a.zip b.zip'
+#   make test PYTHON=python3.12   use another Python
 
 PYTHON ?= python3
 DATA_ZIP ?=
@@ -59,27 +59,27 @@ $(INSTALLED): requirements.txt
 	$(PY) -m pip install -r requirements.txt
 	@touch $@
 
-# .unfinished marks a data folder that a stopped download left behind: the next one goes on there.
-data: venv  ## frames in data/: the course's from DATA_ZIP or that are there; else those of sample/
-	@if [ -e data/.unfinished ] || { [ -n '$(DATA_ZIP)' ] && ! $(HAS_FRAMES); }; then \
+# An interrupted download leaves one of these, and the next one resumes it.
+IS_DOWNLOADING = ls -d data/.unpacking data/data.zip.part 2>/dev/null | grep -q .
+
+data: venv  ## fill data/ from DATA_ZIP, or keep its frames, or unpack sample/
+	@if $(IS_DOWNLOADING) || { [ -n '$(DATA_ZIP)' ] && ! $(HAS_FRAMES); }; then \
 	    $(MAKE) --no-print-directory course; \
 	elif $(HAS_FRAMES); then \
-	    echo 'data/train has frames: they are taken'; \
+	    echo 'data/train has frames: using them'; \
 	else \
 	    $(PY) -m supertux use-sample; \
 	fi
 
-# The sample's are no frames of the user's.
+# The sample's frames do not count: the course's data replaces them.
 HAS_FRAMES = { [ ! -e data/.sample ] && find -L data/train -name '*_info.json' 2>/dev/null | grep -q .; }
 
-course: venv  ## the course's own data set into data/: from DATA_ZIP, else from the net (464 MB)
-	mkdir -p data && touch data/.unfinished
+course: venv  ## install the course's data into data/, from DATA_ZIP or by download (464 MB)
 	$(PY) -m supertux download $(if $(DATA_ZIP),--from $(DATA_ZIP))
-	rm data/.unfinished
 
 frames: venv  ## render 2,000 frames into data/own; needs the game assets
 	$(PY) -m pip install --quiet -r supertux/requirements.txt
-	$(PY) -m supertux install-art
+	$(PY) -m supertux install-assets
 	$(PY) -m supertux render --output data/own
 
 pairs: venv  ## write QA pairs and captions for train and valid
@@ -111,5 +111,5 @@ install-weights:  ## copy VLM and CLIP, by default runs/vlm and runs/clip, over 
 
 clean:  ## remove .venv, caches, checkpoints and demo.zip; keep data and trained models
 	rm -rf .venv .venv-* build .pytest_cache .ruff_cache .hypothesis data/.cache
-	rm -rf runs/vlm/checkpoints runs/clip/checkpoints $(ID).zip
+	rm -rf runs/vlm-run runs/clip-run runs/demo-run $(ID).zip
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,74 +1,149 @@
 """Pack the submission: `python3 bundle.py homework ID` writes ID.zip.
 
-Needs nothing but this file and Python's standard library, so it packs any package, outside of the virtual
-environment too: `atomic_write` stands here again because the `homework` that it packs may import torch, or fail to.
+Needs nothing but this file and Python's standard library, so it packs any package, outside the virtual environment too.
+That is why it has its own atomic write: the `homework` that it packs may import torch, or fail to import.
 """
 
 import argparse
 import contextlib
 import difflib
+import json
 import os
 import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-PACKAGE = "homework"  # the bundle's one top-level folder
-MAX_BYTES = 50_000_000  # the course says 50 MB; of its two readings this is the stricter
-SHOWN = 3  # how many of the largest files to name
-CHUNK = 1 << 20
+PACKAGE = "homework"  # the bundle's only top-level folder
+MAX_BYTES = 50_000_000  # the course says 50 MB; this is the stricter of its two readings
+NUM_LARGEST = 3  # files or folders to name
+CHUNK_BYTES = 1 << 20
+PARTS = ("vlm", "clip")
+SHIPPED = "shipped"
+MANIFEST, ADAPTER_CONFIG = "training.json", "adapter_config.json"  # a finished run has both
 
-# What training and running leave behind, and no grader needs. Hidden files and folders go too.
-DROPPED_FOLDERS = ("__pycache__", "checkpoint-*", "global_step*", "runs", "logs", "wandb", "cache", "*.egg-info")
-DROPPED_FILES = (
+# Files that training and running leave behind and that no grader needs. Hidden files and folders are left out too.
+# Folders called checkpoint-* are packed: a submission may load its model from one.
+EXCLUDED_FOLDERS = ("__pycache__", "global_step*", "runs", "logs", "wandb", "cache", "*.egg-info")
+EXCLUDED_FILES = (
     *("optimizer*.pt", "optimizer*.bin", "scheduler*.pt", "scaler*.pt", "rng_state*.pth"),
     *("trainer_state.json", "training_args.bin", "events.out.tfevents.*", "views-*.npy"),
     *("*.pyc", "*.pyo", "*.log", "*.tmp", "*.part", "*.swp", "*~"),
 )
+
+Files = dict[str, Path]  # name inside the package, with `/` -> file on disk
 
 
 class BundleError(Exception):
     """One line: what is wrong and what to do."""
 
 
-def is_dropped(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a file's or folder's bare name is hidden or fits one of `patterns`."""
+def is_excluded(name: str, patterns: tuple[str, ...]) -> bool:
+    """Return whether a file's or folder's bare name is hidden or matches one of `patterns`."""
     return name.startswith(".") or any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The files to pack, relative to `folder`, sorted.
+def collect_files(folder: Path) -> tuple[Files, list[str]]:
+    """Return the files to pack, and the names of files and folders that are left out.
 
     Raises:
-        BundleError: a folder in it is a link. Following it could leave the package or never end.
+        BundleError: a folder in it is a link, which could leave the package or never end.
     """
-    found = []
-    for place, folders, files in os.walk(folder, onerror=_raise):
-        place = Path(place)
-        folders[:] = [name for name in folders if not is_dropped(name, DROPPED_FOLDERS)]
+    files, excluded = {}, []
+    for place, folders, names in os.walk(folder, onerror=_raise):  # os.walk skips unreadable folders by default
+        relative = Path(place).relative_to(folder)
+        excluded += [f"{(relative / name).as_posix()}/" for name in folders if is_excluded(name, EXCLUDED_FOLDERS)]
+        folders[:] = [name for name in folders if not is_excluded(name, EXCLUDED_FOLDERS)]
         for name in folders:
-            if (place / name).is_symlink():
-                raise BundleError(f"{place / name}: a link to a folder; put a copy of the folder in its place")
-        found += [(place / name).relative_to(folder) for name in files if not is_dropped(name, DROPPED_FILES)]
-    return sorted(found, key=Path.as_posix)
+            if (Path(place) / name).is_symlink():
+                raise BundleError(f"{Path(place) / name}: a link to a folder; put a copy of the folder in its place")
+        for name in names:
+            if is_excluded(name, EXCLUDED_FILES):
+                excluded.append((relative / name).as_posix())
+            else:
+                files[(relative / name).as_posix()] = Path(place) / name
+    return dict(sorted(files.items())), sorted(excluded)
 
 
 def _raise(error: OSError) -> None:
-    raise error  # os.walk skips unreadable folders unless told otherwise
+    raise error
 
 
-def largest(folder: Path, files: list[Path], count: int = SHOWN) -> list[tuple[int, Path]]:
-    """(bytes on disk, file) of the largest files, largest first."""
-    sizes = [((folder / file).stat().st_size, file) for file in files]
-    return sorted(sizes, key=lambda item: (-item[0], item[1].as_posix()))[:count]
+def choose_run(folder: Path, part: str, choice: str | None) -> tuple[Path, str]:
+    """Choose the weights to pack for a part: by default those of `runs/PART` if that run is finished.
+
+    Args:
+        choice: a run's folder, or `shipped`; None takes the default.
+
+    Returns:
+        the weights' folder, and a line that says where they come from.
+
+    Raises:
+        BundleError: the chosen folder is not a finished run.
+    """
+    shipped, run = folder / "weights" / part, Path("runs") / part
+    if choice not in (None, SHIPPED):
+        run = Path(choice)
+        if not is_finished(run):
+            raise BundleError(f"{run}: not a finished run; train one, or choose another --{part}")
+        return run, describe_run(run, str(run))
+    if choice is None and is_finished(run):
+        return run, describe_run(run, str(run))
+    reason = f", since {run} is not finished" if choice is None and run.exists() else ""
+    return shipped, describe_run(shipped, f"shipped ({shipped.as_posix()}){reason}")
+
+
+def is_finished(run: Path) -> bool:
+    """Return whether a folder holds a finished run: its manifest is written last."""
+    return (run / MANIFEST).is_file() and (run / ADAPTER_CONFIG).is_file()
+
+
+def describe_run(run: Path, source: str) -> str:
+    """Describe weights by source, date, data and base, as far as their manifest says.
+
+    Raises:
+        BundleError: the manifest or the adapter's config is not JSON.
+    """
+    date = split = None
+    base = _read_json(run / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if (run / MANIFEST).is_file():
+        manifest = _read_json(run / MANIFEST)
+        date, split = manifest.get("date"), manifest.get("config", {}).get("split")
+    line = f"{source}: trained {date or 'at an unknown date'} on {split or 'unknown data'}, base {base}"
+    if base and (os.path.isabs(base) or os.path.isdir(base)):
+        line += "\nwarning: no grader can reach that base, a folder of this machine; train on tux_nano or a hub model"
+    return line
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise BundleError(f"{file}: not readable as JSON ({error}); train again, or choose another run") from None
+    return content if isinstance(content, dict) else {}
+
+
+def find_largest(files: Files) -> list[tuple[int, str]]:
+    """Return (bytes on disk, name) of the largest files, largest first."""
+    sizes = [(file.stat().st_size, name) for name, file in files.items()]
+    return sorted(sizes, key=lambda item: (-item[0], item[1]))[:NUM_LARGEST]
+
+
+def find_largest_folders(files: Files) -> list[tuple[int, str]]:
+    """Return (bytes on disk, name) of the folders that hold most, counting the files directly in them."""
+    sizes: dict[str, int] = {}
+    for name, file in files.items():
+        folder = name.rpartition("/")[0] or "."
+        sizes[folder] = sizes.get(folder, 0) + file.stat().st_size
+    return sorted(((size, name) for name, size in sizes.items()), key=lambda item: (-item[0], item[1]))[:NUM_LARGEST]
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` only if the block ends well."""
+    """Yield a temporary name beside `path` that becomes `path` only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
@@ -76,33 +151,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield Path(name)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes 0600; give the file the usual rights
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes 0600
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk's
+        if isinstance(error, OSError) and error.filename is None:  # that of a full disk
             error.filename = str(path)
         raise
 
 
-def write_zip(folder: Path, files: list[Path], target: Path, told: Callable[[int], None] = lambda size: None) -> None:
-    """The files as a zip: the same files give the same bytes, whenever and by whomever they were written.
-
-    Args:
-        told: is called with each file's bytes once they are packed.
+def write_zip(files: Files, target: Path) -> None:
+    """Write the files as a zip; the same files give the same bytes, whenever and by whomever they were written.
 
     Raises:
         BundleError: the zip would be larger than `MAX_BYTES`; nothing is written then.
     """
     with atomic_write(target) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
-            for file in files:
-                _add(archive, folder / file, f"{PACKAGE}/{file.as_posix()}")
+            for name, file in files.items():
+                _add(archive, file, f"{PACKAGE}/{name}")
                 if archive.fp.tell() > MAX_BYTES:
-                    raise BundleError(_too_large(folder, files))
-                told((folder / file).stat().st_size)
+                    raise BundleError(_too_large(target, files))
         if temporary.stat().st_size > MAX_BYTES:  # the list of contents at the end counts too
-            raise BundleError(_too_large(folder, files))
+            raise BundleError(_too_large(target, files))
 
 
 def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
@@ -112,51 +183,43 @@ def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
     info.external_attr = 0o100644 << 16
     info.file_size = file.stat().st_size  # so that a file over 2 GB gets the wide header it needs
     with open(file, "rb") as source, archive.open(info, "w") as packed:
-        while chunk := source.read(CHUNK):
+        while chunk := source.read(CHUNK_BYTES):
             packed.write(chunk)
             if archive.fp.tell() > MAX_BYTES:
                 return  # the caller refuses; no need to compress the rest
 
 
-def _too_large(folder: Path, files: list[Path]) -> str:
-    names = ", ".join(f"{file.as_posix()} ({size / 1e6:.1f} MB)" for size, file in largest(folder, files))
-    return f"{folder}: the bundle exceeds {MAX_BYTES / 1e6:.0f} MB; make it smaller, the largest files are {names}"
+def _too_large(target: Path, files: Files) -> str:
+    listed = [*find_largest_folders(files), *find_largest(files)]
+    names = ", ".join(f"{name} ({size / 1e6:.1f} MB)" for size, name in listed)
+    return f"{target}: the bundle exceeds {MAX_BYTES / 1e6:.0f} MB; make it smaller, most is in {names}"
 
 
-@contextlib.contextmanager
-def _bar(folder: Path, files: list[Path], shown: bool) -> Iterator[Callable[[int], None]]:
-    """What a bar is told of each packed file: on a terminal, and where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        yield lambda size: None
-        return
-    total = sum((folder / file).stat().st_size for file in files)
-    settings = {"unit": "B", "unit_scale": True, "delay": 1, "disable": None if shown else True}
-    with tqdm(total=total, desc="packing", **settings) as progress:
-        yield progress.update
-
-
-def bundle(folder: Path, target: Path, shown: bool = False) -> list[Path]:
+def bundle(folder: Path, target: Path, runs: dict[str, Path] | None = None) -> tuple[Files, list[str]]:
     """Pack `folder` into `target`.
 
     Args:
-        shown: show a bar.
+        runs: part -> folder to pack as `weights/PART`.
 
     Returns:
-        the packed files, relative to `folder`.
+        the packed files, and the names of what was left out.
 
     Raises:
-        BundleError: no such folder, no package, or too large.
+        BundleError: no such folder, not a package, or too large.
     """
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder; name the folder of the package, `{PACKAGE}`")
     if not (folder / "__init__.py").is_file():
-        raise BundleError(f"{folder}: no __init__.py in it, so no package; name the folder of the package")
-    files = [file for file in files_of(folder) if (folder / file).resolve() != target.resolve()]
-    with _bar(folder, files, shown) as told:
-        write_zip(folder, files, target, told)
-    return files
+        raise BundleError(f"{folder}: not a package, it has no __init__.py; name the folder of the package")
+    files, excluded = collect_files(folder)
+    for part, run in (runs or {}).items():
+        if run.resolve() == (folder / "weights" / part).resolve():
+            continue
+        files = {name: file for name, file in files.items() if not name.startswith(f"weights/{part}/")}
+        files |= {f"weights/{part}/{name}": file for name, file in collect_files(run)[0].items()}
+    files = {name: files[name] for name in sorted(files) if files[name].resolve() != target.resolve()}
+    write_zip(files, target)
+    return files, excluded
 
 
 def _id(text: str) -> str:
@@ -166,49 +229,66 @@ def _id(text: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that names the right flag next to a wrong one."""
+    """A parser that suggests the nearest flag for a mistyped one."""
 
     def error(self, message: str) -> None:
-        """Usage and one line on stderr, exit status 2."""
+        """Print usage and one line on stderr, and exit with status 2."""
         wrong = re.search(r"unrecognized arguments:.*?(--[\w-]+)", message)
         nearest = difflib.get_close_matches(wrong[1], self._option_string_actions, 1) if wrong else []
         super().error(f"{message}. Did you mean {nearest[0]}?" if nearest else message)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = _Parser(
         "bundle.py",
-        description="Pack the submission into ID.zip.",
+        description="Pack the submission into ID.zip, with the models in runs/vlm and runs/clip if they are finished.",
         epilog=f"Example: python3 bundle.py {PACKAGE} ID",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=120),
         allow_abbrev=False,
     )
     parser.add_argument("folder", type=Path, help=f"folder of the package: {PACKAGE}")
     parser.add_argument("id", metavar="ID", type=_id, help="your id; the bundle is ID.zip")
+    for part in PARTS:
+        default = f"runs/{part} if finished, else {SHIPPED}"
+        parser.add_argument(f"--{part}", metavar="DIR", help=f"run to pack, or `{SHIPPED}` [default: {default}]")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path(), help="where to write it [default: .]")
-    parser.add_argument("--quiet", action="store_true", help="no bar and no list of files [default: off]")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors [default: off]")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     """Run the command line."""
     options = parse()
-    target = options.output / f"{options.id}.zip"
+    target, runs, lines = options.output / f"{options.id}.zip", {}, []
     try:
-        files = bundle(options.folder, target, shown=not options.quiet)
+        for part in PARTS:
+            choice = getattr(options, part)
+            if (options.folder / "weights" / part).is_dir():
+                runs[part], line = choose_run(options.folder, part, choice)
+                lines.append(f"{part.upper():5}{line}")
+            elif choice:
+                raise BundleError(f"{options.folder}: has no folder weights/{part}; leave --{part} out")
+        if not options.quiet:
+            print("\n".join(lines), flush=True) if lines else None
+        files, excluded = bundle(options.folder, target, runs)
+        if not options.quiet:
+            print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(files)} files; the largest are")
+            for size, name in find_largest(files):
+                print(f"{size / 1e6:8.1f} MB  {name}")
+            if excluded:
+                print(f"left out: {', '.join(excluded)}")
+            sys.stdout.flush()
     except BundleError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # the reader has ended, as in `... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except OSError as error:
         sys.exit(f"error: {error.filename}: {error.strerror}; check the path, its permissions and the free space")
     except KeyboardInterrupt:
         print(f"interrupted: {target} is as it was; run the same command again", file=sys.stderr)
         raise SystemExit(130) from None
-    if options.quiet:
-        return
-    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(files)} files; the largest are")
-    for size, file in largest(options.folder, files):
-        print(f"{size / 1e6:8.1f} MB  {file.as_posix()}")
 
 
 if __name__ == "__main__":

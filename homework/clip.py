@@ -78,7 +78,7 @@ def _evaluate(clip, tokenizer, rows: list[dict]) -> dict[str, float]:
     """Return the accuracy in percent; nothing without rows."""
     if not rows:
         return {}
-    correct, total = count_correct(rows, predict(clip, tokenizer, rows))
+    correct, total = count_correct_by_type(rows, predict(clip, tokenizer, rows))
     return {"accuracy": 100 * correct.total() / total.total()}
 
 
@@ -142,7 +142,7 @@ def predict(clip, tokenizer, rows: Sequence[dict], show_progress: bool = False) 
     return predictions
 
 
-def count_correct(rows: Sequence[dict], predictions: Sequence[int]) -> tuple[Counter, Counter]:
+def count_correct_by_type(rows: Sequence[dict], predictions: Sequence[int]) -> tuple[Counter, Counter]:
     """Return (correct, total) by the type of the true caption."""
     from .labels.questions import classify_caption
 
@@ -209,7 +209,7 @@ def _print_score(rows: Sequence[dict], predictions: Sequence[int], title: str) -
     """Print accuracy in total and by the type of the true caption, in percent, with 95 % intervals."""
     from .data import wilson_interval
 
-    correct, total = count_correct(rows, predictions)
+    correct, total = count_correct_by_type(rows, predictions)
     print(f"{title}: {len(rows)} questions, chance 20.0")
     print(f"{'':16}{'correct':>8}{'n':>8}{'95 %':>16}")
     counts = [(name, correct[name], total[name]) for name in sorted(total)]

@@ -12,7 +12,7 @@ __all__ = ["BenchmarkResult", "CaptionDataset", "MultiChoiceQADataset", "VQAData
 
 
 def is_correct(answer: str, truth: str) -> bool:
-    """Return whether an answer starts with the true one (the course's rule), ignoring case and outer white space."""
+    """Return whether an answer starts with the true one, ignoring case and outer white space."""
     return answer.strip().lower().startswith(truth.strip().lower())
 
 
@@ -82,7 +82,7 @@ class BenchmarkResult:
 
     @property
     def macro_accuracy(self) -> float:
-        """Return the mean of `accuracy_by_type`: each question type has the same weight, as in the official set."""
+        """Return the mean of `accuracy_by_type`: question types weigh the same, as in the official set."""
         return sum(self.accuracy_by_type.values()) / max(1, len(self.accuracy_by_type))
 
     @property
@@ -114,18 +114,11 @@ def subsample_evenly(dataset: Sequence, max_samples: int | None) -> list:
 
 def score_answers(rows: Sequence[dict], answers: Sequence[str]) -> BenchmarkResult:
     """Score a model's answers to the questions of the rows."""
-    samples = [
-        Sample(
-            row["image_path"],
-            row["question"],
-            answer,
-            row["answer"],
-            classify_question(row["question"]),
-            is_correct(answer, row["answer"]),
-            is_exact_match(answer, row["answer"]),
-        )
-        for row, answer in zip(rows, answers, strict=True)
-    ]
+    samples = []
+    for row, answer in zip(rows, answers, strict=True):
+        question, truth = row["question"], row["answer"]
+        scores = is_correct(answer, truth), is_exact_match(answer, truth)
+        samples.append(Sample(row["image_path"], question, answer, truth, classify_question(question), *scores))
     return BenchmarkResult(samples)
 
 
@@ -134,7 +127,6 @@ def benchmark(vlm, dataset: VQADataset, max_samples: int | None = None) -> Bench
 
     Args:
         vlm: a model with `answer(image_paths, questions) -> list[str]`.
-        dataset: the rows of a split.
         max_samples: evaluate at most this many rows, evenly spaced over the dataset.
     """
     rows = subsample_evenly(dataset, max_samples)

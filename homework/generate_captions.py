@@ -1,4 +1,4 @@
-"""Generate captions: `check` shows those of one view, `generate` writes those of a whole split."""
+"""Generate captions: `check` shows those of one view, `generate` writes a split's."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Generate question-answer pairs: `check` shows those of one view, `generate` writes those of a whole split."""
+"""Generate question-answer pairs: `check` shows those of one view, `generate` writes a split's."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Get frames: the course's, the sample's, or drawn with the game. See `python -m supertux --help`."""
+"""Get frames: download the course's, copy the sample's, or draw them with the game."""
 
 from homework.utils.cli import run
 

@@ -1,4 +1,4 @@
-"""Download the course's data set (resumable), or take its zips from disk, and unpack them into `data/` only."""
+"""Download the course's data set, or take its zips from disk, and unpack them into `data/` only."""
 
 import contextlib
 import logging
@@ -42,14 +42,13 @@ def download(*, from_: Annotated[tuple[Path, ...], tyro.conf.arg(name="from")] =
     counts = unpack(files, data)
     skipped = f", {counts['skipped']:,} skipped (hidden, or not below data/)" if counts["skipped"] else ""
     logger.info(f"{data}: {counts['new']:,} files unpacked, {counts['present']:,} already present{skipped}")
-    logger.info("\n".join(summary(data)))
+    log_splits(data)
     if not from_:
-        size = files[0].stat().st_size
-        logger.info(f"{files[0]} can restore missing files if you run this again; delete it to free {size:,} bytes")
+        logger.info(f"{files[0]}: delete it to free {_size(files[0]):,} bytes, or keep it to restore missing files")
 
 
 def fetch(url: str, target: Path) -> Path:
-    """Download `url` to `target` through a `.part` file, which the next call resumes; raise InputError on failure."""
+    """Download `url` to `target` through a `.part` file, which the next call resumes."""
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,16 +69,16 @@ def fetch(url: str, target: Path) -> Path:
 
 
 def _receive(url: str, part: Path) -> int | None:
-    """Append the missing bytes of `url` to `part` and return the total size, None if the server does not send it."""
+    """Append the missing bytes of `url` to `part` and return the total size, None if it is not sent."""
     received = max(_size(part), 0)
     # identity: with a compressed transfer, sizes of chunks would not be those of the file
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={received}-"} if received else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_S) as response:
         content_range = response.headers.get("Content-Range", "")  # bytes FIRST-LAST/TOTAL
         length = content_range.rpartition("/")[2]
-        if response.status_code == 416 and length == str(received):
-            return received  # complete, but interrupted before it was renamed
         if response.status_code == 416:
+            if length == str(received):
+                return received  # complete, but interrupted before it was renamed
             part.unlink()
             raise InputError(part, "longer than the file on the server", "run again to start over")
         response.raise_for_status()
@@ -106,23 +105,16 @@ def _size(path: Path) -> int:
 
 
 def _check_free_space(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if size > free:
+    if size > (free := shutil.disk_usage(folder).free):
         problem = f"{size / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
         raise InputError(folder, problem, "free some space or choose another folder with --data")
 
 
 def unpack(files: tuple[Path, ...], data: Path) -> Counter:
-    """Unpack what the zips hold below `data/` into the folder `data`: into a folder inside it first, moved at the end.
+    """Unpack the zips' files below `data/` and return how many are `new`, `present` and `skipped`.
 
-    Files that exist with the right size are kept, unless they are the sample's. Hidden files, links, names that lead
-    outside and everything outside of `data/` are skipped.
-
-    Returns:
-        The number of files that are `new`, `present` and `skipped`.
-
-    Raises:
-        InputError: a zip is missing, broken or without data, or there is too little space.
+    All are unpacked into a folder inside `data` before any is moved to its place. Files that exist with the right size
+    are kept, unless they are the sample's. Hidden files, links and names outside of `data/` are skipped.
     """
     members, num_skipped = {}, 0
     for file in files:
@@ -152,7 +144,7 @@ def unpack(files: tuple[Path, ...], data: Path) -> Counter:
 
 
 def _swap(sample: set[str], new: Iterable[str], members: set[Path], data: Path) -> None:
-    """Remove the sample's files and move the unpacked ones to their places; if interrupted, `unpack` resumes."""
+    """Remove the sample's files and move the new ones to their places; if interrupted, `unpack` resumes."""
     for name in sample:
         (data / name).unlink()
     if (data / MARKER).exists():  # annotations of the sample's frames are wrong for other frames of the same names
@@ -190,19 +182,17 @@ def _find_members(archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo],
     for member in files:
         first, *parts = PurePosixPath(member.filename).parts
         # ":" and "\\" are a drive and a separator on Windows; ".." begins with a dot, as hidden files do
-        is_safe = not any(char in member.filename for char in ":\\") and not any(part[0] == "." for part in parts)
+        is_safe = not set(":\\") & set(member.filename) and not any(part[0] == "." for part in parts)
         is_file = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG)
         if is_safe and is_file and first == "data" and parts:
             members["/".join(parts)] = member
     return members, len(files) - len(members)
 
 
-def summary(data: Path) -> list[str]:
-    """Return one line per split: its number of frames, views and annotation files."""
-    lines = []
+def log_splits(data: Path) -> None:
+    """Log how many frames, views and annotation files each split has."""
     for split in sorted(path for path in data.glob("[!.]*") if path.is_dir()):
         names = [path.name for path in split.glob("[!.]*")]
-        kinds = (("frames", "_info.json"), ("views", "_im.jpg"), ("annotation files", ANNOTATIONS))
-        counts = (f"{sum(name.endswith(ends) for name in names):,} {kind}" for kind, ends in kinds)
-        lines.append(f"{split.name}: {', '.join(counts)}")
-    return lines
+        suffixes = {"frames": "_info.json", "views": "_im.jpg", "annotation files": ANNOTATIONS}
+        counts = (f"{sum(name.endswith(ends) for name in names):,} {what}" for what, ends in suffixes.items())
+        logger.info(f"{split.name}: {', '.join(counts)}")

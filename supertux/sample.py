@@ -1,7 +1,6 @@
 """Make the sample data set of rendered frames that is in git, and unpack it into `data/`.
 
-`sample/train.tar` and `sample/valid.tar` are WebDataset shards with one sample per frame: a member's key is its name up
-to the first dot, as in `00000.info.json`, `00000.00.jpg`, `00000.01.jpg`.
+`train.tar` and `valid.tar` are WebDataset shards, one sample per frame: `00000.info.json`, `00000.00.jpg`, ...
 """
 
 import io
@@ -16,12 +15,11 @@ from homework.labels.eval_sets import balanced_pairs, build, multiple_choice, sp
 from homework.labels.rows import DATA_DIR, info_files
 from homework.utils.errors import InputError
 from homework.utils.io import atomic_write, write_json
-from homework.utils.parallel import available_cores
 from homework.utils.progress import progress_bar
 
-from .render.engines.pystk2 import assets as art
+from .render.engines import check_installed
 from .render.planner import KARTS, TRACKS, race_plans
-from .render.renderer import is_done, views_of, watch, with_processes
+from .render.renderer import draw_races, is_done
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ SAMPLE = Path(__file__).parents[1] / "sample"
 SHARDS = ("train", "valid")
 SPLITS = (*SHARDS, "valid_grader", "train_demo")
 MARKER = ".sample"  # in a data folder: its frames are those of the sample
-UNPACKING = ".unpacking"  # in a data folder: files of an unfinished `download` that will replace the sample
+UNPACKING = ".unpacking"  # in a data folder: files of an unfinished `download`
 # 16 karts in two races of 8: in train the camera follows every kart on every track in equally many frames.
 KARTS_PER_RACE = 8
 FRAMES_PER_RACE = {"train": 13, "valid": 4}
@@ -38,24 +36,22 @@ SEEDS = {"train": 2024, "valid": 2025}
 JPEG_QUALITY = 80  # keeps the sample under 25 MB
 
 
-def make_sample(*, output: Path = SAMPLE, run_dir: Path = Path("runs/sample")) -> None:
-    """Render the sample data set again: train and valid splits of different races, and the evaluation sets.
+def make_sample(*, output: Path = SAMPLE, run_dir: Path = Path("runs/make_sample")) -> None:
+    """Render the sample data set again: splits of different races, and the evaluation sets.
 
     Args:
         output: folder of the sample
         run_dir: folder for the rendered frames; if interrupted, the same command resumes
     """
-    art.require_engine()
-    art.installed()
+    check_installed("hd")
     for split, frames in FRAMES_PER_RACE.items():
         count = len(TRACKS) * RACES_PER_TRACK[split] * frames
         options = {"num_karts": KARTS_PER_RACE, "frames_per_race": frames, "quality": JPEG_QUALITY}
         plans = list(race_plans(SEEDS[split], count, list(TRACKS), list(KARTS), "hd", **options))
-        todo = [plan for plan in plans if not is_done(plan, run_dir / split)]
-        failed, missing = watch(with_processes(todo, run_dir / split, available_cores()), sum(map(views_of, todo)))
-        if failed or missing:
-            problem = f"{failed} races failed, {missing} frames missing"
-            raise InputError(run_dir / split, problem, "run again, or choose another seed")
+        remaining = [plan for plan in plans if not is_done(plan, run_dir / split)]
+        lost, unreadable = draw_races(remaining, run_dir / split)
+        if lost or unreadable:
+            raise InputError(run_dir / split, f"{lost} races and {unreadable} frames are lost", "run again")
         write_shard(run_dir / split, output / f"{split}.tar")
     build(split="valid", output=output / "valid_grader", data=run_dir)
     scenes = split_scenes(run_dir, "train")
@@ -76,11 +72,7 @@ def write_shard(split_dir: Path, shard: Path) -> None:
 
 
 def sample_files(split: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (file name in the course's layout, content) of a split of the sample.
-
-    Raises:
-        InputError: a file of the sample is missing.
-    """
+    """Yield (file name in the course's layout, content) of each file of a split of the sample."""
     try:
         if split not in SHARDS:
             yield from ((file.name, file.read_bytes()) for file in sorted((SAMPLE / split).iterdir()))
@@ -94,24 +86,23 @@ def sample_files(split: str) -> Iterator[tuple[str, bytes]]:
 
 
 def use_sample(*, data: Path = DATA_DIR) -> None:
-    """Unpack the sample data set into the data folder, unless it holds other frames.
+    """Unpack the sample data set into the data folder, unless that holds other frames.
 
     Args:
         data: the data folder
     """
     if (data / UNPACKING).exists():
-        raise InputError(data, "an unfinished download is in it", "run the download again, or delete the folder")
+        raise InputError(data, "an unfinished download is in it", "run the download again, or delete .unpacking in it")
     if not (data / MARKER).exists() and any(next((data / split).glob("*"), None) for split in SPLITS):
         logger.info(f"{data} has frames: nothing to unpack")
         return
     data.mkdir(parents=True, exist_ok=True)
     (data / MARKER).touch()
     for split in SPLITS:
-        if (data / split).exists():  # from an interrupted run
+        if next((data / split).glob("*"), None):  # complete: moved there by an interrupted run
             continue
         with tempfile.TemporaryDirectory(dir=data) as folder:
-            target = Path(folder) / split
-            target.mkdir()
+            (target := Path(folder) / split).mkdir()
             for name, content in progress_bar(sample_files(split), desc=f"unpacking {split}", unit="file", delay=1):
                 (target / name).write_bytes(content)
             target.rename(data / split)

@@ -1,4 +1,4 @@
-"""What several test files use: a small data set of made frames, and commands run in this process."""
+"""Provide fixtures for several test files: data folders, and commands run in this process."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from homework.utils.io import write_json
 
 pytest_plugins = ["tests.tiny_models"]
 
-os.environ["MPLBACKEND"] = "agg"  # as without a screen, here and in the processes that tests start
+os.environ["MPLBACKEND"] = "agg"  # no windows, here and in the processes that tests start
 settings.register_profile("tux", deadline=None, database=None)  # no deadline: the machine may be busy
 settings.load_profile("tux")
 
@@ -28,7 +28,7 @@ KARTS = ("tux", "gnu", "nolok", "sara_the_racer", "xue")
 COLOURS = ("black", "white", "red", "blue", "green")
 TRACKS = {"lighthouse": "navy", "hacienda": "peru", "abyss": "teal", "zengarden": "olive", "scotland": "gray"}
 
-# Boxes in pixels of the 150x100 view; the first one is the ego kart's. A view for each row.
+# One row per view: boxes in pixels of the 150x100 view, the ego kart's first.
 VIEWS = (
     ((60, 40, 90, 70), (20, 30, 40, 45)),
     ((62, 42, 88, 66),),
@@ -37,7 +37,7 @@ VIEWS = (
 
 
 def write_frame(split_dir: Path, frame: str, track: str, shift: int = 0, views=VIEWS) -> Path:
-    """A frame of a race with its images: a rectangle of the kart's colour in each box.
+    """Write a frame with its images: a rectangle of the kart's colour in each box.
 
     Args:
         shift: the ego kart of view v is kart (v + shift) of `KARTS`, and the karts after it are the others.
@@ -46,7 +46,7 @@ def write_frame(split_dir: Path, frame: str, track: str, shift: int = 0, views=V
     detections = []
     for view, boxes in enumerate(views):
         image = Image.new("RGB", (150, 100), TRACKS[track])
-        found = [[2, 0, 0, 200, 599, 399]]  # the track's boundary, which no question asks for
+        found = [[2, 0, 0, 200, 599, 399]]  # the track boundary, which the label rule ignores
         for number, box in enumerate(boxes):
             kart = (view + shift + number) % len(KARTS)
             ImageDraw.Draw(image).rectangle(box, fill=COLOURS[kart])
@@ -60,7 +60,7 @@ def write_frame(split_dir: Path, frame: str, track: str, shift: int = 0, views=V
 
 
 def rows_of(split_dir: Path, rows: Callable) -> list[dict]:
-    """The rows of a whole split, in order."""
+    """Return the rows of a whole split, in order."""
     views = ((path, view, scene) for path in info_files(split_dir) for view, scene in read_scenes(path))
     return [row for path, view, scene in views for row in rows(scene, image_file(path, view))]
 
@@ -70,10 +70,10 @@ def _write_pairs(split_dir: Path) -> None:
     write_json(split_dir / generate_captions.FILE_NAME, rows_of(split_dir, generate_captions.rows))
 
 
-def _question_of_each_kind(scene, image: str) -> list[dict]:
+def _question_of_each_type(scene, image: str) -> list[dict]:
     pairs = list(qa_pairs(scene))
     chosen = [
-        next(pair for pair in pairs if classify_question(pair[0]) == kind and pair[1] != "0") for kind in QUESTION_TYPES
+        next(pair for pair in pairs if classify_question(pair[0]) == name and pair[1] != "0") for name in QUESTION_TYPES
     ]
     return [{"question": question, "answer": answer, "image_file": image} for question, answer in chosen]
 
@@ -87,7 +87,7 @@ def _multiple_choice(scene, image: str) -> dict:
 
 @pytest.fixture
 def tiny_data(tmp_path: Path) -> Path:
-    """A data folder: train (3 frames of 3 views), valid (2 of 3), both with pairs; valid_grader; train_demo.
+    """Make a data folder: train (3 frames of 3 views), valid (2 of 3), valid_grader and train_demo.
 
     The second view of the last train frame holds no kart.
     """
@@ -106,7 +106,7 @@ def tiny_data(tmp_path: Path) -> Path:
         path = info_files(data / source)[0]
         _, scene = read_scenes(path)[2]
         image = image_file(path, 2)
-        write_json(data / split / names[0], _question_of_each_kind(scene, image))
+        write_json(data / split / names[0], _question_of_each_type(scene, image))
         if names[1]:
             write_json(data / split / names[1], list(generate_captions.rows(scene, image)))
     questions = rows_of(data / "valid", lambda scene, image: [_multiple_choice(scene, image)])
@@ -140,10 +140,10 @@ def small_sample(tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.fixture
 def call(monkeypatch, capsys) -> Callable:
-    """`call(functions, *arguments)` runs a command and gives (exit status, stdout, stderr)."""
+    """Return `call(functions, *arguments)`, which runs a command: -> (exit status, stdout, stderr)."""
 
     def call(functions, *arguments) -> tuple[int, str, str]:
-        if len(functions) == 1:  # whose name is not a part of the command
+        if len(functions) == 1:  # a single command is called without its name
             arguments = arguments[1:]
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
         capsys.readouterr()
@@ -153,19 +153,19 @@ def call(monkeypatch, capsys) -> Callable:
         except SystemExit as ended:
             code = ended.code
         out, err = capsys.readouterr()
-        # the interpreter prints a text given to sys.exit and ends with 1
+        # for sys.exit(message), the interpreter prints the message and exits with 1
         return (1, out, f"{err}{code}\n") if isinstance(code, str) else (code or 0, out, err)
 
     return call
 
 
 def heed_ctrl_c() -> None:
-    """For `preexec_fn`: a child heeds Ctrl-C even where the tests run in the background, whose processes ignore it."""
+    """Restore the default action of Ctrl-C in a child (`preexec_fn`): background processes ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def assert_one_line_error(result: tuple[int, str, str], name: str) -> None:
-    """Exit status 1, and on stderr, beside a progress bar, one line that names the file."""
+    """Check for exit status 1 and, beside progress bars, one line on stderr that contains `name`."""
     status, _, err = result
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert status == 1, err

@@ -55,26 +55,24 @@ def is_within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
-def statements(node: ast.AST, top_level: bool) -> Iterator[ast.stmt]:
-    """Yield import statements; with `top_level`, only those that run when the module is imported."""
+def statements(node: ast.AST, when: str) -> Iterator[ast.stmt]:
+    """Yield import statements: all of them, those that ever run ("runtime"), or only those run at import ("import")."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
+        condition = ast.unparse(child.test) if isinstance(child, ast.If) else None
         is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        is_guarded = isinstance(child, ast.If) and ast.unparse(child.test) in (
-            "TYPE_CHECKING",
-            "__name__ == '__main__'",
-        )
-        if not (top_level and (is_function or is_guarded)):
-            yield from statements(child, top_level)
+        is_later = is_function or condition == "__name__ == '__main__'"
+        if not (condition == "TYPE_CHECKING" and when != "all") and not (is_later and when == "import"):
+            yield from statements(child, when)
 
 
 @cache
-def imports_of(module: str, top_level: bool = False) -> frozenset[str]:
+def imports_of(module: str, when: str = "all") -> frozenset[str]:
     """Return the modules that a module imports by name; of this repository, the longest name that is a module."""
     file, found = MODULES[module], set()
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for statement in statements(ast.parse(file.read_text(encoding="utf-8")), top_level):
+    for statement in statements(ast.parse(file.read_text(encoding="utf-8")), when):
         if isinstance(statement, ast.Import):
             names = [alias.name for alias in statement.names]
         else:
@@ -143,12 +141,12 @@ def test_a_bundle_loads_in_the_course_environment():
         module = pending.pop()
         if module not in loaded:
             loaded.add(module)
-            pending += [name for name in imports_of(module, top_level=True) if name in MODULES]
+            pending += [name for name in imports_of(module, when="import") if name in MODULES]
     assert "homework.labels.rows" in loaded
     breaches = [
         f"{module} -> {name}"
         for module in sorted(loaded)
-        for name in sorted(imports_of(module, top_level=True))
+        for name in sorted(imports_of(module, when="import"))
         if name.partition(".")[0] in NOT_IN_COURSE_ENV
     ]
     assert breaches == []
@@ -157,7 +155,7 @@ def test_a_bundle_loads_in_the_course_environment():
 def test_no_import_cycles():
     """No two modules import each other, directly or through others, wherever the import stands."""
     graph = {
-        module: {name for name in imports_of(module) if name in MODULES and not is_within(module, name)}
+        module: {name for name in imports_of(module, when="runtime") if name in MODULES and not is_within(module, name)}
         for module in MODULES
     }
     try:

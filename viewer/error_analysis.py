@@ -1,7 +1,7 @@
 """Analyse a VLM's errors: `python -m viewer.error_analysis homework/weights/vlm --split valid`.
 
 The VLM answers every question about every view of a split. Tables give the exact-match accuracy over the questions of
-the official kind (no count of 0); consistency is measured over all questions.
+the official evaluation (no count of 0); consistency is measured over all questions.
 """
 
 import logging
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homework.data import is_exact_match
-from homework.labels.eval_sets import split_scenes
+from homework.labels.eval_sets import Scenes, split_scenes
 from homework.labels.questions import QUESTION_TYPES, classify_question, in_official_eval, qa_pairs
-from homework.labels.rows import DATA_DIR, add_image_paths
+from homework.labels.rows import DATA_DIR
 from homework.labels.scene import Kart, Scene
 from homework.utils.cli import run
 from homework.utils.errors import InputError
@@ -74,31 +74,18 @@ class AnsweredQuestion:
 Group = Callable[[AnsweredQuestion], str | None]
 
 
-def answer_all_questions(vlm: "BaseVLM", scenes: dict[str, Scene], data_dir: Path) -> list[AnsweredQuestion]:
-    """Answer all questions about all views.
-
-    Args:
-        scenes: image file, relative to `data_dir` -> scene.
-    """
-    rows = [
-        {"image_file": image, "question": question, "truth": truth}
-        for image, scene in scenes.items()
-        for question, truth in qa_pairs(scene)
-    ]
-    rows = add_image_paths(rows, data_dir)
-    answers = vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
-    return [
-        AnsweredQuestion(row["image_file"], scenes[row["image_file"]], row["question"], row["truth"], answer)
-        for row, answer in zip(rows, answers, strict=True)
-    ]
+def answer_all_questions(vlm: "BaseVLM", scenes: Scenes, data_dir: Path) -> list[AnsweredQuestion]:
+    """Answer all questions about all views; image files are relative to `data_dir`."""
+    questions = [(image, scene, *pair) for image, scene in scenes.items() for pair in qa_pairs(scene)]
+    answers = vlm.answer([data_dir / image for image, *_ in questions], [question for _, _, question, _ in questions])
+    return [AnsweredQuestion(*question, answer) for question, answer in zip(questions, answers, strict=True)]
 
 
 def count_correct(answers: Iterable[AnsweredQuestion], group: Group) -> tuple[Counter, Counter]:
     """Count (correct, all) answers by (group, question type); answers without a group are left out."""
     correct, total = Counter(), Counter()
     for answer in answers:
-        name = group(answer)
-        if name is not None:
+        if (name := group(answer)) is not None:
             total[name, answer.question_type] += 1
             correct[name, answer.question_type] += answer.is_correct
     return correct, total
@@ -108,12 +95,10 @@ def format_table(title: str, answers: Iterable[AnsweredQuestion], group: Group) 
     """Format the accuracy in percent and the number of questions by group and question type as lines."""
     correct, total = count_correct(answers, group)
     names = sorted({name for name, _ in total})
-    types = [type_ for type_ in QUESTION_TYPES if any((name, type_) in total for name in names)]
-    lines = [f"{title:24}" + "".join(f"{type_:>16}" for type_ in types)]
-    for name in names:
-        cells = [_format_share(correct[name, type_], total[name, type_]) for type_ in types]
-        lines.append(f"  {name:22}" + "".join(f"{cell:>16}" for cell in cells))
-    return [*lines, ""]
+    types = [type_ for type_ in QUESTION_TYPES if any(total[name, type_] for name in names)]
+    rows = [(title, *types)]
+    rows += [(f"  {name}", *(_format_share(correct[name, t], total[name, t]) for t in types)) for name in names]
+    return [f"{name:24}" + "".join(f"{cell:>16}" for cell in cells) for name, *cells in rows] + [""]
 
 
 def _format_share(correct: int, total: int) -> str:
@@ -137,16 +122,11 @@ def group_by_kart_size(answer: AnsweredQuestion) -> str | None:
 
 
 def group_by_training_pair(pairs: Counter) -> Group:
-    """Return a grouping by whether the training split shows this ego kart on this track.
-
-    Args:
-        pairs: (kart, track) -> number of training views.
-    """
+    """Return a grouping by whether `pairs` has training views of this (ego kart, track)."""
 
     def group(answer: AnsweredQuestion) -> str | None:
-        if answer.scene.ego is None:
-            return None
-        return "in train" if pairs[answer.scene.ego.name, answer.scene.track] else "not in train"
+        ego, track = answer.scene.ego, answer.scene.track
+        return ego and ("in train" if pairs[ego.name, track] else "not in train")
 
     return group
 
@@ -163,10 +143,8 @@ def confusion_counts(answers: Iterable[AnsweredQuestion], question_type: str) ->
 def format_confusions(answers: Iterable[AnsweredQuestion], question_type: str, max_lines: int = 30) -> list[str]:
     """Format each true answer's accuracy and its most frequent wrong answers as lines, the worst first."""
     counts = confusion_counts(answers, question_type)
-    accuracy = {truth: given[truth.lower()] / given.total() for truth, given in counts.items()}
     lines = [f"{question_type}: true answer, accuracy, most frequent wrong answers"]
-    for truth in sorted(accuracy, key=accuracy.get)[:max_lines]:
-        given = counts[truth]
+    for truth, given in sorted(counts.items(), key=lambda item: item[1][item[0].lower()] / item[1].total())[:max_lines]:
         wrong = [f"{answer} {number}" for answer, number in given.most_common(4) if answer != truth.lower()]
         share = _format_share(given[truth.lower()], given.total())
         lines.append(f"  {truth:22}{share:>16}  {', '.join(wrong[:3])}".rstrip())
@@ -187,13 +165,12 @@ def consistency(answers: Iterable[AnsweredQuestion]) -> dict[str, tuple[int, int
     A view's numbers must satisfy left + right = front + behind = total - 1, and each "where is" answer must be made of
     the answers to its two parts.
     """
-    passed, total = Counter(), Counter()
+    results = defaultdict(list)
     for view in group_by_image(answers).values():
         checks = list(_check_view(view))
         for name, holds in checks + [("all of a view", all(holds for _, holds in checks))] * bool(checks):
-            total[name] += 1
-            passed[name] += holds
-    return {name: (passed[name], total[name]) for name in total}
+            results[name].append(holds)
+    return {name: (sum(passed), len(passed)) for name, passed in results.items()}
 
 
 def _check_view(view: list[AnsweredQuestion]) -> Iterator[tuple[str, bool]]:
@@ -247,6 +224,7 @@ def analyze(checkpoint: str, /, split: str = "valid", data: str = str(DATA_DIR),
     answers = answer_all_questions(vlm, scenes, data_dir)
     official = [answer for answer in answers if answer.is_official]
     print(f"{checkpoint} on all of {split}: {len(official):,} questions, exact-match accuracy in percent\n")
+    counts = [answer for answer in answers if answer.question_type == "count"]
     lines = format_table("all", official, lambda _: "")
     lines += format_table("karts in the view", official, group_by_num_karts)
     lines += format_table("kart size in pixels", official, group_by_kart_size)
@@ -254,13 +232,10 @@ def analyze(checkpoint: str, /, split: str = "valid", data: str = str(DATA_DIR),
         lines += format_table("ego kart on the track", official, group_by_training_pair(pairs))
     for question_type in ("ego", "total", "count", "track"):
         lines += format_confusions(official, question_type)
-    counts = [answer for answer in answers if answer.question_type == "count"]
     lines += format_table("counts, 0 included", counts, lambda answer: "0" if answer.truth == "0" else "others")
-    print("\n".join(lines))
     found = consistency(answers)
-    print("consistency")
-    for name, (passed, total) in found.items():
-        print(f"  {name:32}{_format_share(passed, total):>16}")
+    lines += ["consistency", *(f"  {name:32}{_format_share(*numbers):>16}" for name, numbers in found.items())]
+    print("\n".join(lines))
     if output:
         samples = [
             {"image_file": row.image, "question": row.question, "model_answer": row.answer, "correct_answer": row.truth}

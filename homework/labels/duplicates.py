@@ -1,4 +1,4 @@
-"""Find frames of the same game state: after the end of a race, the course's frames repeat one state many times."""
+"""Find duplicate frames: after a race ends, the course's frames repeat one game state many times."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from ..utils.errors import InputError
 
 
 def state_key(info: dict, path: Path) -> tuple:
-    """Return the track and each kart's position along it in whole metres, which are equal in duplicate frames.
+    """Return the track and each kart's position along it in whole metres, equal in duplicate frames.
 
     Raises:
         InputError: the frame at `path` does not hold the positions.

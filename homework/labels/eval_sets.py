@@ -1,8 +1,8 @@
-"""Build evaluation sets like the official ones from any split, and verify the label rule against the official ones."""
+"""Build evaluation sets like the official ones, and verify the label rule against the official ones."""
 
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .questions import (
     QUESTION_TYPES,
     captions,
     classify_caption,
-    classify_question,
+    generate_questions,
     in_official_eval,
     qa_pairs,
 )
@@ -73,10 +73,8 @@ def _sample_views(
     """Sample (image file, item) pairs for each type, each image at most once.
 
     Args:
-        scenes_by_image: image file -> scene.
         shares: type -> number of pairs. Types that fit the fewest views come first.
         list_items: returns the items (QA pairs or captions) of a type for a scene.
-        rng: source of randomness.
 
     Raises:
         InputError: too few views.
@@ -99,7 +97,7 @@ def _sample_views(
 
 def _official_pairs(scene: Scene, question_type: str) -> list[tuple[str, str]]:
     """List the QA pairs of a type that the official evaluation would include."""
-    pairs = [pair for pair in qa_pairs(scene) if classify_question(pair[0]) == question_type]
+    pairs = [pair for row, *pair in generate_questions(scene) if row.question_type == question_type]
     return [(question, answer) for question, answer in pairs if in_official_eval(question_type, answer)]
 
 
@@ -110,8 +108,8 @@ def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
         InputError: too few views.
     """
     # relation and count need two karts; ego, total and track fit any view; nothing is known about added types
-    order = ("count", "relation", "total", "ego", "track")
-    order = (*(name for name in QUESTION_TYPES if name not in order), *order)
+    known = ("count", "relation", "total", "ego", "track")
+    order = (*(name for name in QUESTION_TYPES if name not in known), *known)
     shares = _apportion(n, dict.fromkeys(QUESTION_TYPES, 1))
     sampled = _sample_views(
         scenes_by_image, {name: shares[name] for name in order}, _official_pairs, random.Random(seed)
@@ -123,26 +121,20 @@ def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
     ]
 
 
-def _fill_captions(caption_type: str, values: Iterable[str]) -> list[str]:
-    """List every caption of a type with each of the values, true or not."""
-    return [row.template.format(value) for row in CAPTIONS if row.caption_type == caption_type for value in values]
-
-
 def _sample_distractors(types: list[str], values: dict[str, list[str]], scene: Scene, rng: random.Random) -> list[str]:
     """Sample one caption of each of the types, all different and false for the scene.
 
     Args:
-        types: caption types, possibly repeated.
         values: caption type -> values to fill its templates with. As in the official set, captions of type `relation`
             use the scene's karts if it has any.
-        scene: the scene of the view.
-        rng: source of randomness.
     """
     values_here = {"relation": [kart.name for kart in scene.karts]}
     used = set(captions(scene))
     distractors = []
     for name in types:
-        unused = [text for text in _fill_captions(name, values_here.get(name) or values[name]) if text not in used]
+        templates = [row.template for row in CAPTIONS if row.caption_type == name]
+        texts = [template.format(value) for template in templates for value in values_here.get(name) or values[name]]
+        unused = [text for text in texts if text not in used]
         if not unused:
             problem, remedy = f"too few distinct captions of type `{name}`", "choose a split with more tracks and karts"
             raise InputError(f"a view on {scene.track}", problem, remedy)
@@ -152,7 +144,7 @@ def _sample_distractors(types: list[str], values: dict[str, list[str]], scene: S
 
 
 def multiple_choice(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
-    """Sample `n` questions with 5 distinct candidates, exactly one of them true, in the official mix of types.
+    """Sample `n` questions with 5 distinct candidates, exactly one true, in the official mix of types.
 
     Raises:
         InputError: too few views, karts or tracks.
@@ -199,10 +191,9 @@ def build(
     scenes_by_image = split_scenes(data, split)
     pairs = balanced_pairs(scenes_by_image, num_qa, seed)
     questions = multiple_choice(scenes_by_image, num_mc, seed)
-    write_json(output / QA_FILE, pairs)
-    write_json(output / MC_FILE, questions)
-    logger.info(f"{output / QA_FILE}: {len(pairs)} pairs")
-    logger.info(f"{output / MC_FILE}: {len(questions)} questions")
+    for name, rows in ((QA_FILE, pairs), (MC_FILE, questions)):
+        write_json(output / name, rows)
+        logger.info(f"{output / name}: {len(rows)} questions")
 
 
 def _read_scene(image: str, data: Path) -> Scene:

@@ -32,7 +32,7 @@ _DECODER = msgspec.json.Decoder(FrameInfo)
 
 
 def read_frame_info(path: str | Path) -> FrameInfo:
-    """Read an `*_info.json` (strict JSON in UTF-8), and check that track, karts and detections are consistent.
+    """Read an `*_info.json` (strict JSON, UTF-8); check that track, karts and detections are consistent.
 
     Raises:
         InputError: a missing or broken file, key, kart or box, named in one line.
@@ -51,8 +51,7 @@ def read_frame_info(path: str | Path) -> FrameInfo:
                 box = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})"
                 raise InputError(path, f"view {view}: expected a box (x1 <= x2, y1 <= y2), got {box}", REMEDY)
             if class_id == KART_CLASS and not 0 <= track_id < num_karts:
-                problem = f"view {view}: track id {track_id} is not an index of the {num_karts} `karts`"
-                raise InputError(path, problem, REMEDY)
+                raise InputError(path, f"view {view}: no kart {track_id} among the {num_karts} of `karts`", REMEDY)
     return info
 
 

@@ -1,4 +1,4 @@
-"""Generate an annotation file for a whole split on all cores; the result does not depend on their number."""
+"""Generate an annotation file for a split on all cores; the bytes do not depend on their number."""
 
 import logging
 import os
@@ -49,9 +49,7 @@ def _ignore_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _encode_split(
-    rows_fn: RowsFn, frames: list[Path], num_workers: int | None
-) -> Iterator[tuple[bytes, int, list[str]]]:
+def _encode(rows_fn: RowsFn, frames: list[Path], num_workers: int | None) -> Iterator[tuple[bytes, int, list[str]]]:
     """Yield `_encode_frames` of all frames in order, with a progress bar."""
     tasks = [frames[start : start + FRAMES_PER_TASK] for start in range(0, len(frames), FRAMES_PER_TASK)]
     with (
@@ -67,8 +65,6 @@ def generate_annotations(split_dir: Path, name: str, rows_fn: RowsFn, num_worker
     """Write the annotation rows of all views of a split to `split_dir/name`, one per line.
 
     Args:
-        split_dir: the folder of the split.
-        name: file name, e.g. `generated_qa_pairs.json`.
         rows_fn: returns the rows of a scene, given its image file; must be picklable.
         num_workers: number of processes; all cores by default.
 
@@ -81,7 +77,7 @@ def generate_annotations(split_dir: Path, name: str, rows_fn: RowsFn, num_worker
     existing = {f"{split_dir.name}/{file}" for file in os.listdir(split_dir)}
     total_rows = total_views = 0
     with atomic_write(split_dir / name) as temporary, open(temporary, "wb") as stream:
-        for lines, num_rows, images in _encode_split(rows_fn, frames, num_workers):
+        for lines, num_rows, images in _encode(rows_fn, frames, num_workers):
             if not existing.issuperset(images):
                 missing = next(image for image in images if image not in existing)
                 raise InputError(split_dir.parent / missing, "no such image", "restore it or delete its frame")

@@ -14,7 +14,7 @@ from .scene import Kart, Scene
 
 @dataclass(frozen=True)
 class Question:
-    """A question template and its answer: `answer_fn(scene, kart)`, or None if the question does not apply.
+    """A question template, answered by `answer_fn(scene, kart)`: None if the question does not apply.
 
     `kart` is None for templates without `{kart}`.
     """
@@ -89,7 +89,7 @@ CAPTIONS = (
 
 
 def generate_questions(scene: Scene, questions: Iterable[Question] = QUESTIONS) -> list[tuple[Question, str, str]]:
-    """Return (table row, question, answer) of all questions about a scene; without karts, only the track question."""
+    """Return (row, question, answer) of all questions about a scene; without karts, only the track's."""
     asked = []
     if scene.ego is None:
         questions = [row for row in questions if not row.needs_ego]

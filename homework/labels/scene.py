@@ -1,4 +1,4 @@
-"""Apply the label rule to a view of a frame: which karts are large enough, and which of them is the ego kart.
+"""Apply the label rule to a view: which karts are large enough, and which of them is the ego kart.
 
 No other module implements the rule. It reproduces 120 of the 120 official answers.
 """
@@ -62,11 +62,11 @@ class Scene:
     # Both predicates compare x1 + x2 or y1 + y2, twice the center's coordinate, which stays an integer.
 
     def is_left(self, kart: Kart) -> bool:
-        """Return whether a kart's center x is less than the ego kart's (otherwise it is right)."""
+        """Return whether a kart's center x is less than the ego kart's; else it is right."""
         return kart.box[0] + kart.box[2] < self.ego.box[0] + self.ego.box[2]
 
     def is_front(self, kart: Kart) -> bool:
-        """Return whether a kart's center y is less than the ego kart's, so higher in the image (otherwise behind)."""
+        """Return whether a kart's center y is less (higher in the image) than the ego's; else it is behind."""
         return kart.box[1] + kart.box[3] < self.ego.box[1] + self.ego.box[3]
 
 
@@ -86,7 +86,7 @@ def detected_karts(info: dict, view_index: int, min_side: int = 0) -> Iterator[K
 
 
 def build_scene(info: dict, view_index: int) -> Scene:
-    """Build the scene of a view by the label rule: karts whose scaled and truncated box is at least 5x5 pixels.
+    """Build the scene of a view by the label rule: karts whose truncated box is at least 5x5 pixels.
 
     Args:
         info: a frame, as returned by `read_frame_info`.

@@ -12,7 +12,7 @@ from .frame_info import read_frame_info
 from .rows import image_file
 from .scene import DETECTION_SCALE, KART_CLASS, VIEW_SIZE, Scene, build_scene
 
-COLOURS = {"ego": "#ff3b30", "kart": "#ffd60a", "small": "#64d2ff", "other": "#ffffff"}
+ROLE_COLORS = {"ego": "#ff3b30", "kart": "#ffd60a", "small": "#64d2ff", "other": "#ffffff"}
 LINE_STYLES = {
     "ego": {"linewidth": 3},
     "kart": {"linewidth": 2},
@@ -41,10 +41,7 @@ class LabeledBox:
 def boxes_for_drawing(info: dict, view_index: int, scene: Scene) -> list[LabeledBox]:
     """List the boxes of a view in drawing order: the ego kart's last, so that it is on top.
 
-    Args:
-        info: a frame, as returned by `read_frame_info`.
-        view_index: the index of the view.
-        scene: the scene of this view.
+    `info` is the frame as returned by `read_frame_info`, `scene` the scene of the view.
     """
     boxes = []
     kept = {kart.track_id for kart in scene.karts}
@@ -62,8 +59,6 @@ def show_view(info_file: Path, view_index: int, rows_fn: RowsFn, title: str, out
     """Print the questions or captions of a view, and show them beside its picture.
 
     Args:
-        info_file: the frame's `*_info.json`.
-        view_index: the index of the view.
         rows_fn: returns the (text, answer) rows of a scene.
         title: the heading of the rows.
         output: file to save the picture to; None opens a window, or saves to a temporary file if there is no display.
@@ -89,13 +84,13 @@ def show_view(info_file: Path, view_index: int, rows_fn: RowsFn, title: str, out
     _write_rows(figure, height_in, rows, title)
     for text, answer in rows:
         print(f"{text} {answer}".rstrip())
-    if in_window:
+    if not in_window:
+        name = f"{image_path.stem.removesuffix('_im')}_{title.replace(' ', '_')}.png"
+        _save(figure, Path(output) if output else Path(tempfile.gettempdir()) / name)
+    else:
         import matplotlib.pyplot as plt
 
         plt.show()
-    else:
-        name = f"{image_path.stem.removesuffix('_im')}_{title.replace(' ', '_')}.png"
-        _save(figure, Path(output) if output else Path(tempfile.gettempdir()) / name)
 
 
 def _new_figure(height_in: float, in_window: bool):
@@ -139,14 +134,13 @@ def _draw_boxes(axes, boxes: list[LabeledBox]) -> None:
 
     for box in boxes:
         x1, y1, x2, y2 = box.corners
-        style = {"edgecolor": COLOURS[box.role], **LINE_STYLES[box.role]}
+        style = {"edgecolor": ROLE_COLORS[box.role], **LINE_STYLES[box.role]}
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style))
-    placed = []
-    named = [box for box in boxes if box.role in ("ego", "kart")]
+    placed, named = [], [box for box in boxes if box.role in ("ego", "kart")]
     for box in sorted(named, key=lambda box: -box.corners[1]):  # from the bottom up, as names are moved up
         _draw_name(axes, box, placed)
-    styles = {role: {"color": COLOURS[role], **LINE_STYLES[role]} for role in LEGEND}
-    styles["other"] = {"color": COLOURS["other"], "linewidth": 0.8}  # the picture's thin line is invisible here
+    styles = {role: {"color": ROLE_COLORS[role], **LINE_STYLES[role]} for role in LEGEND}
+    styles["other"] = {"color": ROLE_COLORS["other"], "linewidth": 0.8}  # the picture's thin line is invisible here
     handles = [Line2D([], [], label=LEGEND[role], **style) for role, style in styles.items()]
     legend = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": len(styles)}
     axes.legend(handles=handles, facecolor="#555555", labelcolor="white", fontsize=10, **legend)
@@ -155,10 +149,7 @@ def _draw_boxes(axes, boxes: list[LabeledBox]) -> None:
 def _draw_name(axes, box: LabeledBox, placed: list[tuple[float, float, float]]) -> None:
     """Draw a kart's name above its box, moved up as far as other names overlap it.
 
-    Args:
-        axes: the axes of the view.
-        box: the kart's box.
-        placed: (x, y, half width) of each name drawn so far; this one is added.
+    `placed` holds (x, y, half width) of each name drawn so far; this one is added.
     """
     is_ego = box.role == "ego"
     text = f"{box.name} (ego)" if is_ego else box.name
@@ -168,14 +159,14 @@ def _draw_name(axes, box: LabeledBox, placed: list[tuple[float, float, float]]) 
     while any(abs(x - x2) < half_width + other and abs(y - y2) < NAME_HEIGHT_PX for x2, y2, other in placed):
         y -= 1
     placed.append((x, y, half_width))
-    patch = {"boxstyle": "round,pad=0.2", "facecolor": COLOURS[box.role], "edgecolor": "none", "alpha": 0.9}
+    patch = {"boxstyle": "round,pad=0.2", "facecolor": ROLE_COLORS[box.role], "edgecolor": "none", "alpha": 0.9}
     style = {"ha": "center", "va": "bottom", "fontsize": 10, "color": "white" if is_ego else "black"}
     axes.text(x, y, text, bbox=patch, **style)
 
 
 def _write_rows(figure, height_in: float, rows: list[tuple[str, str]], title: str) -> None:
     """Write the rows on the right of the figure, with a column for answers."""
-    left, right = (IMAGE_WIDTH_IN + 0.5) / FIGURE_WIDTH_IN, (IMAGE_WIDTH_IN + 4.7) / FIGURE_WIDTH_IN
+    left, right = ((IMAGE_WIDTH_IN + offset_in) / FIGURE_WIDTH_IN for offset_in in (0.5, 4.7))
     figure.text(left, 1 - 0.42 / height_in, f"{len(rows)} {title}", fontsize=12, weight="bold", va="center")
     for number, (text, answer) in enumerate(rows):
         y = 1 - (0.8 + ROW_HEIGHT_IN * number) / height_in
@@ -185,8 +176,7 @@ def _write_rows(figure, height_in: float, rows: list[tuple[str, str]], title: st
 
 def _save(figure, output: Path) -> None:
     """Save a figure and print where."""
-    suffix = output.suffix.removeprefix(".").lower() or "png"
-    known = figure.canvas.get_supported_filetypes()
+    suffix, known = output.suffix[1:].lower() or "png", figure.canvas.get_supported_filetypes()
     if suffix not in known:
         raise InputError(output, f"cannot save a picture as .{suffix}", f"choose one of {', '.join(sorted(known))}")
     with atomic_write(output) as temporary:

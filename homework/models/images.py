@@ -1,8 +1,7 @@
-"""Image files -> pixels. The only place that decodes, caches, crops and normalises images."""
+"""Turn image files into pixels: decoding, caching, cropping and normalising."""
 
 import contextlib
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,25 +20,22 @@ from ..utils.progress import progress_bar
 
 CLIP_SIZE = 192  # the grader's crop
 MEAN = STD = 0.5
-MAX_CACHE_FILES = 6  # of views, a gigabyte for the course's `train`: as many as its splits and some of our own
-# of what is wrong with a broken image the error says enough
-warnings.filterwarnings("ignore", module=r"PIL\.")
+MAX_CACHE_FILES = 6  # per data folder; that of the course's `train` has a gigabyte
 
 
-def to_view_size(image: Image.Image) -> np.ndarray:
-    """An RGB image of any size -> [100, 150, 3] of uint8."""
+def to_view_size(image: Image.Image | np.ndarray) -> np.ndarray:
+    """Resize an RGB image of any size to [100, 150, 3] uint8."""
+    if isinstance(image, np.ndarray) and image.shape[:2] == VIEW_SIZE[::-1]:
+        return image
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     return np.asarray(image if image.size == VIEW_SIZE else image.resize(VIEW_SIZE, Image.Resampling.LANCZOS))
 
 
-def _view(path: str | Path) -> np.ndarray:
-    return to_view_size(open_image(path))
-
-
 def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None) -> np.ndarray:
-    """The views as one array [n, 100, 150, 3] of uint8, decoded once and then memory-mapped.
+    """Read images as one array [n, 100, 150, 3] uint8, decoded once and memory-mapped from then on.
 
-    The cache's name is a digest of every file's path, size and time of change, so a changed image is
-    decoded again; `MAX_CACHE_FILES` are kept. Where the cache can't be written the array stays in memory.
+    The cache's name is a digest of every file's path, size and modification time, so a changed image is decoded again;
+    the `MAX_CACHE_FILES` used last are kept. Where the cache cannot be written, the array stays in memory.
 
     Raises:
         InputError: see `open_image`.
@@ -53,7 +49,12 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
     views = np.empty(shape, dtype=np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool, cancel_on_error(pool):
         for index, view in enumerate(
-            progress_bar(pool.map(_view, paths), total=len(paths), desc="reading views", unit="view")
+            progress_bar(
+                pool.map(lambda path: to_view_size(open_image(path)), paths),
+                total=len(paths),
+                desc="reading views",
+                unit="view",
+            )
         ):
             views[index] = view
     if file:
@@ -62,48 +63,48 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
                 np.save(stream, views)
         except OSError:
             return views
-        _drop_old(file.parent)
+        _delete_old_caches(file.parent)
         return np.load(file, mmap_mode="r")
     return views
 
 
-def _drop_old(folder: Path) -> None:
-    """Keep the caches that were used last: one of views that have changed since is never asked for again."""
-    with contextlib.suppress(OSError):  # on some systems none that is open can be deleted
+def _delete_old_caches(folder: Path) -> None:
+    """Keep the caches that were used last: one of images that have changed since is never read again."""
+    with contextlib.suppress(OSError):  # some systems cannot delete an open file
         for old in sorted(folder.glob("views-*.npy"), key=lambda file: -file.stat().st_mtime)[MAX_CACHE_FILES:]:
             old.unlink()
 
 
 def _cached(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cache's array, or None: there is none, or it is broken, and is written again."""
+    """Return the cached array, or None if it is missing or broken."""
     try:
         views = np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError, SyntaxError):
         return None
     with contextlib.suppress(OSError):
-        os.utime(file)  # for `_drop_old`
+        os.utime(file)  # for `_delete_old_caches`
     return views if views.shape == shape and views.dtype == np.uint8 else None
 
 
 def _digest(paths: Sequence[str | Path]) -> str:
-    told = []
+    parts = []
     for path in paths:
         try:
             status = os.stat(path)
         except (OSError, ValueError):  # ValueError: a name that no file can have
             raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
-        told.append(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}")
-    return fingerprint(told)
+        parts.append(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}")
+    return fingerprint(parts)
 
 
 def normalise(pixels: np.ndarray | Tensor) -> Tensor:
-    """uint8 [..., h, w, 3] -> float32 [..., 3, h, w] with mean 0.5 and standard deviation 0.5."""
+    """Scale uint8 [..., h, w, 3] to [0, 1] and normalise by mean and deviation 0.5: float32 [..., 3, h, w]."""
     pixels = torch.as_tensor(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
     return pixels.movedim(-1, -3).float().div_(255).sub_(MEAN).div_(STD)
 
 
 def clip_pixels(images: Sequence[Image.Image | np.ndarray]) -> Tensor:
-    """The grader's transform: short side to 192 (bilinear), centre crop to 192x192, normalised.
+    """Apply the grader's transform: short side to 192 (bilinear), centre crop to 192x192, normalised.
 
     Returns:
         float32 [n, 3, 192, 192].

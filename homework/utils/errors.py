@@ -43,7 +43,7 @@ def check_min(minimum: float, **flags: float | None) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message (at most 200 characters), or its type if it has none."""
+    """Return the first line of an exception's message (up to 200 characters), or its type if empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

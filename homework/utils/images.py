@@ -39,7 +39,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB; 16-bit images keep their upper 8 bits, which `convert` alone would clip."""
+    """Convert an image of any mode to RGB; of 16 bits it keeps the upper 8, which `convert` would clip."""
     if image.mode.startswith("I"):
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     return image.convert("RGB")

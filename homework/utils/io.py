@@ -80,18 +80,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def apply_umask(file: str | Path) -> None:
-    """Give a file the permissions of a newly created one; some libraries make it readable by its owner only."""
+    """Give a file the permissions of a new one; some libraries make it readable by its owner only."""
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(file, 0o666 & ~umask)
 
 
 def check_writable(path: str | Path, folder: bool = False) -> None:
-    """Check before long work that its result can be written.
-
-    Args:
-        path: the file to write.
-        folder: whether `path` is a folder instead.
+    """Check before long work that its result, a file or else a folder, can be written.
 
     Raises:
         InputError: `path` is a folder and should be a file, or the folder to write to is not writable.

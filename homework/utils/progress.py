@@ -24,7 +24,7 @@ def is_quiet() -> bool:
 
 
 def show_messages(packages: Iterable[str]) -> None:
-    """Print messages of level INFO and above from the loggers of these packages; other loggers stay unchanged."""
+    """Print messages of level INFO and above from the loggers of these packages only."""
     for package in packages:
         logger = logging.getLogger(package)
         logger.setLevel(logging.INFO)

@@ -52,12 +52,7 @@ class PhotometricJitter:
         return cls(blur=rng.uniform(0, MAX_BLUR_PX), sharpen=rng.uniform(0, MAX_SHARPEN_PERCENT))
 
     def apply(self, image: np.ndarray, distance: np.ndarray | None) -> Image.Image:
-        """Apply the jitter to a view.
-
-        Args:
-            image: [h, w, 3] uint8, as drawn.
-            distance: [h, w] metres from the camera, inf for the sky; needed for haze only.
-        """
+        """Apply the jitter to an image [h, w, 3] uint8; haze needs its distances [h, w] in metres, inf for the sky."""
         # a power for each of 256 values is cheaper than one for each pixel
         levels = (np.arange(256)[:, None] / 255.0) ** self.contrast * self.exposure * np.asarray(self.tint)
         light = levels[image, np.arange(3)]

@@ -7,8 +7,8 @@ import io
 import logging
 import random
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -33,8 +33,7 @@ GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114])
 STATISTICS = ("brightness", "contrast", "red", "green", "blue", "sharpness")
 
 
-@dataclass(frozen=True)
-class StoredView:
+class StoredView(NamedTuple):
     """An image file, and how far down the track (metres) its camera target is."""
 
     image: Path
@@ -63,11 +62,7 @@ def compare(*, ours: Path, course: Path = DATA_DIR / "train", output: Path = Pat
 
 
 def views_by_track(folder: Path) -> dict[str, list[StoredView]]:
-    """Collect all views of unique frames; over half of the course's frames repeat the game state of another.
-
-    Raises:
-        InputError: there are no frames, or one lacks its distances.
-    """
+    """Collect all views of unique frames; over half of the course's frames repeat the game state of another."""
     tracks, states = defaultdict(list), set()
     for path in progress_bar(info_files(folder), desc="reading frames", unit="frame", delay=1):
         info = read_frame_info(path)
@@ -94,9 +89,6 @@ def image_statistics(path: Path) -> np.ndarray:
     Brightness and contrast are the mean and the standard deviation of its gray values; red, green and blue the means of
     its channels; sharpness is the mean absolute Laplacian of the gray values over their deviation, so that neither
     light nor contrast changes it.
-
-    Raises:
-        OSError: the file is missing or not an image.
     """
     with Image.open(path) as file:
         image = np.asarray(file.convert("RGB"), float) / 255
@@ -108,12 +100,7 @@ def image_statistics(path: Path) -> np.ndarray:
 
 
 def format_table(tracks: list[str], table: np.ndarray) -> list[str]:
-    """Return lines with the statistics by track, their ratios, and the ratios' percentiles over the tracks.
-
-    Args:
-        tracks: names of t tracks.
-        table: [t, 2, 6], the course's and our STATISTICS.
-    """
+    """Return lines with the STATISTICS [tracks, 2, 6] of the course and ours, their ratios, and the ratios' spread."""
     ratios = table[:, 1] / np.maximum(1e-6, table[:, 0])
     lines = [f"{'':20}" + "".join(f"{name:^20}" for name in STATISTICS)]
     lines.append(f"{'track':20}" + f"{'course':>7}{'ours':>6}{'ratio':>6} " * len(STATISTICS))

@@ -31,10 +31,6 @@ class RacePlan:
     In a static race the karts are placed on the track, at rest. 59 % of the course's frames were taken after the race's
     end: all karts stand still behind the finish, most within 270 m, and the camera, whose distance grows with speed, is
     close, ahead of the kart, and looks back at it. In a simulated race the computer drives them.
-
-    Attributes:
-        kart_count_mix: the wanted shares of views with 1, 2, ... karts, in any unit.
-        quality: of the JPEG files.
     """
 
     number: int
@@ -46,7 +42,7 @@ class RacePlan:
     first_frame: int
     frames: int
     preset: str
-    kart_count_mix: tuple[float, ...]
+    kart_count_mix: tuple[float, ...]  # wanted shares of views with 1, 2, ... karts, in any unit
     quality: int = JPEG_QUALITY
 
     @property
@@ -98,12 +94,6 @@ def race_plans(
     front.
 
     Args:
-        seed: of everything.
-        frames: of all races together.
-        tracks: names from TRACKS.
-        karts: names from KARTS.
-        preset: a key of ENGINES.
-        kart_count_mix: see RacePlan.
         num_karts: in every race; by default sampled by NUM_KARTS_WEIGHTS.
         frames_per_race: of all races but the last; by default the engine's.
         quality: of the JPEG files, 1 to 95.
@@ -128,19 +118,10 @@ def race_plans(
         order = order or rng.sample(tracks, len(tracks))
         track = order.pop()
         wanted = num_karts or 1 + rng.choices(range(len(NUM_KARTS_WEIGHTS)), NUM_KARTS_WEIGHTS)[0]
-        yield RacePlan(
-            number,
-            track,
-            _deal(decks[track, is_static[track]], karts, min(wanted, len(karts)), rng),
-            seed=rng.getrandbits(30),
-            is_static=is_static[track],
-            difficulty=rng.randrange(3),
-            first_frame=first,
-            frames=min(frames_per_race, frames - first),
-            preset=preset,
-            kart_count_mix=tuple(kart_count_mix),
-            quality=quality,
-        )
+        hand = _deal(decks[track, is_static[track]], karts, min(wanted, len(karts)), rng)
+        race = {"seed": rng.getrandbits(30), "is_static": is_static[track], "difficulty": rng.randrange(3)}
+        race |= {"first_frame": first, "frames": min(frames_per_race, frames - first), "preset": preset}
+        yield RacePlan(number, track, hand, kart_count_mix=tuple(kart_count_mix), quality=quality, **race)
         is_static[track] = not is_static[track] and engine.has_static_races
 
 
@@ -157,11 +138,7 @@ def _deal(deck: list[str], karts: list[str], count: int, rng: random.Random) -> 
 
 
 def check_known_names(flag: str, names: list[str], known) -> None:
-    """Check the names given to a flag.
-
-    Raises:
-        InputError: a name is unknown or given twice, or there is none.
-    """
+    """Check the names given to a flag. Raises InputError if one is unknown or given twice, or there is none."""
     for name in names:
         if name not in known:
             raise InputError(flag, f"unknown name {name}", suggest_name(name, known, f"choose from {', '.join(known)}"))

@@ -76,8 +76,6 @@ def draw_races(plans: list[RacePlan], output: Path, workers: int = 0, ray: str =
     """Draw races under a progress bar, and print which are lost.
 
     Args:
-        plans: of the races.
-        output: the split's folder.
         workers: number of processes; 0 for one per core.
         ray: address of a Ray cluster to draw on instead.
 
@@ -107,11 +105,7 @@ def is_done(plan: RacePlan, output: Path) -> bool:
 
 
 def draw_race(plan: RacePlan, output: Path) -> dict:
-    """Draw one race in a process of its own, and survive whatever becomes of it.
-
-    Returns:
-        The race's record, or `{"error": reason}`.
-    """
+    """Draw one race in a process of its own; return the race's record, or `{"error": reason}`."""
     assets = ENGINES[plan.preset].assets
     process = {"environment": assets.environment(), "python": assets.interpreter(), "timeout": RACE_TIMEOUT_S}
     problem = run_module("supertux.render.worker", output, stdin=plan.to_json(), **process)
@@ -150,14 +144,6 @@ def _run_on_ray(plans: list[RacePlan], output: Path, address: str) -> Iterator[t
     ray.shutdown()
 
 
-# TEMPORARY: names that sample.py imports
-def views_of(plan):
-    return plan.num_views
-
-
-watch = with_processes = None
-
-
 def _split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -177,11 +163,7 @@ def _parse_mix(text: str) -> tuple[float, ...]:
 
 
 def _check_settings_match(output: Path, settings: dict) -> None:
-    """Store the settings of a new folder; check that they are those of one with frames.
-
-    Raises:
-        InputError: the folder holds frames of other settings or of another source.
-    """
+    """Store the settings of a new folder. Raises InputError for a folder with frames of other settings or source."""
     path = output / SETTINGS_FILE
     settings = {"mix" if key == "kart_count_mix" else key: value for key, value in settings.items()}
     settings |= {"mix": list(settings["mix"]), "labels": shaders.VERSION, "at rest": REST_VIEWPOINT}

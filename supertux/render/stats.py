@@ -44,11 +44,7 @@ def stats(folder: Path, /) -> None:
 
 
 def read_records(folder: Path) -> list[dict]:
-    """Read the records of all drawn races, in order of their numbers.
-
-    Raises:
-        InputError: there are none with frames.
-    """
+    """Read the records of all drawn races, in order of their numbers. Raises InputError if none has frames."""
     records = [read_json(path) for path in sorted((folder / ".races").glob("*.json"))]
     if not any(record["frames"] for record in records):
         remedy = f"run `python -m supertux render --output {folder}`, or name another folder"
@@ -111,14 +107,7 @@ def kart_track_coverage_line(infos: list[dict], tracks: list[str], karts: list[s
 
 
 def quality_line(paths: list[Path]) -> str:
-    """Return the JPEG quality of the frames' first views, 1 to 100 as Pillow counts, from their quantization tables.
-
-    Args:
-        paths: the frames' info files; frames without a first view are left out.
-
-    Raises:
-        InputError: a view is not an image.
-    """
+    """Return the JPEG quality of the frames' first views, 1 to 100 as Pillow counts, from their quantization tables."""
     qualities = {}
     for quality in range(100, 0, -1):  # of those with the same tables the lowest
         stream = io.BytesIO()

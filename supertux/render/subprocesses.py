@@ -33,15 +33,7 @@ def run_module(
     timeout: float,
     python: Path = Path(sys.executable),
 ) -> str | None:
-    """Run `python -m module` in a process of its own, and survive whatever becomes of it.
-
-    Args:
-        module: with its package.
-        arguments: of its command line.
-        stdin: text for its standard input.
-        environment: see `engines.Assets`.
-        timeout: seconds after which it is killed.
-        python: the interpreter.
+    """Run `python -m module` in a process of its own, killed after `timeout` seconds; the caller survives its crash.
 
     Returns:
         None on success, else the reason of the failure.
@@ -72,9 +64,9 @@ def run_module(
 
 def run_and_exit(work: Callable[[], None]) -> None:
     """Run a process's work, print an error to stderr, and end without the engine's own exit, which may crash."""
+    status = 0
     try:
         work()
-        status = 0
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         status = 1

@@ -43,11 +43,7 @@ class Stopwatch:
 
 
 def run_race(plan: RacePlan, folder: Path) -> dict:
-    """Draw all frames of a race into `folder`.
-
-    Returns:
-        The race's record.
-    """
+    """Draw all frames of a race into `folder`, and return the race's record."""
     begin, stopwatch = time.time(), Stopwatch()
     rng = np.random.default_rng(plan.seed)
     dropped, saved = Counter(), 0
@@ -110,16 +106,7 @@ def frame_info(plan: RacePlan, frame: LabelledFrame) -> dict:
 def write_frame(
     folder: Path, number: int, info: dict, views: list[CameraView], jitter: PhotometricJitter, quality: int
 ) -> None:
-    """Write a frame into a split's folder: its images first, so that an `info.json` never lacks one.
-
-    Args:
-        folder: of the split.
-        number: of the frame.
-        info: its labels.
-        views: its images.
-        jitter: applied to all of them.
-        quality: of the JPEG files.
-    """
+    """Write a frame into a split's folder: its images first, so that an `info.json` never lacks one."""
     name = f"{number:05x}"
     for camera, view in enumerate(views):
         image = Image.fromarray(view.image)

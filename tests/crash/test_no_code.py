@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from homework.base_vlm import BaseVLM
-from homework.models.loading import adapter_base, load_adapter, load_base, load_processor
+from homework.models.loading import load_base, load_model, load_processor
+from homework.models.lora_weights import read_adapter_base
 from homework.training.lora import PeftTrainingModule, add_lora
 from homework.utils.errors import InputError
-from tests.tiny_models import save_tiny_nano
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("homework", "grader", "viewer", "benchmarks", "pretrain", "supertux")
@@ -22,7 +22,7 @@ TORCH_LOAD = re.compile(r"torch\.load\((?!\w*=)([^()]|\([^()]*\))*\)")
 CODE = """
 from pathlib import Path
 Path({marker!r}).touch()
-from homework.models.tux_nano.modeling_hf import TuxNanoConfig as XConfig, TuxNanoForConditionalGeneration as XModel
+from transformers import Idefics3Config as XConfig, Idefics3ForConditionalGeneration as XModel
 """
 
 
@@ -37,18 +37,18 @@ def test_source_loads_no_code():
         assert not TRUST.search(text) and not PICKLE.search(text), file
         for call in TORCH_LOAD.finditer(text):
             assert "weights_only=True" in call[0], (file, call[0])
-    assert (
-        sum(bool(TORCH_LOAD.search(file.read_text())) for file in sources()) >= 2
-    )  # the pattern finds the existing calls
+    found = sum(bool(TORCH_LOAD.search(file.read_text())) for file in sources())
+    assert found >= 2, "the pattern no longer finds calls of torch.load"
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    """Write a tiny base and an adapter for it."""
+def tiny(nano_folder: Path, smol_folder: Path, tmp_path_factory) -> Path:
+    """Write both tiny bases and an adapter of each."""
     folder = tmp_path_factory.mktemp("tiny")
-    save_tiny_nano(folder / "base")
-    model, _ = load_base(str(folder / "base"))
-    PeftTrainingModule(add_lora(model, 2, str(folder / "base"))).save_adapter(folder / "adapter")
+    for base, source in (("nano", nano_folder), ("smol", smol_folder)):
+        shutil.copytree(source, folder / base)
+        model = add_lora(load_model(str(folder / base)), 2, str(folder / base))
+        PeftTrainingModule(model).save_adapter(folder / f"{base}_adapter")
     return folder
 
 
@@ -56,19 +56,22 @@ def change(file: Path, **values) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
-@pytest.mark.parametrize("model_type", ["tux_nano", "idefics3", "mine"])
-def test_code_in_a_base(tiny: Path, tmp_path: Path, monkeypatch, model_type: str):
+@pytest.mark.parametrize(
+    ("source", "model_type"), [("nano", "tux_nano"), ("nano", "idefics3"), ("smol", "idefics3"), ("smol", "mine")]
+)
+def test_code_in_a_base(tiny: Path, tmp_path: Path, monkeypatch, source: str, model_type: str):
     """A base with code, of a known or unknown model type, neither prompts nor runs it."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would take this as permission
     base, marker = tmp_path / "base", tmp_path / "ran"
-    shutil.copytree(tiny / "base", base)
+    shutil.copytree(tiny / source, base)
     (base / "modeling_x.py").write_text(CODE.format(marker=str(marker)))
     names = {"AutoConfig": "XConfig", "AutoModelForImageTextToText": "XModel", "AutoModel": "XModel"}
     names |= {"AutoProcessor": "XModel", "AutoImageProcessor": "XModel", "AutoTokenizer": ["XModel", "XModel"]}
     auto = {key: f"modeling_x.{name}" if isinstance(name, str) else ["modeling_x.X"] * 2 for key, name in names.items()}
     change(base / "config.json", auto_map=auto, model_type=model_type)
     for name in ("processor_config.json", "tokenizer_config.json"):
-        change(base / name, auto_map=auto)
+        if (base / name).exists():
+            change(base / name, auto_map=auto)
     for read in (load_base, load_processor, BaseVLM):
         try:
             read(str(base))
@@ -77,10 +80,11 @@ def test_code_in_a_base(tiny: Path, tmp_path: Path, monkeypatch, model_type: str
     assert not marker.exists()
 
 
-def test_code_in_an_adapter(tiny: Path, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("base", ["nano", "smol"])
+def test_code_in_an_adapter(tiny: Path, tmp_path: Path, monkeypatch, base: str):
     """Code beside an adapter, named wherever peft accepts a module name, does not run."""
     adapter, marker = tmp_path / "adapter", tmp_path / "ran"
-    shutil.copytree(tiny / "adapter", adapter)
+    shutil.copytree(tiny / f"{base}_adapter", adapter)
     code = CODE.format(marker=str(marker))
     (adapter / "modeling_x.py").write_text(code)
     (adapter / "megatron_x.py").write_text(code)  # peft imports a name that begins like this
@@ -88,9 +92,8 @@ def test_code_in_an_adapter(tiny: Path, tmp_path: Path, monkeypatch):
     auto = {"base_model_class": "XModel", "parent_library": "modeling_x"}
     change(adapter / "adapter_config.json", auto_mapping=auto, megatron_config={"x": 1}, megatron_core="megatron_x")
     change(adapter / "adapter_config.json", auto_map={"AutoModel": "modeling_x.XModel"})
-    assert adapter_base(adapter) == str(tiny / "base")
+    assert read_adapter_base(adapter) == str(tiny / base)
     try:
-        load_adapter(load_base(str(tiny / "base"))[0], adapter)
         BaseVLM(adapter)
     except InputError as error:
         assert str(adapter) in str(error)
@@ -100,10 +103,10 @@ def test_code_in_an_adapter(tiny: Path, tmp_path: Path, monkeypatch):
 def test_a_hub_kernel_is_ignored(tiny: Path, tmp_path: Path):
     """Attention code of the hub, named by a config for the model or a part of it, is ignored."""
     base = tmp_path / "base"
-    shutil.copytree(tiny / "base", base)
+    shutil.copytree(tiny / "smol", base)
     config = json.loads((base / "config.json").read_text())
     for part in (config, config["text_config"]):
         part["_attn_implementation"] = part["attn_implementation"] = "somebody/kernel"
     (base / "config.json").write_text(json.dumps(config))
-    model, _ = load_base(str(base))
+    model = load_model(str(base))
     assert model.config._attn_implementation == model.config.text_config._attn_implementation == "sdpa"

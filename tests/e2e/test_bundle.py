@@ -1,5 +1,6 @@
-"""bundle.py: what is packed, what is refused, and that it needs only the standard library."""
+"""bundle.py: which files and which runs are packed, what is refused, and that it needs only the standard library."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import bundle
 
 ROOT = Path(__file__).parents[2]
 KEPT = ("__init__.py", "data.py", "vlm/adapter_config.json", "vlm/adapter_model.safetensors", "vlm/README.md")
+KEPT += ("vlm/checkpoint-20/adapter_model.safetensors",)  # a load_vlm may prefer it
 DROPPED = (
     *("vlm/optimizer.pt", "vlm/scheduler.pt", "vlm/rng_state.pth", "vlm/rng_state_0.pth", "vlm/trainer_state.json"),
-    *("vlm/training_args.bin", "vlm/checkpoint-20/adapter_model.safetensors", "vlm/events.out.tfevents.17.host.0"),
+    *("vlm/training_args.bin", "vlm/events.out.tfevents.17.host.0"),
     *("runs/a/events.out.tfevents.1", "__pycache__/data.cpython-311.pyc", "old.pyc", ".hidden", ".cache/a"),
     *("train.log", "logs/a.txt", "cache/a.npy", "views-0011223344556677.npy"),
 )
@@ -44,10 +46,69 @@ def test_packs_what_a_grader_needs_with_the_standard_library_alone(package, tmp_
         assert archive.testzip() is None
         assert archive.read("homework/data.py") == b"data.py" * 100
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("abc123.zip: 0.0 MB, 5 files")
-    assert [line.split()[-1] for line in lines[1:]] == [
-        *("vlm/adapter_model.safetensors", "vlm/adapter_config.json", "vlm/README.md")
+    assert lines[0].startswith("abc123.zip: 0.0 MB, 6 files")
+    assert [line.split()[-1] for line in lines[1:4]] == [
+        *("vlm/checkpoint-20/adapter_model.safetensors", "vlm/adapter_model.safetensors", "vlm/adapter_config.json")
     ]
+    left_out = lines[4].removeprefix("left out: ").split(", ")
+    assert all(any(name.startswith(shown.rstrip("/")) for shown in left_out) for name in DROPPED)
+
+
+@pytest.fixture
+def submission(tmp_path) -> Path:
+    """A folder with a package as ours: shipped weights, and a run of each part, that of the VLM finished."""
+    for place, date in (("homework/weights/vlm", "2026-01-01 00:00"), ("homework/weights/clip", "2026-01-02 00:00")):
+        write_run(tmp_path / place, date, "shipped")
+    write_run(tmp_path / "runs/vlm", "2026-02-03 04:05", "mine")
+    write_run(tmp_path / "runs/clip", None, "unfinished")
+    (tmp_path / "homework/__init__.py").touch()
+    return tmp_path
+
+
+def write_run(folder: Path, date: str | None, weights: str, base: str = "tux_nano") -> None:
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    (folder / "adapter_model.safetensors").write_text(weights)
+    if date:  # the manifest is written last
+        (folder / "training.json").write_text(json.dumps({"date": date, "config": {"split": "train"}}))
+
+
+def packed_weights(bundle_file: Path) -> dict[str, str]:
+    with zipfile.ZipFile(bundle_file) as archive:
+        return {
+            part: archive.read(f"homework/weights/{part}/adapter_model.safetensors").decode() for part in bundle.PARTS
+        }
+
+
+def test_finished_runs_are_packed_and_named_with_their_date(submission):
+    """The shipped weights take the place of a run that is not finished."""
+    done = run("homework", "abc", cwd=submission)
+    assert done.returncode == 0, done.stderr
+    assert packed_weights(submission / "abc.zip") == {"vlm": "mine", "clip": "shipped"}
+    vlm, clip = done.stdout.splitlines()[:2]
+    assert vlm == "VLM  runs/vlm: trained 2026-02-03 04:05 on train, base tux_nano"
+    assert clip.startswith("CLIP shipped (homework/weights/clip), since runs/clip is not finished: trained 2026-01-02")
+
+
+def test_runs_can_be_chosen(submission):
+    write_run(submission / "other", "2026-03-03 00:00", "other", base="/home/me/base")
+    done = run("homework", "abc", "--vlm", "shipped", "--clip", "other", cwd=submission)
+    assert done.returncode == 0, done.stderr
+    assert packed_weights(submission / "abc.zip") == {"vlm": "shipped", "clip": "other"}
+    assert "warning: no grader can reach that base" in done.stdout
+    for choice, problem in (("runs/clip", "not a finished run"), ("nowhere", "not a finished run")):
+        done = run("homework", "abc", "--clip", choice, cwd=submission)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1) and f"{choice}: {problem}" in done.stderr
+    (submission / "runs/vlm/training.json").write_text("{")
+    assert "training.json: not readable as JSON" in run("homework", "abc", cwd=submission).stderr
+    assert packed_weights(submission / "abc.zip") == {"vlm": "shipped", "clip": "other"}
+
+
+def test_a_reader_that_ends_early_is_no_error(submission):
+    command = f"{sys.executable} -I -S {ROOT / 'bundle.py'} homework abc | head -1"
+    done = subprocess.run(command, shell=True, cwd=submission, capture_output=True, text=True)
+    assert done.stdout.startswith("VLM  runs/vlm") and done.stderr == ""
+    assert packed_weights(submission / "abc.zip")["vlm"] == "mine"
 
 
 def test_same_files_give_the_same_bytes(package, tmp_path):
@@ -63,7 +124,7 @@ def test_same_files_give_the_same_bytes(package, tmp_path):
 def test_does_not_pack_itself(package):
     bundle.bundle(package, package / "a.zip")
     first = (package / "a.zip").read_bytes()
-    assert Path("a.zip") not in bundle.bundle(package, package / "a.zip")
+    assert "a.zip" not in bundle.bundle(package, package / "a.zip")[0]
     assert (package / "a.zip").read_bytes() == first
 
 
@@ -75,6 +136,7 @@ def test_refuses_too_large_lists_the_largest_and_keeps_the_old_bundle(package, t
     done = run("homework", "abc", "--output", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "exceeds 50 MB" in done.stderr
+    assert "most is in vlm (30.0 MB)" in done.stderr  # folders, then files
     assert done.stderr.index("vlm/model.safetensors (30.0 MB)") < done.stderr.index("clip.safetensors (25.0 MB)")
     assert [file.read_text() for file in (tmp_path / "out").iterdir()] == ["old"]
 

@@ -18,7 +18,7 @@ RUN_BY = {
     "grader": "demo",
     "supertux download": "tests/supertux/test_download.py",
     "supertux use_sample": "demo",
-    "supertux install_art": "tests/supertux/pystk2/test_assets.py",
+    "supertux install_assets": "tests/supertux/pystk2/test_assets.py",
     "supertux install_legacy_engine": "tests/supertux/pystk1/test_assets.py",
     "supertux render": "tests/supertux/test_render.py",
     "supertux stats": "tests/supertux/test_stats.py",

@@ -1,4 +1,4 @@
-"""The datasets read what is there, say what isn't, and the benchmark counts as the course does."""
+"""Datasets read annotation files and report broken ones; the benchmark scores as the course does."""
 
 import json
 import logging
@@ -13,6 +13,7 @@ from homework.labels.rows import (
     VQADataset,
     check_not_eval_split,
     drop_rows_without_image,
+    info_files,
 )
 from homework.utils.errors import InputError
 from homework.utils.images import open_image
@@ -21,7 +22,7 @@ from homework.utils.io import write_json
 ROW = {"question": "What track is this?", "answer": "abyss", "image_file": "train/00000_00_im.jpg"}
 
 
-def test_every_pair_file_of_a_split_is_read(tiny_data: Path):
+def test_every_annotation_file_of_a_split_is_read(tiny_data: Path):
     before = len(VQADataset("train", tiny_data))
     write_json(tiny_data / "train" / "more_qa_pairs.json", [ROW])
     dataset = VQADataset("train", tiny_data)
@@ -40,7 +41,7 @@ def test_the_three_datasets(tiny_data: Path):
         assert len(set(row["candidates"])) == 5 and Path(row["image_path"]).exists()
 
 
-def test_a_missing_split_and_a_split_without_pairs_name_the_remedy(tiny_data: Path):
+def test_missing_splits_and_annotations_name_the_remedy(tiny_data: Path):
     with pytest.raises(InputError, match=r"nowhere: no such split; run `python -m supertux download`"):
         VQADataset("nowhere", tiny_data)
     (tiny_data / "train" / "generated_captions.json").unlink()
@@ -49,7 +50,7 @@ def test_a_missing_split_and_a_split_without_pairs_name_the_remedy(tiny_data: Pa
 
 
 @pytest.mark.parametrize("text", ["[", "{}", "[1]", '[{"question": "Q", "answer": 1, "image_file": "x"}]'])
-def test_a_broken_pair_file_is_one_line_that_names_it(tiny_data: Path, text: str):
+def test_a_broken_annotation_file_is_one_line_that_names_it(tiny_data: Path, text: str):
     path = tiny_data / "train" / "broken_qa_pairs.json"
     path.write_text(text)
     with pytest.raises(InputError) as error:
@@ -58,7 +59,7 @@ def test_a_broken_pair_file_is_one_line_that_names_it(tiny_data: Path, text: str
 
 
 @pytest.mark.parametrize("index", [-1, 5])
-def test_candidates_without_a_true_one(tiny_data: Path, index: int):
+def test_correct_index_out_of_range(tiny_data: Path, index: int):
     path = tiny_data / "valid_grader" / "all_mc_qas.json"
     rows = json.loads(path.read_text())
     rows[1]["correct_index"] = index
@@ -76,21 +77,21 @@ def test_a_truncated_image_is_one_line_that_names_it(tiny_data: Path):
     assert str(error.value).startswith(f"{path}: not a readable image") and "\n" not in str(error.value)
 
 
-def test_an_answer_is_right_if_it_begins_with_the_truth():
+def test_prefix_and_exact_match():
     assert is_correct(" Tux is it", "tux") and is_correct("10", "1")
     assert not is_correct("the tux", "tux") and not is_correct("", "tux")
     assert is_exact_match(" Tux\n", "tux") and not is_exact_match("10", "1")
 
 
 class AlwaysOne:
-    """A model that answers every question with 1, then more."""
+    """A model that starts every answer with 1."""
 
     def answer(self, image_paths: list[str], questions: list[str]) -> list[str]:
         assert len(image_paths) == len(questions) and all(Path(path).exists() for path in image_paths)
         return ["1 kart"] * len(questions)
 
 
-def test_benchmark_counts_in_total_by_kind_and_strictly(tiny_data: Path):
+def test_benchmark_has_micro_macro_per_type_and_exact_accuracy(tiny_data: Path):
     result = benchmark(AlwaysOne(), VQADataset("valid", tiny_data))
     assert result.num_by_type == {"ego": 6, "total": 6, "track": 6, "relation": 18, "count": 24}
     assert result.accuracy_by_type == {"ego": 0, "total": 1 / 3, "track": 0, "relation": 0, "count": 12 / 24}
@@ -100,13 +101,13 @@ def test_benchmark_counts_in_total_by_kind_and_strictly(tiny_data: Path):
     assert json.loads(json.dumps(result.to_json()))["num_by_type"] == result.num_by_type
 
 
-def test_fewer_samples_are_spread_over_the_dataset(tiny_data: Path):
+def test_fewer_samples_are_evenly_spaced(tiny_data: Path):
     assert subsample_evenly(range(10), 5) == [0, 2, 4, 6, 8]
     assert subsample_evenly(range(3), 128) == subsample_evenly(range(3), None) == [0, 1, 2]
     assert len(benchmark(AlwaysOne(), VQADataset("valid", tiny_data), 7).samples) == 7
 
 
-def test_what_is_measured_on_is_not_trained_on():
+def test_evaluation_splits_are_not_trained_on():
     for split in ("valid", "valid_grader", "valid_mine"):
         with pytest.raises(InputError, match=f"^{split}: "):
             check_not_eval_split(split)
@@ -114,7 +115,7 @@ def test_what_is_measured_on_is_not_trained_on():
         check_not_eval_split(split)
 
 
-def test_a_part_of_the_data_can_be_trained_on(tiny_data, caplog):
+def test_rows_without_an_image_are_dropped(tiny_data, caplog):
     """Rows without an image are dropped and counted; if no image exists, it is an error."""
     caplog.set_level(logging.INFO, "homework")
     rows = VQADataset("train", tiny_data)
@@ -133,6 +134,14 @@ def test_a_part_of_the_data_can_be_trained_on(tiny_data, caplog):
     "right, number, low, high",
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (20, 20, 0.8389, 1.0)],
 )
-def test_interval_is_wilsons(right: int, number: int, low: float, high: float):
-    """Newcombe's worked examples of the score method (Statistics in Medicine 17, 1998, table I)."""
+def test_wilson_interval(right: int, number: int, low: float, high: float):
+    """Compare with Newcombe's worked examples of the score method (Statistics in Medicine 17, 1998, table I)."""
     assert wilson_interval(right / number, number) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_hidden_files_are_ignored(tiny_data: Path):
+    """macOS leaves `._NAME` beside a file on foreign disks and in zips."""
+    before = VQADataset("train", tiny_data).rows, info_files(tiny_data / "train")
+    for name in ("._more_qa_pairs.json", "._00000_info.json", ".DS_Store"):
+        (tiny_data / "train" / name).write_bytes(b"\0\5\26\7")
+    assert (VQADataset("train", tiny_data).rows, info_files(tiny_data / "train")) == before

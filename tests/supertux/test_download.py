@@ -1,4 +1,4 @@
-"""The course's zip: downloaded from a server on the loopback, resumed, unpacked below `data/` and nowhere else."""
+"""The course's zip is downloaded (from a local server), resumed, and unpacked below `data/` only."""
 
 import re
 import stat
@@ -37,7 +37,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content`; `limit` breaks the transfer off, `ranges` is whether it honours Range."""
+    """Serve `content`; disconnect after `limit` bytes; honour Range if `ranges`."""
 
     content, limit, ranges, status = b"", None, True, None
 
@@ -83,7 +83,7 @@ def server(tmp_path: Path):
     server.server_close()
 
 
-def test_download_unpacks_and_says_what_it_found(server, tmp_path: Path, call, monkeypatch):
+def test_download_unpacks_and_logs_each_split(server, tmp_path: Path, call, monkeypatch):
     monkeypatch.setattr(module, "URL", server.url)
     data = tmp_path / "data"
     status, out, _ = call((download,), "download", "--data", data)
@@ -100,7 +100,7 @@ def test_download_unpacks_and_says_what_it_found(server, tmp_path: Path, call, m
     assert len(server.requests) == 1  # the second run mends what is missing without the net
 
 
-def test_a_broken_transfer_is_resumed(server, tmp_path: Path, monkeypatch):
+def test_an_interrupted_transfer_is_resumed(server, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(module, "CHUNK_BYTES", 1000)
     target = tmp_path / "new" / "data.zip"
     server.limit = 10_000
@@ -119,12 +119,12 @@ def test_a_server_without_ranges_sends_the_whole_file_again(server, tmp_path: Pa
     assert fetch(server.url, tmp_path / "data.zip").read_bytes() == server.content
 
 
-def test_a_part_that_is_whole_needs_no_transfer(server, tmp_path: Path):
+def test_a_complete_part_file_needs_no_transfer(server, tmp_path: Path):
     (tmp_path / "data.zip.part").write_bytes(server.content)
     assert fetch(server.url, tmp_path / "data.zip").read_bytes() == server.content
 
 
-def test_a_part_that_is_longer_than_the_file_is_dropped(server, tmp_path: Path):
+def test_a_part_file_longer_than_the_original_is_deleted(server, tmp_path: Path):
     (tmp_path / "data.zip.part").write_bytes(server.content + b"more")
     with pytest.raises(InputError, match="run again to start over"):
         fetch(server.url, tmp_path / "data.zip")
@@ -138,7 +138,7 @@ def test_a_page_instead_of_the_zip_is_not_kept(server, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["source.zip"]
 
 
-def test_a_refusal_and_a_silent_server_are_one_line(server, tmp_path: Path, call, monkeypatch):
+def test_http_errors_and_unreachable_servers_are_one_line(server, tmp_path: Path, call, monkeypatch):
     server.status = 404
     monkeypatch.setattr(module, "URL", server.url)
     assert_one_line_error(call((download,), "download", "--data", tmp_path / "data"), "HTTP 404")
@@ -172,7 +172,7 @@ def test_files_of_the_same_size_stay_and_others_are_replaced(tmp_path: Path):
     assert same.read_bytes() == b"[]" and other.read_bytes() == b"{}"
 
 
-def test_a_split_that_is_a_link_is_not_written_through(tmp_path: Path, call):
+def test_a_split_that_links_outside_is_refused(tmp_path: Path, call):
     file, data = make_zip(tmp_path / "data.zip", FILES), tmp_path / "data"
     data.mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -181,7 +181,7 @@ def test_a_split_that_is_a_link_is_not_written_through(tmp_path: Path, call):
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_flipped_byte_is_noticed_and_nothing_half_written(tmp_path: Path, call):
+def test_a_corrupt_zip_leaves_no_frames(tmp_path: Path, call):
     file = make_zip(tmp_path / "data.zip", FILES)
     content = bytearray(file.read_bytes())
     content[content.index(b"imageimage") + 7000] ^= 1
@@ -234,7 +234,7 @@ def test_several_zips(tmp_path: Path, call):
 
 @pytest.fixture
 def with_sample(small_sample: Path, tmp_path: Path) -> Path:
-    """A data folder with the sample, and frames and annotations of the user's own."""
+    """Make a data folder with the sample, and frames, annotations and changes of the user's own."""
     data = tmp_path / "data"
     use_sample(data=data)
     write_frame(data / "own", "00002", "scotland")
@@ -258,8 +258,8 @@ def test_a_failed_download_loses_nothing(with_sample: Path, tmp_path: Path, call
     assert not (with_sample / ".unpacking").exists()
 
 
-def test_the_sample_makes_room_and_other_files_stay(with_sample: Path, tmp_path: Path, call):
-    """Annotations of the sample's frames are set aside, since the new frames have the same names."""
+def test_the_sample_is_replaced_and_other_files_stay(with_sample: Path, tmp_path: Path, call):
+    """Annotations of the sample's frames are renamed, since the new frames have the same names."""
     own = {name: text for name, text in tree(with_sample).items() if name.startswith("data/own/")}
     out = call((download,), "download", "--from", make_zip(tmp_path / "data.zip", FILES), "--data", with_sample)[1]
     assert "6 files unpacked" in out and "generated_qa_pairs.json.sample" in out
@@ -281,7 +281,7 @@ def test_frames_that_are_not_the_samples_stay(tmp_path: Path):
 
 
 @pytest.mark.parametrize("step", range(0, 24, 2))
-def test_a_swap_that_was_interrupted_is_finished_by_the_next_run(with_sample: Path, tmp_path, monkeypatch, step: int):
+def test_an_interrupted_swap_is_finished_by_the_next_run(with_sample: Path, tmp_path, monkeypatch, step: int):
     file, calls = make_zip(tmp_path / "data.zip", FILES), []
     replace, unlink = Path.replace, Path.unlink
 

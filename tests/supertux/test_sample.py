@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from homework.labels.rows import image_file, info_files
 from homework.labels.scene import VIEW_SIZE, build_scene
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
+from supertux import sample
 from supertux.render.planner import KARTS, TRACKS
 from supertux.sample import MARKER, SAMPLE, SHARDS, SPLITS, UNPACKING, unchanged_sample_files, use_sample, write_shard
 from tests.conftest import write_frame
@@ -143,3 +145,22 @@ def test_the_evaluation_sets_are_true_by_the_label_rule(sample_data: Path, capsy
     verify(data=sample_data)
     printed = capsys.readouterr().out
     assert "120 of 120 answers" in printed and "200 of 200 true captions" in printed
+
+
+def test_make_sample_packs_the_rendered_frames(sample_data: Path, tmp_path: Path, monkeypatch):
+    """With the shipped frames in place of the engine, it makes the shipped sample."""
+    drawn = {}
+
+    def draw_races(plans, output: Path) -> tuple[int, int]:
+        drawn[output.name] = sum(plan.num_views for plan in plans)
+        shutil.copytree(sample_data / output.name, output)
+        (output / ".races").mkdir()  # the renderer's records are not packed
+        return 0, 0
+
+    monkeypatch.setattr(sample, "check_installed", lambda preset: None)
+    monkeypatch.setattr(sample, "draw_races", draw_races)
+    sample.make_sample(output=tmp_path / "made", run_dir=tmp_path / "run")
+    assert drawn == {"train": 4368, "valid": 672}
+    for path in (path for path in (tmp_path / "made").rglob("*") if path.is_file()):
+        assert path.read_bytes() == (SAMPLE / path.relative_to(tmp_path / "made")).read_bytes()
+    assert len(list((tmp_path / "made").rglob("*.*"))) == 6

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from homework.labels.frame_info import read_scenes
 from homework.labels.questions import qa_pairs
-from homework.labels.visualize import COLOURS
+from homework.labels.visualize import ROLE_COLORS
 from viewer.explorer import library
 from viewer.explorer.app import make_app
 from viewer.explorer.cli import explore
@@ -177,7 +177,7 @@ def test_broken_and_missing_frames_are_named(client, tiny_data, tmp_path, call):
 def test_boxes_have_the_same_colors_everywhere():
     """The page's style sheet has the colours of `check` and the report."""
     style = (ROOT / "viewer" / "explorer" / "static" / "explore.css").read_text()
-    assert {role: re.search(rf"--{role}: (#\w+);", style)[1] for role in COLOURS} == COLOURS
+    assert {role: re.search(rf"--{role}: (#\w+);", style)[1] for role in ROLE_COLORS} == ROLE_COLORS
 
 
 @pytest.fixture

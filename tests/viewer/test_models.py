@@ -97,10 +97,10 @@ def test_a_missing_image_does_not_stop_the_search(client, tiny_data):
 def test_any_loading_error_is_reported(monkeypatch, nano_folder):
     """Running out of memory is not an `InputError`, and the page must not wait forever."""
 
-    def run_out_of_memory(checkpoint: str):
+    def run_out_of_memory(checkpoint):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("viewer.explorer.models._load_vlm", run_out_of_memory)
+    monkeypatch.setattr("homework.base_vlm.BaseVLM", run_out_of_memory)
     models = Models(str(nano_folder), "none")
     models.load()
     assert models.state["vlm"] == "out of memory" and "no such checkpoint" in models.state["clip"]

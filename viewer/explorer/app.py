@@ -17,30 +17,33 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from homework.utils.errors import InputError
 
 from . import library
-from .library import UPLOADS, Library, NotAnImageError, TooLargeError, ViewEntry
+from .library import UPLOADS, Library, NotAnImageError, TooLargeError, UnknownViewError
 from .models import Models, NotReadyError
 
 HOSTS = ["127.0.0.1", "localhost"]  # accepted Host headers: protects against DNS rebinding
 STATIC = Path(str(resources.files(__package__) / "static"))
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-ERROR_STATUS = {NotReadyError: 503, InputError: 500, TooLargeError: 413, NotAnImageError: 415}
+ERROR_STATUS = {UnknownViewError: 404, NotReadyError: 503, InputError: 500, TooLargeError: 413, NotAnImageError: 415}
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
 
 
-class AskRequest(BaseModel):
-    """A question about a view."""
+class ViewRequest(BaseModel):
+    """A request about a view."""
 
     split: str
     key: str
+
+
+class AskRequest(ViewRequest):
+    """A question about a view."""
+
     question: Line
 
 
-class CompareRequest(BaseModel):
+class CompareRequest(ViewRequest):
     """Texts to compare with a view."""
 
-    split: str
-    key: str
     texts: Annotated[list[Line], Field(min_length=1, max_length=20)]
 
 
@@ -56,18 +59,6 @@ def make_app(views: Library, models: Models) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     app.mount("/static", StaticFiles(directory=STATIC))
     _add_error_handlers(app)
-
-    def views_of(split: str) -> dict[str, ViewEntry]:
-        try:
-            return views.views(split)
-        except KeyError:
-            raise HTTPException(404, "no such split") from None
-
-    def find(split: str, key: str) -> ViewEntry:
-        try:
-            return views_of(split)[key]
-        except KeyError:
-            raise HTTPException(404, "no such view") from None
 
     @app.middleware("http")
     async def protect(request: Request, call_next):
@@ -90,48 +81,49 @@ def make_app(views: Library, models: Models) -> FastAPI:
 
     @app.get("/api/status")
     def get_status(split: str = UPLOADS) -> dict:
-        in_split = views_of(split)
+        in_split = views.in_split(split)
         wrong, checked = models.find_wrong(split, in_split)
         return {"models": models.state, "views": len(in_split), "checked": checked, "wrong": len(wrong)}
 
     @app.get("/api/views/{split}")
     def get_views(split: str, track: str = "", kart: str = "", number: int | None = None, wrong: bool = False) -> dict:
-        in_split = views_of(split)
-        keys = list(in_split) if split == UPLOADS else library.filter_views(in_split, track, kart, number)
+        in_split = views.in_split(split)
+        labelled = {} if split == UPLOADS else in_split
+        keys = list(library.filter_views(labelled, track, kart, number) if labelled else in_split)
         if wrong:
             wrong_keys = set(models.find_wrong(split, in_split)[0])
             keys = [key for key in keys if key in wrong_keys]
-        return {"keys": keys, "total": len(in_split)} | library.count_facets(in_split, track, kart, number)
+        return {"keys": keys, "total": len(in_split)} | library.count_facets(labelled, track, kart, number)
 
     @app.get("/api/views/{split}/{key}")
     def get_view(split: str, key: str) -> dict:
-        return library.view_to_json(find(split, key))
+        return library.view_to_json(views.find(split, key))
 
     @app.get("/api/images/{split}/{key}")
     def get_image(split: str, key: str) -> FileResponse:
-        path = find(split, key).path
+        path = views.find(split, key).path
         if not path.exists():
             raise HTTPException(404, f"{path.name}: no such image")
         return FileResponse(path)
 
     @app.get("/api/answers/{split}/{key}")
     def get_answers(split: str, key: str) -> dict:
-        return {"answers": models.answer_labelled(split, find(split, key))}
+        return {"answers": models.answer_labelled(split, views.find(split, key))}
 
     @app.post("/api/ask")
     def ask(body: AskRequest) -> dict:
-        view, start = find(body.split, body.key), time.perf_counter()
+        view, start = views.find(body.split, body.key), time.perf_counter()
         answer, probability = models.ask(view, body.question)
         seconds, truth = time.perf_counter() - start, dict(view.pairs).get(body.question)
         return {"answer": answer, "probability": probability, "truth": truth, "seconds": seconds}
 
     @app.post("/api/compare")
     def compare(body: CompareRequest) -> dict:
-        return {"probabilities": models.compare(find(body.split, body.key), body.texts)}
+        return {"probabilities": models.compare(views.find(body.split, body.key), body.texts)}
 
     @app.post("/api/check")
     def start_check(body: CheckRequest) -> dict:
-        models.start_check(body.split, views_of(body.split))
+        models.start_check(body.split, views.in_split(body.split))
         return {}
 
     @app.delete("/api/check")

@@ -13,17 +13,15 @@ from homework.utils.errors import InputError
 HOST = "127.0.0.1"  # not reachable from other machines, as the server has no authentication
 
 
-def explore(
-    data: str = str(DATA_DIR), checkpoint: str | None = None, clip: str | None = None, port: int = 8000
-) -> None:
+def explore(data: str = str(DATA_DIR), checkpoint: str = "vlm", clip: str = "clip", port: int = 8000) -> None:
     """Browse views on a local page: boxes, QA pairs, captions; query the VLM and CLIP; find wrong answers.
 
-    Example: python -m viewer explore --checkpoint runs/demo/vlm
+    Example: python -m viewer explore --checkpoint runs/vlm
 
     Args:
         data: data folder.
-        checkpoint: VLM checkpoint, a PEFT folder or a base; the shipped one by default.
-        clip: CLIP checkpoint; the shipped one by default. The page also works without checkpoints.
+        checkpoint: VLM checkpoint, a PEFT folder or a base; by default the submitted one.
+        clip: CLIP checkpoint, by default the submitted one. The page also works without checkpoints.
         port: port of the page's address; 0 picks a free one.
 
     Raises:

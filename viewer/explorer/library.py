@@ -1,11 +1,11 @@
 """Index the views to browse and store uploaded images; both are found by key, never by path."""
 
 import io
+import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +27,10 @@ MAX_STORED_SIZE = (1200, 800)  # pixels; the models see far fewer
 UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
+class UnknownViewError(LookupError):
+    """There is no such split or view."""
+
+
 class TooLargeError(ValueError):
     """An upload has too many bytes or pixels."""
 
@@ -37,11 +41,7 @@ class NotAnImageError(ValueError):
 
 @dataclass(frozen=True)
 class ViewEntry:
-    """An image with its labels; an upload has neither a frame nor a scene.
-
-    Args:
-        index: view index in the frame.
-    """
+    """An image with its frame, its view index in it, and its labels; an upload has no frame."""
 
     key: str
     path: Path
@@ -68,7 +68,7 @@ class Library:
         self.splits = [folder.name for folder in folders if next(folder.glob("*_info.json"), None)]
         if not self.splits:
             raise InputError(data, "no split with frames in it", "run `python -m supertux use-sample`")
-        self._data, self._lock, self._numbers = data, threading.Lock(), count(1)
+        self._data, self._lock, self._numbers = data, threading.Lock(), itertools.count(1)
         self._upload_dir = TemporaryDirectory(prefix="uploads-")
         self._views: dict[str, dict[str, ViewEntry]] = {UPLOADS: {}}
 
@@ -76,19 +76,26 @@ class Library:
         """Delete the uploads."""
         self._upload_dir.cleanup()
 
-    def views(self, split: str) -> dict[str, ViewEntry]:
+    def in_split(self, split: str) -> dict[str, ViewEntry]:
         """Return the views of a split by key.
 
         Raises:
-            KeyError: no such split.
+            UnknownViewError: no such split.
             InputError: a frame of it is broken.
         """
         with self._lock:  # prevents two requests from reading the split twice
             if split not in self._views:
                 if split not in self.splits:
-                    raise KeyError(split)
+                    raise UnknownViewError("no such split")
                 self._views[split] = dict(_read_split(self._data, split))
             return self._views[split]
+
+    def find(self, split: str, key: str) -> ViewEntry:
+        """Return one view."""
+        views = self.in_split(split)
+        if key not in views:
+            raise UnknownViewError("no such view")
+        return views[key]
 
     def add_upload(self, content: bytes) -> ViewEntry:
         """Decode an image and store it re-encoded, under a generated name.
@@ -137,37 +144,32 @@ def _decode(content: bytes) -> Image.Image:
 
 def filter_views(
     views: dict[str, ViewEntry], track: str = "", kart: str = "", num_karts: int | None = None
-) -> list[str]:
-    """Return the keys of the views on a track, with a kart, with a number of karts; empty values match all."""
-    return [
-        key
+) -> dict[str, ViewEntry]:
+    """Return the views on a track, with a kart, with a number of karts; empty values match all."""
+    return {
+        key: view
         for key, view in views.items()
         if (not track or view.scene.track == track)
         and (not kart or any(other.name == kart for other in view.scene.karts))
-        and (num_karts is None or len(view.scene.karts) == num_karts)
-    ]
+        and num_karts in (None, len(view.scene.karts))
+    }
 
 
-def count_facets(
-    views: dict[str, ViewEntry], track: str = "", kart: str = "", num_karts: int | None = None
-) -> dict[str, dict]:
+def count_facets(views: dict[str, ViewEntry], track: str, kart: str, num_karts: int | None) -> dict[str, dict]:
     """Count the views for each track, kart and number of karts that the filter could be changed to.
 
     A filter value restricts the counts of the other two filters, not of its own, so that it can be replaced.
     """
-    labelled = {key: view for key, view in views.items() if view.scene}
 
-    def scenes(*filters) -> list[Scene]:
-        return [labelled[key].scene for key in filter_views(labelled, *filters)]
+    def count(values: Callable[[Scene], set], *filters) -> dict:
+        counts = Counter(value for view in filter_views(views, *filters).values() for value in values(view.scene))
+        return dict(sorted(counts.items()))
 
-    facets = {
-        "tracks": Counter(scene.track for scene in scenes("", kart, num_karts)),
-        "karts": Counter(
-            name for scene in scenes(track, "", num_karts) for name in {other.name for other in scene.karts}
-        ),
-        "numbers": Counter(len(scene.karts) for scene in scenes(track, kart, None)),
+    return {
+        "tracks": count(lambda scene: {scene.track}, "", kart, num_karts),
+        "karts": count(lambda scene: {other.name for other in scene.karts}, track, "", num_karts),
+        "numbers": count(lambda scene: {len(scene.karts)}, track, kart, None),
     }
-    return {name: dict(sorted(counts.items())) for name, counts in facets.items()}
 
 
 def view_to_json(view: ViewEntry) -> dict:
@@ -179,7 +181,7 @@ def view_to_json(view: ViewEntry) -> dict:
         "key": view.key,
         "track": view.scene.track,
         "ego": view.scene.ego.name if view.scene.ego else None,
-        "boxes": [{"role": box.role, "name": box.name, "box": box.corners} for box in boxes],
+        "boxes": [asdict(box) for box in boxes],
         "pairs": [{"question": question, "answer": answer} for question, answer in view.pairs],
         "captions": list(captions(view.scene)),
     }

@@ -4,12 +4,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from homework.data import is_exact_match
 from homework.utils.errors import InputError, first_line
 
-from .. import default_checkpoint
 from .library import ViewEntry
 
 CHECK_BATCH_SIZE = 4  # views per batch of the search for wrong answers: about 0.2 s, the longest a request then waits
@@ -32,7 +30,7 @@ class Models:
         answers: (split, key) -> question -> answer, for whole views.
     """
 
-    def __init__(self, vlm: str | None = None, clip: str | None = None):
+    def __init__(self, vlm: str = "vlm", clip: str = "clip"):
         self.checkpoints = {"vlm": vlm, "clip": clip}
         self.state = {"vlm": LOADING, "clip": LOADING}
         self.answers: dict[tuple[str, str], dict[str, str]] = {}
@@ -41,12 +39,21 @@ class Models:
 
     def load(self) -> None:
         """Load both models, which takes seconds; `state` reports failures."""
-        for part, load in (("vlm", _load_vlm), ("clip", _load_clip)):
+        for part in self.state:
             try:
-                checkpoint = self.checkpoints[part] or default_checkpoint(part)
-                if not Path(checkpoint).is_dir():
-                    raise InputError(checkpoint, "no such checkpoint", REMEDIES[part])
-                self._models[part] = load(checkpoint)
+                from homework.models.loading import checkpoint_folder  # imports torch
+
+                folder = checkpoint_folder(self.checkpoints[part])
+                if not folder.is_dir():
+                    raise InputError(folder, "no such checkpoint", REMEDIES[part])
+                if part == "vlm":
+                    from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
+
+                    self._models[part] = (BaseVLM(folder),)
+                else:
+                    from homework.clip import load_with_tokenizer
+
+                    self._models[part] = load_with_tokenizer(folder.resolve())
                 self.state[part] = READY
             except Exception as error:  # also out of memory, which the page must report
                 self.state[part] = str(error) if isinstance(error, InputError) else first_line(error)
@@ -86,11 +93,9 @@ class Models:
 
     def _answer(self, vlm, split: str, views: Sequence[ViewEntry]) -> None:
         rows = [(view, question) for view in views for question, _ in view.pairs]
-        answers = vlm.answer([view.path for view, _ in rows], [question for _, question in rows])
-        found = {view.key: {} for view in views}
-        for (view, question), answer in zip(rows, answers, strict=True):
-            found[view.key][question] = answer
-        self.answers.update({(split, key): by_question for key, by_question in found.items()})
+        answers = iter(vlm.answer([view.path for view, _ in rows], [question for _, question in rows]))
+        for view in views:
+            self.answers[split, view.key] = {question: next(answers) for question, _ in view.pairs}
 
     def compare(self, view: ViewEntry, texts: Sequence[str]) -> list[float]:
         """Return for each text CLIP's probability, 0 to 1, that it is true of the image."""
@@ -141,22 +146,6 @@ class Models:
 
     def find_wrong(self, split: str, views: dict[str, ViewEntry]) -> tuple[list[str], int]:
         """Return the keys of views with a wrong answer so far, and the number of answered views."""
-        answered = {key: self.answers[split, key] for key in views if (split, key) in self.answers}
-        wrong = [
-            key
-            for key, answers in answered.items()
-            if not all(is_exact_match(answers[question], truth) for question, truth in views[key].pairs)
-        ]
+        answered = [(view, self.answers[split, key]) for key, view in views.items() if (split, key) in self.answers]
+        wrong = [view.key for view, given in answered if not all(is_exact_match(given[q], a) for q, a in view.pairs)]
         return wrong, len(answered)
-
-
-def _load_vlm(checkpoint: str) -> tuple:
-    from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
-
-    return (BaseVLM(checkpoint),)
-
-
-def _load_clip(checkpoint: str) -> tuple:
-    from homework.clip import load_with_tokenizer
-
-    return load_with_tokenizer(Path(checkpoint).resolve())

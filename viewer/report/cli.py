@@ -6,8 +6,6 @@ from pathlib import Path
 from homework.labels.rows import DATA_DIR
 from homework.utils.io import atomic_write
 
-from .. import default_checkpoint
-
 logger = logging.getLogger(__name__)
 
 
@@ -16,18 +14,18 @@ def report(
     /,
     split: str = "valid",
     data: str = str(DATA_DIR),
-    clip: str | None = None,
+    clip: str = "clip",
     output: str = "report",
 ) -> None:
     """Evaluate a VLM and a CLIP on all of a split and write the results to one HTML page.
 
-    Example: python -m viewer report homework/weights/vlm --split valid
+    Example: python -m viewer report runs/vlm --split valid
 
     Args:
-        checkpoint: VLM checkpoint, a PEFT folder or a base.
+        checkpoint: VLM checkpoint: a PEFT folder, a base, or `vlm`, the submitted one.
         split: folder of the data to evaluate on.
         data: data folder; its `train` tells which pairs of kart and track occur in training.
-        clip: CLIP checkpoint; the shipped one by default.
+        clip: CLIP checkpoint, by default the submitted one.
         output: folder for the page, index.html.
 
     Raises:
@@ -36,7 +34,7 @@ def report(
     from .collect import collect_report_data  # imports torch, which takes seconds
     from .html import render_page
 
-    report_data = collect_report_data(checkpoint, clip or default_checkpoint("clip"), split, Path(data))
+    report_data = collect_report_data(checkpoint, clip, split, Path(data))
     file = Path(output) / "index.html"
     with atomic_write(file) as temporary:
         temporary.write_text(render_page(report_data), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from homework.base_vlm import BaseVLM
 from homework.clip import load_with_tokenizer, predict
 from homework.labels.eval_sets import Scenes, multiple_choice, split_scenes
 from homework.labels.rows import add_image_paths
-from homework.models.loading import resolve_base
+from homework.models.loading import checkpoint_folder, resolve_base
 from homework.models.lora_weights import read_adapter_base
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
@@ -75,7 +75,7 @@ class ReportData:
 
     @property
     def official(self) -> list[ScoredAnswer]:
-        """The answers to questions of the official kind: no counts of 0."""
+        """The answers to questions that the official evaluation asks: no counts of 0."""
         return [answer for answer in self.answers if answer.is_official]
 
 
@@ -87,7 +87,7 @@ def collect_report_data(checkpoint: str, clip_checkpoint: str, split: str, data_
     """
     scenes = split_scenes(data_dir, split)
     pairs = count_training_pairs(data_dir)
-    vlm = BaseVLM(checkpoint)
+    vlm = BaseVLM(checkpoint_folder(checkpoint))
     vlm.show_progress = True
     start = time.perf_counter()
     answers = answer_all_questions(vlm, scenes, data_dir)
@@ -100,21 +100,16 @@ def collect_report_data(checkpoint: str, clip_checkpoint: str, split: str, data_
 def add_probabilities(vlm: BaseVLM, answers: list[AnsweredQuestion], data_dir: Path) -> list[ScoredAnswer]:
     """Add the model's probabilities of its own and of the true answers."""
     pairs = {
-        str(data_dir / image): list(
-            dict.fromkeys((row.question, text) for row in view for text in (row.answer, row.truth))
-        )
+        str(data_dir / image): list({(row.question, text): None for row in view for text in (row.answer, row.truth)})
         for image, view in group_by_image(answers).items()
     }
     found = compute_probabilities(vlm, pairs, show_progress=True)
-    probability = {
-        (path, *pair): value for path, values in found.items() for pair, value in zip(pairs[path], values, strict=True)
-    }
+    probability = {path: dict(zip(pairs[path], values, strict=True)) for path, values in found.items()}
     scored = []
     for row in answers:
-        key = str(data_dir / row.image), row.question
-        scored.append(
-            ScoredAnswer(**vars(row), p_answer=probability[*key, row.answer], p_truth=probability[*key, row.truth])
-        )
+        own = probability[str(data_dir / row.image)]
+        p_answer, p_truth = own[row.question, row.answer], own[row.question, row.truth]
+        scored.append(ScoredAnswer(**vars(row), p_answer=p_answer, p_truth=p_truth))
     return scored
 
 
@@ -133,7 +128,7 @@ def run_clip(checkpoint: str, scenes: Scenes, data_dir: Path) -> tuple[ModelSumm
     if not rows:
         logger.info(f"CLIP is not evaluated: {reason}")
         return None, []
-    clip, tokenizer = load_with_tokenizer(Path(checkpoint).resolve())
+    clip, tokenizer = load_with_tokenizer(checkpoint_folder(checkpoint))
     start = time.perf_counter()
     predictions = predict(clip, tokenizer, rows, progress=True)
     summary = summarize_model(checkpoint, clip, (time.perf_counter() - start) / len(rows))
@@ -142,7 +137,7 @@ def run_clip(checkpoint: str, scenes: Scenes, data_dir: Path) -> tuple[ModelSumm
 
 def summarize_model(checkpoint: str, model: torch.nn.Module, seconds_per_question: float) -> ModelSummary:
     """Measure a model's size and read its training curve, if the checkpoint's folder has one."""
-    folder = Path(checkpoint)
+    folder = checkpoint_folder(checkpoint)
     base_size_mb, num_lora = None, 0
     if (folder / "adapter_config.json").exists():
         base = Path(resolve_base(read_adapter_base(folder)))
@@ -174,19 +169,17 @@ def suspected_label_errors(answers: Iterable[ScoredAnswer], number: int) -> list
     probability. Answers are ranked by its product with their probability, as confidence means little for a question
     type that the model is bad at.
     """
-    by_type = defaultdict(list)
+    accuracy: dict[int, float] = {}
+    num_correct, num_answers = Counter(), Counter()
+    answers = sorted(answers, key=lambda answer: -answer.p_answer)
     for answer in answers:
-        by_type[answer.question_type].append(answer)
-    wrong = []
-    for same_type in by_type.values():
-        num_correct = 0
-        for rank, answer in enumerate(sorted(same_type, key=lambda answer: -answer.p_answer), 1):
-            num_correct += answer.is_correct
-            if not answer.is_correct:
-                wrong.append((answer, (num_correct + 1) / (rank + 2)))  # Laplace's rule: the first ranks are few
-    wrong.sort(key=lambda pair: -pair[0].p_answer * pair[1])
-    accuracy = {id(answer): share for answer, share in wrong}
-    return [(answer, accuracy[id(answer)]) for answer in _first_per_view([answer for answer, _ in wrong], number)]
+        num_answers[answer.question_type] += 1
+        num_correct[answer.question_type] += answer.is_correct
+        # Laplace's rule of succession, since the first counts are small
+        accuracy[id(answer)] = (num_correct[answer.question_type] + 1) / (num_answers[answer.question_type] + 2)
+    wrong = [answer for answer in answers if not answer.is_correct]
+    wrong.sort(key=lambda answer: -answer.p_answer * accuracy[id(answer)])
+    return [(answer, accuracy[id(answer)]) for answer in _first_per_view(wrong, number)]
 
 
 def _first_per_view(answers: Iterable[ScoredAnswer], number: int) -> list[ScoredAnswer]:

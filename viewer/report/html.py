@@ -2,32 +2,26 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
 from PIL import Image
 
-from homework.clip import count_correct
+from homework.clip import count_correct_by_type
 from homework.data import score_answers, wilson_interval
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import QUESTION_TYPES
 from homework.labels.rows import parse_image_file
 from homework.labels.scene import VIEW_SIZE, build_scene
-from homework.labels.visualize import COLOURS, boxes_for_drawing
+from homework.labels.visualize import ROLE_COLORS, boxes_for_drawing
 from homework.utils.images import open_image
 
-from ..error_analysis import (
-    confusion_counts,
-    consistency,
-    count_correct,
-    group_by_image,
-    group_by_kart_size,
-    group_by_num_karts,
-    group_by_training_pair,
-)
+from .. import error_analysis
+from ..error_analysis import consistency, count_correct, group_by_image
 from .collect import ModelSummary, ReportData, ScoredAnswer, suspected_label_errors, top_errors
-from .plots import plot_accuracies, plot_accuracy_by_group, plot_confusions, plot_training_curves
+from .plots import plot_accuracy_by_group, plot_confusions, plot_training_curves
 
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 NUM_ERRORS, NUM_LABEL_ERRORS = 24, 12  # cards
@@ -39,9 +33,9 @@ def render_page(data: ReportData) -> str:
     name, split = escape(data.vlm.name), escape(data.split)
     intro = (
         f"<h1>{name}</h1><p>All questions about the {len(group_by_image(data.answers)):,} views of <b>{split}</b>: "
-        f"{len(data.answers):,}, of which {len(data.official):,} are of the official kind (no counts of 0). Intervals "
-        "are Wilson's 95 % for independent questions; questions about one race are correlated, so the true intervals "
-        "are wider.</p>"
+        f"{len(data.answers):,}, of which {len(data.official):,} occur in the official evaluation (no counts of 0). "
+        "Intervals are Wilson's 95 % for independent questions; questions about one race are correlated, so the true "
+        "intervals are wider.</p>"
     )
     sections = {
         "Accuracy by question type": _render_accuracy(data),
@@ -73,12 +67,12 @@ def _columns(*parts: str) -> str:
     return f'<div class="columns">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
-def _cards(cards: list[str]) -> str:
-    return f'<div class="cards">{"".join(cards)}</div>' if cards else "<p>None: all answers are correct.</p>"
-
-
 def _percent(share: float) -> str:
     return f"{round(100 * share, 1) + 0:.1f}"  # + 0 turns -0.0 into 0.0
+
+
+def _interval(share: float, number: int) -> str:
+    return _range(*wilson_interval(share, number))
 
 
 def _range(low: float, high: float) -> str:
@@ -88,38 +82,36 @@ def _range(low: float, high: float) -> str:
 def _render_accuracy(data: ReportData) -> str:
     rows = [{"image_path": "", "question": row.question, "answer": row.truth} for row in data.official]
     result = score_answers(rows, [row.answer for row in data.official])
-    counts, prefix, exact = result.num_by_type, result.accuracy_by_type, result.exact_accuracy_by_type
-    correct = {
-        type_: (round(prefix[type_] * counts[type_]), counts[type_]) for type_ in QUESTION_TYPES if type_ in counts
-    }
+    prefix, exact = result.accuracy_by_type, result.exact_accuracy_by_type
     rows = [
-        (type_, _percent(prefix[type_]), _percent(exact[type_]), _range(*wilson_interval(prefix[type_], n)), f"{n:,}")
-        for type_, (_, n) in correct.items()
+        (name, _percent(prefix[name]), _percent(exact[name]), _interval(prefix[name], n), f"{n:,}")
+        for name, n in sorted(result.num_by_type.items(), key=lambda pair: QUESTION_TYPES.index(pair[0]))
     ]
     macro = _percent(result.macro_accuracy), _percent(sum(exact.values()) / len(exact)), _range(*result.macro_interval)
     rows.append(("macro average", *macro, f"{len(result.samples):,}"))
     table = _table(("VLM", "% prefix match", "% exact match", "95 % interval", "questions"), rows)
-    html = _columns(table, _figure(plot_accuracies("Accuracy of the VLM by question type", correct)))
+    counts = count_correct(data.official, lambda answer: answer.question_type)
+    html = _columns(table, _figure(plot_accuracy_by_group("Accuracy of the VLM by question type", *counts)))
     if data.clip:
-        hits, totals = count_correct(*zip(*data.clip_predictions, strict=True))
-        correct = {type_: (hits[type_], totals[type_]) for type_ in QUESTION_TYPES if totals[type_]}
-        rows = [
-            (name, _percent(k / n), _range(*wilson_interval(k / n, n)), f"{n:,}")
-            for name, (k, n) in (correct | {"all questions": (hits.total(), totals.total())}).items()
-        ]
+        correct, total = count_correct_by_type(*zip(*data.clip_predictions, strict=True))
+        types = [name for name in QUESTION_TYPES if total[name]]
+        numbers = [(name, correct[name], total[name]) for name in types]
+        numbers.append(("all questions", correct.total(), total.total()))
+        rows = [(name, _percent(k / n), _interval(k / n, n), f"{n:,}") for name, k, n in numbers]
         table = _table(("CLIP, one of five captions", "% correct", "95 % interval", "questions"), rows)
-        html += _columns(table, _figure(plot_accuracies("Accuracy of CLIP by caption type", correct)))
+        counts = [Counter({(name, name): count[name] for name in types}) for count in (correct, total)]
+        html += _columns(table, _figure(plot_accuracy_by_group("Accuracy of CLIP by caption type", *counts)))
     return html
 
 
 def _render_groups(data: ReportData) -> str:
     groups = {
-        "Accuracy by number of karts in the view": group_by_num_karts,
-        "Accuracy by short edge of the deciding kart's box, in pixels of 150x100": group_by_kart_size,
+        "Accuracy by number of karts in the view": error_analysis.group_by_num_karts,
+        "Accuracy by short edge of the deciding kart's box, in pixels of 150x100": error_analysis.group_by_kart_size,
     }
     if data.training_pairs:
         title = "Accuracy by whether train has this ego kart on this track"
-        groups[title] = group_by_training_pair(data.training_pairs)
+        groups[title] = error_analysis.group_by_training_pair(data.training_pairs)
     figures = [
         _figure(plot_accuracy_by_group(title, *count_correct(data.official, group)), title)
         for title, group in groups.items()
@@ -130,7 +122,7 @@ def _render_groups(data: ReportData) -> str:
 def _render_confusions(data: ReportData) -> str:
     figures = []
     for question_type, title in {"ego": "ego kart", "track": "track"}.items():
-        counts = confusion_counts(data.official, question_type)
+        counts = error_analysis.confusion_counts(data.official, question_type)
         if counts:
             name = f"Confusion matrix: {title}"
             figures.append(_figure(plot_confusions(name, counts), f"{name}, in percent of the row; correct is green"))
@@ -161,7 +153,7 @@ def _render_errors(data: ReportData) -> str:
         "<p>The wrong answers with the lowest probability of the truth, one per view; in brackets, the model's "
         "probability of each answer. Red box: ego kart; yellow: other karts; dotted: karts too small to count.</p>"
     )
-    return text + _cards([_card(answer, data.data_dir) for answer in top_errors(data.answers, NUM_ERRORS)])
+    return text + _cards(data, [(answer, "") for answer in top_errors(data.answers, NUM_ERRORS)])
 
 
 def _render_label_errors(data: ReportData) -> str:
@@ -170,12 +162,15 @@ def _render_label_errors(data: ReportData) -> str:
         "questions of the same type that it answers with at least this confidence.</p>"
     )
     found = suspected_label_errors(data.answers, NUM_LABEL_ERRORS)
-    notes = [(answer, f"accuracy at this confidence: {_percent(accuracy)} %") for answer, accuracy in found]
-    return text + _cards([_card(answer, data.data_dir, note) for answer, note in notes])
+    return text + _cards(data, [(row, f"accuracy at this confidence: {_percent(share)} %") for row, share in found])
 
 
-def _card(answer: ScoredAnswer, data_dir: Path, note: str = "") -> str:
-    """Render a view with its boxes, the question, the answer and the truth."""
+def _cards(data: ReportData, notes: list[tuple[ScoredAnswer, str]]) -> str:
+    cards = "".join(_card(answer, data.data_dir, note) for answer, note in notes)
+    return f'<div class="cards">{cards}</div>' if cards else "<p>None: all answers are correct.</p>"
+
+
+def _card(answer: ScoredAnswer, data_dir: Path, note: str) -> str:
     given, truth = escape(answer.answer) or "(empty)", escape(answer.truth)
     lines = [
         f'<p class="question">{escape(answer.question)}</p>',
@@ -200,7 +195,7 @@ def _draw_view(image: str, data_dir: Path) -> str:
     parts = [f'<image {size} preserveAspectRatio="none" href="data:image/jpeg;base64,{source}"/>']
     for box in boxes_for_drawing(info, view, build_scene(info, view)):
         x1, y1, x2, y2 = (round(value, 1) for value in box.corners)
-        place = f'x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" stroke="{COLOURS[box.role]}"'
+        place = f'x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" stroke="{ROLE_COLORS[box.role]}"'
         parts.append(f'<rect class="{box.role}" {place}><title>{escape(box.name or "not a kart")}</title></rect>')
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(image)}">{"".join(parts)}</svg>'
 

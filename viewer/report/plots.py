@@ -3,7 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -36,19 +36,12 @@ MAX_CLASSES = 30  # columns of a confusion matrix; all other answers share one m
 CLASS_NAME = re.compile(r"[a-zA-Z0-9_ -]{1,24}")  # an untrained model's answers may be anything, at any length
 
 
-def _subplots(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure((width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _to_svg(figure: Figure, name: str) -> str:
-    """Return a figure as a self-contained `<svg>` whose ids do not clash with another's.
-
-    Args:
-        name: accessible label.
-    """
+def _draw_svg(name: str, width: float, height: float, draw: Callable[[Axes], None]) -> str:
+    """Return a drawing as a self-contained `<svg>`, labelled `name`, whose ids do not clash with another's."""
     stream = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure((width, height), layout="constrained")
+        draw(figure.add_subplot())
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
     text = UNUSED_SVG.sub("", text[text.index("<svg") :])
@@ -68,24 +61,6 @@ def _add_legend(axes: Axes, num_columns: int) -> None:
     axes.legend(frameon=False, ncols=num_columns, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
 
 
-def plot_accuracies(name: str, counts: Mapping[str, tuple[int, int]]) -> str:
-    """Plot the accuracy of each question type with its 95 % interval.
-
-    Args:
-        counts: question type -> (correct, total).
-    """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _subplots(5.2, 0.6 + 0.32 * len(counts))
-        for row, (type_, pair) in enumerate(counts.items()):
-            percent, errors = _percent_with_interval([pair])
-            axes.errorbar(percent, [-row], xerr=errors, fmt="o", capsize=3, color=TYPE_COLORS.get(type_, GRAY))
-        axes.set_yticks([-row for row in range(len(counts))], list(counts))
-        axes.set_xlim(0, 101)
-        axes.set_xlabel("accuracy, %")
-        axes.grid(axis="x", color=GRAY, alpha=0.3)
-    return _to_svg(figure, name)
-
-
 def plot_accuracy_by_group(name: str, correct: Counter, total: Counter) -> str:
     """Plot one line per question type over the sorted groups, with 95 % intervals.
 
@@ -93,23 +68,22 @@ def plot_accuracy_by_group(name: str, correct: Counter, total: Counter) -> str:
         correct, total: numbers by (group, question type), see `viewer.error_analysis.count_correct`.
     """
     groups = sorted({group for group, _ in total})
-    types = [type_ for type_ in QUESTION_TYPES if any((group, type_) in total for group in groups)]
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _subplots(5.2, 3.0)
+    types = [type_ for type_ in QUESTION_TYPES if any(total[group, type_] for group in groups)]
+
+    def draw(axes: Axes) -> None:
         for number, type_ in enumerate(types):
             present = [place for place, group in enumerate(groups) if total[group, type_]]
-            percent, errors = _percent_with_interval(
-                [(correct[groups[place], type_], total[groups[place], type_]) for place in present]
-            )
+            keys = [(groups[place], type_) for place in present]
+            percent, errors = _percent_with_interval([(correct[key], total[key]) for key in keys])
             offset = 0.08 * (number - (len(types) - 1) / 2)  # separates overlapping intervals
             style = {"fmt": "o-", "ms": 4, "lw": 1.2, "capsize": 2, "color": TYPE_COLORS.get(type_, GRAY)}
             axes.errorbar([place + offset for place in present], percent, yerr=errors, label=type_, **style)
         axes.set_xticks(range(len(groups)), [group.strip() for group in groups])
-        axes.set_ylim(0, 101)
-        axes.set_ylabel("accuracy, %")
+        axes.set(ylim=(0, 101), ylabel="accuracy, %")
         axes.grid(axis="y", color=GRAY, alpha=0.3)
         _add_legend(axes, len(types))
-    return _to_svg(figure, name)
+
+    return _draw_svg(name, 5.2, 3.0, draw)
 
 
 def plot_confusions(name: str, counts: Mapping[str, Counter]) -> str:
@@ -124,27 +98,24 @@ def plot_confusions(name: str, counts: Mapping[str, Counter]) -> str:
     columns = truths + sorted(others[: max(0, MAX_CLASSES - len(truths))])
     rest = [answer for answer in given if answer not in columns]
     names = columns + (["others"] if rest else [])
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _subplots(1.4 + 0.27 * len(names), 1.2 + 0.24 * len(truths))
+
+    def draw(axes: Axes) -> None:
         for y, truth in enumerate(truths):
             row = counts[truth]
             for x, answer in enumerate(names):
                 number = row[answer] if x < len(columns) else sum(row[other] for other in rest)
-                share = number / row.total()
+                share, color = number / row.total(), CORRECT if answer == truth else WRONG
                 if number:
-                    color = CORRECT if answer == truth else WRONG
                     axes.add_patch(Rectangle((x, y), 1, 1, color=color, alpha=max(0.05, share), lw=0))
                 if share >= 0.05:
-                    label = f"{100 * share:.0f}"
-                    axes.text(x + 0.5, y + 0.5, label, ha="center", va="center_baseline", fontsize=6.5)
-        axes.set_xlim(0, len(names))
-        axes.set_ylim(len(truths), 0)
+                    style = {"ha": "center", "va": "center_baseline", "fontsize": 6.5}
+                    axes.text(x + 0.5, y + 0.5, f"{100 * share:.0f}", **style)
         axes.set_xticks([x + 0.5 for x in range(len(names))], names, rotation=90, fontsize=7.5)
         axes.set_yticks([y + 0.5 for y in range(len(truths))], truths, fontsize=7.5)
         axes.tick_params(length=0)
-        axes.set_xlabel("answer")
-        axes.set_ylabel("truth")
-    return _to_svg(figure, name)
+        axes.set(xlim=(0, len(names)), ylim=(len(truths), 0), xlabel="answer", ylabel="truth")
+
+    return _draw_svg(name, 1.4 + 0.27 * len(names), 1.2 + 0.24 * len(truths), draw)
 
 
 def plot_training_curves(name: str, curve: Sequence[dict]) -> list[str]:
@@ -156,25 +127,24 @@ def plot_training_curves(name: str, curve: Sequence[dict]) -> list[str]:
     accuracies = {f"eval_accuracy_{type_}": type_ for type_ in QUESTION_TYPES} | {"eval_accuracy": "all"}
     plots = []
     for title, fields, label in (("loss", {"loss": "all"}, "loss"), ("accuracy", accuracies, "accuracy, %")):
-        lines = {field: [(row["step"], row[field]) for row in curve if field in row] for field in fields}
-        lines = {field: points for field, points in lines.items() if points}
-        if not lines:
-            continue
-        with matplotlib.rc_context(STYLE):
-            figure, axes = _subplots(5.2, 2.6)
-            for field, points in lines.items():
-                color, width = TYPE_COLORS.get(fields[field], GRAY), 2 if fields[field] == "all" else 1
-                axes.plot(*zip(*points, strict=True), "o-", ms=3, lw=width, color=color, label=fields[field])
-            if title == "loss" and all(value > 0 for _, value in lines["loss"]):
+        lines = {name: [(row["step"], row[field]) for row in curve if field in row] for field, name in fields.items()}
+        lines = {name: points for name, points in lines.items() if points}
+
+        def draw(axes: Axes, title=title, label=label, lines=lines) -> None:
+            for line, points in lines.items():
+                style = {"ms": 3, "lw": 2 if line == "all" else 1, "color": TYPE_COLORS.get(line, GRAY)}
+                axes.plot(*zip(*points, strict=True), "o-", label=line, **style)
+            if title == "loss" and all(value > 0 for _, value in lines["all"]):
                 axes.set_yscale("log")
                 # the default labels are formulas, which `text.parse_math` leaves unrendered
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.yaxis.set_major_formatter("{x:g}")
                 axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.set_xlabel("step")
-            axes.set_ylabel(label)
+            axes.set(xlabel="step", ylabel=label)
             axes.grid(color=GRAY, alpha=0.3)
             if len(lines) > 1:
                 _add_legend(axes, len(lines))
-        plots.append(_to_svg(figure, f"{name}, {title}"))
+
+        if lines:
+            plots.append(_draw_svg(f"{name}, {title}", 5.2, 2.6, draw))
     return plots

@@ -1,7 +1,7 @@
 """The engines that draw races, behind one interface, and the preset that each of them draws.
 
 An engine is a package with two modules: `assets` says what is installed and how a process is started that draws;
-`engine` has the `Race` and can be imported by such a process alone.
+`engine` has the `Race` and can be imported by such a process only.
 """
 
 from collections.abc import Iterator
@@ -23,62 +23,40 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class CameraView:
-    """What one camera shows.
+    """What one camera shows; `detections` has rows of (class, number, box), as in `info.json`."""
 
-    Attributes:
-        image: [h, w, 3] uint8.
-        detections: rows of (class, number, box), as in `info.json`.
-        distance: [h, w] metres from the camera, inf for the sky; None if unknown.
-    """
-
-    image: np.ndarray
+    image: np.ndarray  # [h, w, 3] uint8
     detections: list[list[int]]
-    distance: np.ndarray | None = None
+    distance: np.ndarray | None = None  # [h, w] metres from the camera, inf for the sky
 
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """A drawn frame; the camera target of view v is kart v of `karts`.
+    """A drawn frame; the camera target of view v is kart v of `karts`."""
 
-    Attributes:
-        time: seconds since the start of the race.
-        order: the karts' numbers in the race's plan.
-        karts: the engine's objects with their positions.
-        views: one for each camera.
-    """
-
-    time: float
-    order: list[int]
-    karts: list
+    time: float  # seconds since the start of the race
+    order: list[int]  # the karts' numbers in the race's plan
+    karts: list  # the engine's objects
     views: list[CameraView]
 
 
 class Race(Protocol):
-    """A race in an engine, as the worker uses it: for each candidate to be drawn `settle_cameras`, `draw`, `read`."""
+    """A race in an engine, as the worker uses it.
+
+    `candidates` advances to one game state after another and yields how many karts each camera probably sees, [karts];
+    an empty array stands for a state to draw in any case. To draw one, call `settle_cameras`, which brings karts and
+    cameras to their places, `draw`, and `read`, which raises UnreadableError.
+    """
 
     num_cameras: int
     max_rejections: int  # candidates in a row that may be left out
 
-    def start(self) -> None:
-        """Bring the race to where its first candidate may be."""
-
-    def candidates(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Advance to one game state after another; yield how many karts each camera probably sees, [karts].
-
-        An empty array stands for a state that is to be drawn in any case.
-        """
-
-    def settle_cameras(self) -> None:
-        """Bring karts and cameras to their places in the current candidate."""
-
-    def draw(self):
-        """Draw the views of all cameras, unread."""
-
-    def read(self, drawn) -> LabelledFrame:
-        """Read the labels of what `draw` returned. Raises UnreadableError."""
-
-    def sample_jitter(self, rng: np.random.Generator) -> PhotometricJitter:
-        """Sample the change of light, haze and sharpness that fits this engine's frames."""
+    def start(self) -> None: ...
+    def candidates(self, rng: np.random.Generator) -> Iterator[np.ndarray]: ...
+    def settle_cameras(self) -> None: ...
+    def draw(self): ...
+    def read(self, drawn) -> LabelledFrame: ...
+    def sample_jitter(self, rng: np.random.Generator) -> PhotometricJitter: ...
 
 
 class Missing(NamedTuple):
@@ -89,35 +67,22 @@ class Missing(NamedTuple):
 
 
 class Assets(Protocol):
-    """The module `assets` of an engine's package."""
+    """The module `assets` of an engine: what is missing, in the order in which to install it, and how to run it."""
 
-    def find_missing(self) -> list[Missing]:
-        """Return what has to be installed, in the order in which to install it."""
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables of a process that draws."""
-
-    def interpreter(self) -> Path:
-        """Return the Python that has the engine."""
+    def find_missing(self) -> list[Missing]: ...
+    def environment(self) -> dict[str, str]: ...
+    def interpreter(self) -> Path: ...
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine, and what the plan of its races depends on.
+    """An engine, and what the plan of its races depends on."""
 
-    Attributes:
-        package: its name in this folder.
-        camera_counts: the numbers of cameras whose views have the right shape.
-        frames_per_race: unless asked for another number.
-        has_static_races: whether karts can be placed on the track.
-        redeals_karts: whether a plan's race is several, each with some of the plan's karts.
-    """
-
-    package: str
-    camera_counts: tuple[int, ...]
+    package: str  # in this folder
+    camera_counts: tuple[int, ...]  # whose views have the right shape
     frames_per_race: int
     has_static_races: bool
-    redeals_karts: bool
+    redeals_karts: bool  # draws several races for each planned one, each with some of its karts
 
     @property
     def assets(self) -> Assets:
@@ -142,11 +107,7 @@ def check_installed(preset: str) -> None:
 
 
 def check_none_missing(name: str, missing: list[Missing]) -> None:
-    """Check that nothing is missing for what `name` stands for.
-
-    Raises:
-        InputError: something is; names all of it, and all remedies.
-    """
+    """Check that nothing is missing. Raises InputError for `name`, with all that is, and all remedies."""
     if missing:
         problem = f"cannot draw: {'; '.join(one.problem for one in missing)}"
         raise InputError(name, problem, f"run {', then '.join(one.remedy for one in missing)}")

@@ -1,28 +1,30 @@
-// The texts that stand out too little from what is behind them, each with its contrast as WCAG counts it.
+// Returns the texts with too little contrast to their background, each with its WCAG contrast ratio.
 () => {
   const parse = (color) => {
     const [r, g, b, a = 1] = color.match(/[\d.]+/g).map(Number);
     return [r, g, b, a];
   };
   const over = ([r, g, b, a], [R, G, B]) => [r * a + R * (1 - a), g * a + G * (1 - a), b * a + B * (1 - a), 1];
-  const light = (color) => {
+  const luminance = (color) => {
     const [r, g, b] = color.slice(0, 3).map((c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
-  const behind = (element) => {
+  const backgroundOf = (element) => {
     if (!element) return parse(getComputedStyle(document.body).backgroundColor);
     const color = parse(getComputedStyle(element).backgroundColor);
-    return color[3] === 1 ? color : over(color, behind(element.parentElement));
+    return color[3] === 1 ? color : over(color, backgroundOf(element.parentElement));
   };
-  const seen = (element) => (element ? Number(getComputedStyle(element).opacity) * seen(element.parentElement) : 1);
+  const opacityOf = (element) =>
+    element ? Number(getComputedStyle(element).opacity) * opacityOf(element.parentElement) : 1;
   const faint = [];
   for (const element of document.querySelectorAll("body *")) {
     const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
     if (!text || element.closest("svg, :disabled, option") || !element.checkVisibility()) continue;
-    const back = behind(element);
+    const back = backgroundOf(element);
     const [r, g, b, a] = parse(getComputedStyle(element).color);
-    const lights = [light(over([r, g, b, a * seen(element)], back)), light(back)].sort((one, other) => other - one);
-    const contrast = (lights[0] + 0.05) / (lights[1] + 0.05);
+    const front = over([r, g, b, a * opacityOf(element)], back);
+    const [dark, light] = [luminance(front), luminance(back)].sort((one, other) => one - other);
+    const contrast = (light + 0.05) / (dark + 0.05);
     if (contrast < 4.5) faint.push(`${text.slice(0, 40)}: ${contrast.toFixed(1)}`);
   }
   return faint;

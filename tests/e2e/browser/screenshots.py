@@ -10,7 +10,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from supertux.sample import use_sample
 
-from .driving import PATIENCE, ROOT, launch, serving
+from .driving import ROOT, TIMEOUT_MS, launch, serving
 
 DOCS = ROOT / "docs"
 MAX_IMAGE_BYTES = 300_000  # larger screenshots are reduced to 256 colours
@@ -18,11 +18,11 @@ MAX_IMAGE_BYTES = 300_000  # larger screenshots are reduced to 256 colours
 
 def main(report: Path | None) -> None:
     """Save the explorer, and the top of a report if one is given."""
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = launch(playwright)
         page = browser.new_page(viewport={"width": 1280, "height": 860})
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(TIMEOUT_MS)
         show_explore(page)
         if report:
             show_report(page, report)
@@ -38,7 +38,7 @@ def show_explore(page) -> None:
         expect(page.locator("#pairs td:nth-child(3):not(:empty)")).to_have_count(10)
         page.fill("#question", "What track is this?")
         page.click("#ask")
-        expect(page.locator("#answer")).to_contain_text("% sure")
+        expect(page.locator("#answer")).to_contain_text("confidence ")
         expect(page.locator("#compare")).to_be_enabled()
         page.click("#compare")
         expect(page.locator("#compared tr")).to_have_count(5)
@@ -46,10 +46,10 @@ def show_explore(page) -> None:
 
 
 def show_report(page, report: Path) -> None:
-    """Save the top of a report, without some sections, so that the cards are visible."""
+    """Show the top of a report, without some sections, so that cards are visible."""
     page.set_viewport_size({"width": 1000, "height": 1400})
     page.goto(report.resolve().as_uri())
-    for title in ("What is taken for what", "Answers that agree", "Training"):
+    for title in ("Confusion matrices", "Consistency", "Training curves"):
         page.locator("section", has=page.get_by_role("heading", name=title)).evaluate("it => it.remove()")
     save(page, DOCS / "report.png")
 

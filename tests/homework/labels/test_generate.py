@@ -1,4 +1,4 @@
-"""`check` and `generate`: the same bytes every time, pictures, and nothing half-written."""
+"""`check` shows a view; `generate` writes the same bytes every time, or nothing."""
 
 import json
 import math
@@ -22,7 +22,7 @@ MODULES = (generate_qa, generate_captions)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_one_worker_two_workers_and_json_dumps_give_the_same_bytes(tmp_path: Path, module):
+def test_bytes_do_not_depend_on_workers_and_equal_json_dumps(tmp_path: Path, module):
     split = tmp_path / "train"
     for number in range(2 * FRAMES_PER_TASK + 1):
         write_frame(split, f"{number:05x}", "abyss", shift=number)
@@ -42,7 +42,7 @@ def test_names_are_escaped(tmp_path: Path):
     assert json.loads(file.read_bytes()) == rows_of(tmp_path / "train", generate_qa.rows)
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path: Path):
+def test_a_folder_name_that_is_not_utf8_is_refused(tmp_path: Path):
     split = tmp_path / os.fsdecode(b"tr\xff")
     write_frame(split, "00000", "abyss")
     with pytest.raises(InputError, match="not UTF-8; rename it"):
@@ -51,7 +51,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_generate_replaces_the_file_and_says_how_many(tiny_data: Path, call, module):
+def test_generate_replaces_the_file_and_logs_the_number_of_rows(tiny_data: Path, call, module):
     path = tiny_data / "train" / module.FILE_NAME
     rows = json.loads(path.read_text())
     path.write_text("old")
@@ -60,7 +60,7 @@ def test_generate_replaces_the_file_and_says_how_many(tiny_data: Path, call, mod
     assert f"{path}: {len(rows)} rows for 9 views in 3 frames" in out and "rows/s" in out
 
 
-def test_what_is_generated_can_be_read_as_a_dataset(tiny_data: Path):
+def test_generated_annotations_are_read_as_a_dataset(tiny_data: Path):
     generate_annotations(tiny_data / "valid", generate_qa.FILE_NAME, generate_qa.rows, 1)
     dataset = VQADataset("valid", tiny_data)
     (_, scene), *_ = read_scenes(info_files(tiny_data / "valid")[0])
@@ -105,8 +105,8 @@ def test_a_missing_split_makes_no_folder(tiny_data: Path, call):
 
 
 @pytest.mark.parametrize("split", ["data/train", ".", ".."])
-def test_a_split_is_a_folder_of_the_data(tiny_data: Path, call, split):
-    """Of one below, names of images would lack a folder."""
+def test_a_split_is_a_folder_directly_in_the_data_folder(tiny_data: Path, call, split):
+    """`image_file` in the annotations names one folder only."""
     flags = ("--split", split, "--data", tiny_data.parent if "/" in split else tiny_data)
     before = {file: file.stat().st_mtime_ns for file in tiny_data.rglob("*")}
     assert_one_line_error(call((generate_qa.check, generate_qa.generate), "generate", *flags), split)
@@ -114,7 +114,7 @@ def test_a_split_is_a_folder_of_the_data(tiny_data: Path, call, split):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_check_prints_the_pairs_and_saves_the_picture(tiny_data: Path, tmp_path: Path, call, module):
+def test_check_prints_the_rows_and_saves_the_picture(tiny_data: Path, tmp_path: Path, call, module):
     info_file, picture = tiny_data / "valid" / "000a0_info.json", tmp_path / "picture.png"
     arguments = ("check", "--info_file", info_file, "--view_index", "2", "--output", picture)
     status, out, _ = call((module.check, module.generate), *arguments)
@@ -161,7 +161,7 @@ def test_check_saves_the_picture_with_any_matplotlib_backend(tiny_data: Path, tm
         (("--info_file", "valid/000a0_info.json", "--view_index", "0", "--output", "picture.xyz"), "picture.xyz"),
     ],
 )
-def test_check_of_what_is_not_there(tiny_data: Path, call, monkeypatch, arguments: tuple, name: str):
+def test_check_of_a_missing_view_frame_or_format(tiny_data: Path, call, monkeypatch, arguments: tuple, name: str):
     monkeypatch.chdir(tiny_data)
     assert_one_line_error(call((generate_qa.check, generate_qa.generate), "check", *arguments), name)
     assert not (tiny_data / "picture.xyz").exists()
@@ -177,7 +177,7 @@ def test_check_of_a_truncated_image(tiny_data: Path, tmp_path: Path, call):
 
 
 def test_check_as_a_script_from_inside_the_package(tiny_data: Path):
-    """The course's way. Without a screen and a name for it, the picture goes to a file that is named."""
+    """Run the course's command. Without a display and `--output`, it prints the file of the picture."""
     info_file = os.path.relpath(tiny_data / "valid" / "000a0_info.json", ROOT / "homework")
     command = [sys.executable, "generate_qa.py", "check", "--info_file", info_file, "--view_index", "0"]
     environment = os.environ | {"TMPDIR": str(tiny_data)}
@@ -188,7 +188,7 @@ def test_check_as_a_script_from_inside_the_package(tiny_data: Path):
 
 
 def test_errors_of_a_real_command_line(tiny_data: Path):
-    """Exit status and streams as a shell sees them."""
+    """Check exit status and streams of a real process."""
     (tiny_data / "train" / "00000_info.json").write_text("{")
     command = [sys.executable, "-m", "homework.generate_captions", "generate", "--split", "train", "--data", tiny_data]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The wording of the contract, and what holds in any scene."""
+"""Questions and captions have the wording of the contract, and are consistent in any scene."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +51,7 @@ def test_every_caption():
     ]
 
 
-def test_a_kart_alone_counts_itself_in_the_total_only():
+def test_a_single_kart_is_counted_in_the_total_only():
     pairs = dict(qa_pairs(ALONE))
     assert pairs["How many karts are there in the scenario?"] == "1"
     assert [answer for question, answer in pairs.items() if classify_question(question) == "count"] == ["0"] * 4
@@ -63,10 +63,10 @@ def test_without_a_kart_only_the_track_is_asked():
     assert list(captions(EMPTY)) == ["The track is abyss."]
 
 
-def test_kinds():
-    kinds = [classify_question(question) for question, _ in qa_pairs(SCENE)]
-    assert kinds == ["ego", "total", "track", *["relation"] * 6, *["count"] * 4]
-    assert set(kinds) == set(QUESTION_TYPES)
+def test_types_of_questions_and_captions():
+    types = [classify_question(question) for question, _ in qa_pairs(SCENE)]
+    assert types == ["ego", "total", "track", *["relation"] * 6, *["count"] * 4]
+    assert set(types) == set(QUESTION_TYPES)
     assert [classify_caption(text) for text in captions(SCENE)] == ["ego", "total", "track", *["relation"] * 4]
     assert classify_question("Is it raining?") == classify_caption("It rains.") == "other"
 
@@ -92,24 +92,24 @@ def test_the_counts_of_any_scene_add_up(scene: Scene):
 
 
 @given(scenes)
-def test_where_agrees_with_both_halves_and_with_the_captions(scene: Scene):
+def test_where_questions_agree_with_the_other_relations_and_captions(scene: Scene):
     answers, true = dict(qa_pairs(scene)), set(captions(scene))
     for kart in scene.others:
         side = answers[f"Is {kart.name} to the left or right of the ego car?"]
-        depth = answers[f"Is {kart.name} in front of or behind the ego car?"]
-        assert answers[f"Where is {kart.name} relative to the ego car?"] == f"{depth} and {side}"
-        place = {"front": "in front of", "back": "behind"}[depth]
+        longitudinal = answers[f"Is {kart.name} in front of or behind the ego car?"]
+        assert answers[f"Where is {kart.name} relative to the ego car?"] == f"{longitudinal} and {side}"
+        place = {"front": "in front of", "back": "behind"}[longitudinal]
         assert {f"{kart.name} is {side} of the ego car.", f"{kart.name} is {place} the ego car."} <= true
 
 
 @given(scenes)
-def test_all_that_is_asked_or_said_of_a_scene_is_said_once(scene: Scene):
+def test_questions_and_captions_of_a_scene_are_unique_and_classified(scene: Scene):
     questions, texts = [question for question, _ in qa_pairs(scene)], list(captions(scene))
     assert len(questions) == len(set(questions)) and len(texts) == len(set(texts))
     assert "other" not in {*map(classify_question, questions), *map(classify_caption, texts)}
 
 
-def test_counts_of_zero_weigh_less():
-    """They are most of all counts, and not asked officially; every other pair weighs the same."""
+def test_counts_of_zero_have_a_lower_weight():
+    """They are most of all counts, and the official evaluation excludes them; all other pairs weigh the same."""
     assert sample_weight("count", "0") < sample_weight("count", "1")
     assert sample_weight("count", "1") == sample_weight("ego", "tux") == sample_weight("total", "10")

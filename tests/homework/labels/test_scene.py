@@ -1,4 +1,4 @@
-"""The label rule on hand-made views, and frames that are broken."""
+"""The label rule holds on hand-made views, and broken frames are refused."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def view(*detections):
     return build_scene(make(*detections), 0)
 
 
-def test_karts_of_at_least_five_truncated_pixels_count():
+def test_karts_need_five_truncated_pixels_both_ways():
     five = [1, 0, 40, 40, 60, 60]  # 10..15 both ways
     narrow = [1, 1, 40, 40, 59.9, 60]  # 10..14, though 4.98 wide
     flat = [1, 2, 43.9, 43.9, 60, 59]  # 10..15 wide, 10..14 high
@@ -30,7 +30,7 @@ def test_karts_of_at_least_five_truncated_pixels_count():
     assert view(five).karts[0].box == (10, 10, 15, 15)
 
 
-def test_a_box_under_five_pixels_may_count_after_truncation():
+def test_a_box_below_five_pixels_can_reach_them_by_truncation():
     # from 9.99 to 14.95, 4.96 wide, becomes 9..14
     assert view([1, 0, 39.96, 40, 59.8, 60]).karts[0].box == (9, 10, 14, 15)
 
@@ -39,7 +39,7 @@ def test_only_class_1_is_a_kart():
     assert view([2, 0, 0, 0, 599, 399], [3, 97, 0, 0, 218, 150], [4, 1, 0, 0, 99, 99]).karts == ()
 
 
-def test_the_ego_kart_is_nearest_to_the_middle_whatever_its_size_place_or_view():
+def test_the_ego_kart_is_nearest_to_the_image_center():
     large = [1, 0, 0, 0, 500, 300]
     middle = [1, 1, 290, 190, 312, 212]
     assert view(large, middle).ego.name == "gnu"
@@ -48,14 +48,14 @@ def test_the_ego_kart_is_nearest_to_the_middle_whatever_its_size_place_or_view()
 
 
 def test_distance_is_measured_in_both_directions():
-    beside = [1, 0, 360, 190, 400, 210]  # centre (95, 50): 20 off
-    below = [1, 1, 290, 240, 310, 260]  # centre (75, 62.5): 12.5 off
+    beside = [1, 0, 360, 190, 400, 210]  # center (95, 50): 20 off
+    below = [1, 1, 290, 240, 310, 260]  # center (75, 62.5): 12.5 off
     assert view(beside, below).ego.name == "gnu"
 
 
-def test_sides_compare_the_centres_of_truncated_boxes():
-    ego = [1, 0, 280, 180, 320, 220]  # centre (75, 50)
-    # as floats its centre is (75.1, 55.1), right of the ego kart; truncated it is 70..79, so (74.5, 54.5)
+def test_relations_compare_the_centers_of_truncated_boxes():
+    ego = [1, 0, 280, 180, 320, 220]  # center (75, 50)
+    # as floats its center is (75.1, 55.1), right of the ego kart; truncated it is 70..79, so (74.5, 54.5)
     other = [1, 1, 283, 203, 318, 238]
     seen = view(ego, other)
     assert seen.ego.name == "tux"
@@ -63,23 +63,23 @@ def test_sides_compare_the_centres_of_truncated_boxes():
     assert seen.is_left(seen.others[0]) and not seen.is_front(seen.others[0])
 
 
-def test_equal_centres_are_right_and_behind():
+def test_equal_centers_are_right_and_behind():
     seen = view([1, 0, 280, 180, 320, 220], [1, 1, 260, 160, 340, 240])
     assert not seen.is_left(seen.others[0]) and not seen.is_front(seen.others[0])
 
 
-def test_names_of_files():
+def test_image_file_and_its_inverse():
     assert image_file("data/train/00a00_info.json", 3) == "train/00a00_03_im.jpg"
     assert parse_image_file("train/00a00_03_im.jpg") == ("train/00a00", 3)
 
 
 @pytest.mark.parametrize("name", ["train/00a00_info.json", "train/00a00_3_im.jpg", "im.jpg", "train/00a00_xx_im.jpg"])
-def test_a_name_that_is_no_view(name: str):
+def test_a_name_that_is_not_an_image_file(name: str):
     with pytest.raises(InputError, match="not an image name"):
         parse_image_file(name)
 
 
-# a detection, and how the error goes on after the file's name; the first two are no JSON, so there is no view yet
+# a detection, and how the error continues after the file name; the first two are not JSON, so no view is known
 BAD_DETECTIONS = {
     "not a number": ([1, 0, math.nan, 0, 40, 40], "not readable as JSON"),
     "infinite": ([1, 0, 0, 0, math.inf, 40], "not readable as JSON"),
@@ -92,7 +92,7 @@ BAD_DETECTIONS = {
     "text": ([1, 0, "0", 0, 40, 40], "view 0: "),
     "true": ([1, 0, True, 0, 40, 40], "view 0: "),
     "too short": ([1, 0, 0, 0, 40], "view 0: "),
-    "no list": (7, "view 0: "),
+    "not a list": (7, "view 0: "),
 }
 
 

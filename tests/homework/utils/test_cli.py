@@ -1,4 +1,4 @@
-"""Functions become commands, and errors become one line."""
+"""Functions become commands, and errors one line."""
 
 import errno
 import os
@@ -33,12 +33,12 @@ def broken() -> None:
 
 
 def full() -> None:
-    """Raise as a full disk does."""
+    """Raise the error of a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
 
 
 def interrupted() -> None:
-    """Ctrl-C."""
+    """Raise the exception of Ctrl-C."""
     raise KeyboardInterrupt
 
 
@@ -70,12 +70,12 @@ def test_errors_are_one_line(call):
     assert_one_line_error(call(COMMANDS, "full"), "some/file: No space left on device")
 
 
-def test_ctrl_c_says_how_to_go_on(call):
+def test_ctrl_c_is_one_line(call):
     status, _, err = call(COMMANDS, "interrupted")
     assert status == 130 and err.startswith("interrupted: ") and "Traceback" not in err
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
+def test_files_are_written_atomically(tmp_path: Path):
     path = tmp_path / "new" / "file.json"
     with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half")
@@ -87,7 +87,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
     assert read_json(path) == [1] and list(path.parent.iterdir()) == [path]
 
 
-def test_a_json_file_that_is_none_names_itself(tmp_path: Path):
+def test_invalid_json_is_one_line_that_names_the_file(tmp_path: Path):
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     for name in ("bytes.json", "deep.json", "missing.json"):
@@ -96,15 +96,15 @@ def test_a_json_file_that_is_none_names_itself(tmp_path: Path):
         assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
 
 
-def test_a_reader_that_has_had_enough_is_no_error():
-    """`... | head -1`: the rest is not printed, and nothing is said of it."""
+def test_a_closed_stdout_is_not_an_error():
+    """As in `... | head -1`: the command ends without a message."""
     script = "from homework.utils.cli import run\ndef count():\n    for i in range(100000): print(i)\nrun(count)"
     command = f"{sys.executable} -c '{script}' | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "0\n" and done.stderr == ""
 
 
-def test_a_folder_in_a_file_s_place_is_named(tmp_path: Path):
+def test_writing_to_a_folder_names_it(tmp_path: Path):
     with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path))}: is a folder"), atomic_write(tmp_path):
         raise AssertionError("nothing is to be written")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`--quiet`: neither bars nor notes, but results and errors; and a log gets no bar."""
+"""`--quiet` hides progress bars and messages, but not results and errors; logs get no bars."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from homework.utils.errors import InputError
 
 
 def work(fail: bool = False) -> None:
-    """Work."""
+    """Log, show a bar, and print a result."""
     logging.getLogger(__name__).info("a note")
     for _ in progress.progress_bar(range(3), desc="a bar", file=sys.stderr):
         pass
@@ -20,7 +20,7 @@ def work(fail: bool = False) -> None:
         raise InputError("some/file", "is broken", "mend it")
 
 
-def test_notes_go_and_results_and_errors_stay(call):
+def test_quiet_hides_messages_but_not_results_and_errors(call):
     assert call((work,), "work")[:2] == (0, "a note\nthe result\n")
     assert call((work,), "work", "--quiet") == (0, "the result\n", "")
     status, out, err = call((work,), "work", "--quiet", "--fail")
@@ -28,8 +28,8 @@ def test_notes_go_and_results_and_errors_stay(call):
     assert call((work,), "work")[1].startswith("a note")  # it ends with its command
 
 
-def test_bars_are_for_terminals(monkeypatch, capsys):
-    """A bar on a terminal says what, how far, how fast; in a log, and quietly, it says nothing."""
+def test_progress_bars_are_for_terminals(monkeypatch, capsys):
+    """On a terminal, a bar shows description, progress and speed; in a log, and quietly, nothing."""
     list(progress.progress_bar(range(3), desc="reading"))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -41,7 +41,7 @@ def test_bars_are_for_terminals(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_generate_has_no_result_but_its_file(tiny_data, call):
+def test_generate_prints_messages_only(tiny_data, call):
     for module in (generate_qa, generate_captions):
         arguments = ("generate", "--split", "train", "--data", tiny_data)
         assert "rows" in call((module.check, module.generate), *arguments)[1]
@@ -49,7 +49,7 @@ def test_generate_has_no_result_but_its_file(tiny_data, call):
 
 
 def test_bundle(monkeypatch, capsys):
-    """Its file alone; its bar is as the others."""
+    """`bundle.py` follows the same rules."""
     with tempfile.TemporaryDirectory() as folder:
         for flags in (["--quiet"], []):
             monkeypatch.setattr(sys, "argv", ["bundle.py", "homework", "a", "--output", folder, *flags])

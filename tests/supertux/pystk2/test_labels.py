@@ -20,8 +20,8 @@ WIDTH, HEIGHT = 300, 200
 FOCAL, NEAR, FAR = 1.3, 1.0, 1000.0
 
 
-def rotation(heading: float, pitch: float = 0.0) -> np.ndarray:
-    """[3, 3] whose columns are a body's right, up and front; a heading of 0 looks along z, of a quarter along x."""
+def axes_of(heading: float, pitch: float = 0.0) -> np.ndarray:
+    """Return [3, 3] with a body's right, up and front as columns; heading 0 is along z, a quarter turn along x."""
     c, s = np.cos(heading), np.sin(heading)
     yaw = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     c, s = np.cos(pitch), np.sin(pitch)
@@ -29,22 +29,22 @@ def rotation(heading: float, pitch: float = 0.0) -> np.ndarray:
 
 
 def quaternion(heading: float) -> tuple[float, ...]:
-    """The engine's quaternion of that heading."""
+    """Return the engine's quaternion of that heading."""
     return (np.cos(heading / 2), 0.0, -np.sin(heading / 2), 0.0)
 
 
 def body(location, size=(1.2, 1.0, 2.0), heading: float = 0.0, origin=None) -> SimpleNamespace:
-    """A kart or an item of the engine; its location is the middle of its underside, where its mesh has its origin."""
+    """Return a kart or item as the engine's; its location is the centre of its underside, the origin of its mesh."""
     nothing = SimpleNamespace(type=SimpleNamespace(name="NOTHING"))
     place = {"location": location, "rotation": quaternion(heading), "heading": heading}
     return SimpleNamespace(**place, size=size, origin=location if origin is None else origin, attachment=nothing)
 
 
 class Camera:
-    """Draws bodies on a plane at height 0, by casting a ray through each pixel."""
+    """A ray caster for bodies on a plane at height 0."""
 
     def __init__(self, place=(100.3, 2.5, -40.7), heading=0.4, pitch=0.15):
-        self.place, self.axes = np.array(place), rotation(heading, pitch)
+        self.place, self.axes = np.array(place), axes_of(heading, pitch)
         view = np.eye(4)
         view[:3, :3], view[:3, 3] = self.axes.T, -self.axes.T @ self.place
         a, b = (FAR + NEAR) / (FAR - NEAR), -2 * FAR * NEAR / (FAR - NEAR)
@@ -60,16 +60,16 @@ class Camera:
         self.a, self.b = a, b
 
     def at(self, right: float, ahead: float) -> np.ndarray:
-        """A place on the plane, seen from the camera."""
+        """Return a place on the plane, relative to the camera."""
         front = self.axes[:, 2] * (1, 0, 1)
         place = self.place + right * self.axes[:, 0] + ahead * front / np.linalg.norm(front)
         return place * (1, 0, 1)
 
-    def see(self, bodies=()) -> tuple[np.ndarray, np.ndarray]:
-        """The distance along the view of each pixel [h, w], and whose it is: 0 the plane's or the sky's, 1, 2, ..."""
+    def cast_rays(self, bodies=()) -> tuple[np.ndarray, np.ndarray]:
+        """Return each pixel's distance along the view [h, w] and its body: 1, 2, ..., 0 for the plane and the sky."""
         distance, owner = self.ground.copy(), np.zeros((HEIGHT, WIDTH), int)
         for number, one in enumerate(bodies, 1):
-            axes, (width, height, length) = rotation(one.heading), one.size
+            axes, (width, height, length) = axes_of(one.heading), one.size
             start, rays = (self.place - one.location) @ axes, self.rays @ axes
             low, high = np.array([-width / 2, 0, -length / 2]), np.array([width / 2, height, length / 2])
             with np.errstate(divide="ignore"):
@@ -79,8 +79,8 @@ class Camera:
             distance[hit], owner[hit] = enters[hit], number
         return distance, owner
 
-    def shader(self, distance: np.ndarray, owner: np.ndarray, bodies=()) -> np.ndarray:
-        """The depth image [h, w] float32 of these pixels, written as `shaders.py` says; the matrix is in the plane's.
+    def shade(self, distance: np.ndarray, owner: np.ndarray, bodies=()) -> np.ndarray:
+        """Return the depth image [h, w] float32 that the shaders write; the plane's pixels carry the matrix.
 
         A body's mesh has its origin at the body's `origin`.
         """
@@ -96,9 +96,9 @@ class Camera:
         return np.where(np.isinf(distance), np.float32(1), code / np.float32((1 << 24) - 1)).astype(np.float32)
 
     def draw(self, bodies=()):
-        """(distance, owner, what `decode` makes of the depth image)."""
-        distance, owner = self.see(bodies)
-        return distance, owner, decode(self.shader(distance, owner, bodies))
+        """Return the distances, the owners, and the decoded depth image."""
+        distance, owner = self.cast_rays(bodies)
+        return distance, owner, decode(self.shade(distance, owner, bodies))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def camera() -> Camera:
 
 
 @pytest.mark.parametrize("heading", [0.0, 0.4, -2.5])
-def test_the_matrix_comes_back_bit_for_bit(heading: float):
+def test_the_matrix_is_decoded_bit_for_bit(heading: float):
     camera = Camera(heading=heading)
     _, owner, view = camera.draw([body(camera.at(0, 8))])
     assert view.agreement == 1 and view.has_matrix
@@ -115,7 +115,7 @@ def test_the_matrix_comes_back_bit_for_bit(heading: float):
     assert (owner > 0).sum() > 300 and np.array_equal(view.is_object, owner > 0)
 
 
-def test_the_sky_is_not_opaque_and_distances_are_metres(camera: Camera):
+def test_the_sky_is_not_opaque_and_distances_are_in_metres(camera: Camera):
     distance, _, view = camera.draw([body(camera.at(-1, 6))])
     assert 0.1 < np.isinf(distance).mean() < 0.6
     assert np.array_equal(view.opaque, np.isfinite(distance)) and np.isinf(view.distance[~view.opaque]).all()
@@ -124,18 +124,18 @@ def test_the_sky_is_not_opaque_and_distances_are_metres(camera: Camera):
     np.testing.assert_allclose(view.distance[far], distance[far], rtol=0.002)
 
 
-def test_a_view_with_too_little_ground_is_not_whole(camera: Camera):
-    distance, owner = camera.see()
+def test_a_view_with_too_little_ground_has_no_matrix(camera: Camera):
+    distance, owner = camera.cast_rays()
     for rows, whole in ((11, True), (10, False), (0, False)):
         sky = distance.copy()
         sky[: HEIGHT - rows] = np.inf
-        assert decode(camera.shader(sky, owner)).has_matrix == whole
+        assert decode(camera.shade(sky, owner)).has_matrix == whole
 
 
 @pytest.mark.parametrize(("share", "whole"), [(0.01, True), (0.2, False)])
-def test_pixels_of_other_shaders_are_outvoted_if_they_are_few(camera: Camera, share: float, whole: bool):
-    distance, owner = camera.see()
-    depth = camera.shader(distance, owner)
+def test_a_few_pixels_of_other_shaders_are_outvoted(camera: Camera, share: float, whole: bool):
+    distance, owner = camera.cast_rays()
+    depth = camera.shade(distance, owner)
     rng = np.random.default_rng(0)
     wrong = (rng.random(depth.shape) < share) & np.isfinite(distance)
     depth[wrong] = rng.uniform(0.5, 0.99, wrong.sum())
@@ -144,7 +144,7 @@ def test_pixels_of_other_shaders_are_outvoted_if_they_are_few(camera: Camera, sh
     assert np.array_equal(view.matrix.astype(np.float32), camera.matrix)
 
 
-def test_pixels_to_points_and_back(camera: Camera):
+def test_projection_inverts_unprojection(camera: Camera):
     distance, owner, view = camera.draw([body(camera.at(0, 8), heading=1.0)])
     rows, columns = np.nonzero(distance < 50)
     points = unproject(view, rows, columns)
@@ -167,19 +167,19 @@ def test_rotation_columns_are_right_up_and_front():
     assert np.allclose(rotation_matrix((1, 0, 0, 0)), np.eye(3))
     right, up, front = rotation_matrix(quaternion(np.pi / 2)).T  # a quarter to the right: x is ahead
     assert np.allclose(front, (1, 0, 0)) and np.allclose(up, (0, 1, 0)) and np.allclose(right, (0, 0, -1))
-    assert np.allclose(rotation_matrix(quaternion(0.3)), rotation(0.3))
+    assert np.allclose(rotation_matrix(quaternion(0.3)), axes_of(0.3))
     any_other = np.random.default_rng(0).normal(size=4)
     matrix = rotation_matrix(any_other / np.linalg.norm(any_other))
     assert np.allclose(matrix.T @ matrix, np.eye(3)) and np.isclose(np.linalg.det(matrix), 1)
 
 
-def test_half_a_turn_keeps_the_ground_and_faces_the_other_way():
+def test_turning_around_keeps_the_ground():
     any_other = np.random.default_rng(0).normal(size=4)
     before = any_other / np.linalg.norm(any_other)
     assert np.allclose(rotation_matrix(turn_around(before)), rotation_matrix(before) * [-1, 1, -1])
 
 
-def test_a_kart_beside_another_gets_its_own_pixels(camera: Camera):
+def test_separate_karts_get_their_own_pixels(camera: Camera):
     karts = [
         body(camera.at(x, ahead), heading=heading) for x, ahead, heading in ((0, 6, 0.4), (2.5, 9, 1.2), (-3, 12, 3))
     ]
@@ -188,10 +188,10 @@ def test_a_kart_beside_another_gets_its_own_pixels(camera: Camera):
     assert np.array_equal(segment_instances(view, karts, []), owner)
 
 
-def test_where_karts_touch_each_has_the_meshes_whose_origins_are_nearer_to_it(camera: Camera):
+def test_touching_karts_get_the_meshes_whose_origins_are_nearer(camera: Camera):
     karts = [body(camera.at(x, 6), size=(1.0, 0.8, 2.0), heading=0.4) for x in (-0.65, 0.65)]
     # Each has a wheel on top that reaches over the other; the second's has its origin a little outside of its kart.
-    right, front = camera.axes[:, 0], rotation(0.4)[:, 2]
+    right, front = camera.axes[:, 0], axes_of(0.4)[:, 2]
     places = [kart.location + np.array([0, 0.8, 0]) for kart in karts]
     wheels = [
         body(places[0] + 0.42 * right - 0.5 * front, size=(0.66, 0.1, 0.5), heading=0.4),
@@ -204,7 +204,7 @@ def test_where_karts_touch_each_has_the_meshes_whose_origins_are_nearer_to_it(ca
     assert np.array_equal(np.array([0, 2, 1])[segment_instances(view, karts[::-1], [])], owner)  # in any order
 
 
-def test_an_item_in_front_of_a_kart_is_not_the_karts(camera: Camera):
+def test_an_item_in_front_of_a_kart_keeps_its_pixels(camera: Camera):
     kart = body(camera.at(0, 7), heading=0.4)
     touched = body(camera.at(0.1, 5.7), size=(0.4, 0.4, 0.4))
     taken = body(kart.location)  # lies under the kart, and is not drawn
@@ -213,10 +213,10 @@ def test_an_item_in_front_of_a_kart_is_not_the_karts(camera: Camera):
     assert np.array_equal(np.array([0, 1, 3, 2])[segment_instances(view, [kart], [taken, touched])], owner)
 
 
-def test_items_get_what_no_kart_has(camera: Camera):
+def test_items_get_their_pixels_and_other_objects_none(camera: Camera):
     kart, item = body(camera.at(-1, 7)), body(camera.at(2, 8), size=(0.5, 0.6, 0.5))
     taken = body(kart.location)  # lies under the kart
-    stranger = body(camera.at(4, 14))  # say a cone: placed, but neither kart nor item
+    stranger = body(camera.at(4, 14))  # for instance a cone: an object, but neither kart nor item
     _, owner, view = camera.draw([kart, item, stranger])
     assert all((owner == number).sum() > 50 for number in (1, 2, 3))
     found = segment_instances(view, [kart], [taken, item])
@@ -242,7 +242,7 @@ def test_boxes_go_from_the_first_to_the_last_pixel_of_600x400():
     assert boxes(whole, [1]) == {1: [3, 7, 8, 7]}
 
 
-def test_a_kart_of_too_few_pixels_has_no_box():
+def test_a_kart_with_too_few_pixels_has_no_box():
     owner = np.zeros((HEIGHT, WIDTH), int)
     owner[10, : labels.MIN_KART_PIXELS] = 1
     owner[20, : labels.MIN_KART_PIXELS - 1] = 2

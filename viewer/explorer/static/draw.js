@@ -57,7 +57,8 @@ function drawNames(boxes) {
     const half = 1.2 * text.length + 0.5; // roughly half the text's width
     const x = Math.min(Math.max((x1 + x2) / 2, half), 150 - half);
     let y = Math.max(4, y1 - 1.5);
-    while (y > 4 && placed.some((name) => Math.abs(name.x - x) < name.half + half && Math.abs(name.y - y) < 4.5)) y -= 0.5;
+    const overlaps = (other) => Math.abs(other.x - x) < other.half + half && Math.abs(other.y - y) < 4.5;
+    while (y > 4 && placed.some(overlaps)) y -= 0.5;
     placed.push({ x, y, half });
     const label = svgElement("text", { x, y, "text-anchor": "middle" });
     label.textContent = text;

@@ -3,7 +3,8 @@
 // Loads views, filters them and queries the models; draw.js draws a view.
 const $ = (id) => document.getElementById(id);
 const FILTERS = ["track", "kart", "number"];
-const state = { split: "", keys: [], total: 0, position: 0, view: null, ready: false, turn: 0, suggested: "", status: {} };
+const state = { split: "", keys: [], total: 0, position: 0, view: null, ready: false, turn: 0, suggested: "" };
+state.status = {};
 
 async function call(path, options) {
   let response;

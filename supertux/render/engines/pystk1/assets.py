@@ -26,39 +26,10 @@ NO_COMPUTE_SHADERS = "-GL_ARB_compute_shader"  # slower than the fragment shader
 
 _LABEL_IN = "layout(location = 13) in uint i_label;\nflat out uint label;\nvoid main()"
 _LABEL_OUT = "flat in uint label;\nlayout(location = 3) out uint o_label;\nvoid main("
-# The engine's pass that separates the road from its surroundings: here it copies the labels, and draws no road.
-_ROAD_SHADERS = {
-    "track_seg.frag": """uniform usampler2D tex;
-layout(location = 3) out uint o_label;
-void main()
-{
-    o_label = texelFetch(tex, ivec2(gl_FragCoord.xy), 0).x;
-}
-""",
-    "track.vert": "layout(location = 0) in vec3 i_position;\nvoid main() { gl_Position = vec4(2.0, 2.0, 2.0, 1.0); }\n",
-    "track.geom": """uniform float depth;
-layout(triangles) in;
-layout(triangle_strip, max_vertices = 3) out;
-void main() {}
-""",
-    "track_stencil.frag": "void main() {}\n",
-}
-# The blur of the bloom. Of the 11 pixels that the game reads, all but five weigh next to nothing with its widths; two
-# pairs of the five are read as one, between the two.
-_BLUR_SHADER = """uniform sampler2D tex;
-uniform vec2 pixel;
-uniform float sigma;
-out vec4 FragColor;
-void main()
-{
-    vec2 uv = gl_FragCoord.xy * pixel;
-    float first = exp(-0.5 / (sigma * sigma));
-    float second = first * first * first * first;
-    vec2 away = vec2(%s) * ((first + 2.0 * second) / (first + second));
-    vec4 sides = texture(tex, uv - away) + texture(tex, uv + away);
-    FragColor = (texture(tex, uv) + sides * (first + second)) / (2.5066 * sigma);
-}
-"""
+# Added to the assets. `track*` separate the road from its surroundings in the engine: here they copy the labels, and
+# draw no road. `gaussian6*` blur the bloom: of the 11 pixels that the game reads, all but five weigh next to nothing
+# with its widths, and two pairs of the five are read as one, between the two.
+ADDED_SHADERS = Path(__file__).parent / "shaders"
 
 
 def install_dir() -> Path:
@@ -99,11 +70,7 @@ def interpreter() -> Path:
 
 
 def _make_environment(python: str) -> None:
-    """Make the engine's virtual environment.
-
-    Raises:
-        InputError: `python` does not run, or cannot install the engine; with its last line.
-    """
+    """Make the engine's virtual environment. Raises InputError with the last line of what fails."""
     pip = [str(interpreter()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for command in (
         [python, "-m", "venv", "--clear", str(install_dir() / "venv")],
@@ -123,11 +90,7 @@ def _make_environment(python: str) -> None:
 
 
 def build_overlay(assets: Path, target: Path) -> None:
-    """Build the overlay of `assets` in `target`, in place of an older one.
-
-    Raises:
-        InputError: the assets are of another release.
-    """
+    """Build the overlay of `assets` in `target`, in place of an older one. Raises InputError for another release's."""
     texts = patch_shaders(assets)
     with pystk2_assets.replaced_folder(target / "data") as data:
         pystk2_assets.link_files(assets, data, set(texts))
@@ -137,19 +100,12 @@ def build_overlay(assets: Path, target: Path) -> None:
 
 
 def patch_shaders(assets: Path) -> dict[str, str]:
-    """Return the patched and the added shaders: path in the assets' folder -> text.
-
-    Raises:
-        InputError: a shader is missing, or is not the one that its patch was written for.
-    """
+    """Return the patched and the added shaders: path in the assets' folder -> text. Raises as `apply_patches`."""
     patches = {f"shaders/{name}.vert": _label_vertices for name in shaders.VERTEX_SHADERS}
     patches |= {f"shaders/{name}.frag": _label_fragments for name in shaders.FRAGMENT_SHADERS}
     patches["shaders/importance_sampling_specular.frag"] = shaders.sample_sky_less
     texts = shaders.apply_patches(assets, patches, "1.2", REMEDY)
-    texts |= {f"shaders/{name}": text for name, text in _ROAD_SHADERS.items()}
-    texts["shaders/gaussian6h.frag"] = _BLUR_SHADER % "pixel.x, 0.0"
-    texts["shaders/gaussian6v.frag"] = _BLUR_SHADER % "0.0, pixel.y"
-    return texts
+    return texts | {f"shaders/{path.name}": path.read_text() for path in ADDED_SHADERS.iterdir()}
 
 
 def _label_vertices(text: str) -> str:

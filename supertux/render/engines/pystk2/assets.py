@@ -38,10 +38,8 @@ OVERLAY = CACHE / "art"
 MARKER = f"labels-{shaders.VERSION}"  # in the overlay
 SMOKE_TEST_TIMEOUT_S = 300
 # Where packages of the game put its assets.
-SEARCH_PATH = tuple(
-    Path(place) / "supertuxkart/data"
-    for place in ("/usr/share/games", "/usr/share", "/usr/local/share/games", "/usr/local/share", "/opt")
-)
+PREFIXES = ("/usr/share/games", "/usr/share", "/usr/local/share/games", "/usr/local/share", "/opt")
+SEARCH_PATH = tuple(Path(prefix) / "supertuxkart/data" for prefix in PREFIXES)
 LANDMARKS = ("stk_config.xml", "karts", "tracks", "shaders", "skins")
 # Tracks whose scripts open a dialog as soon as a kart passes by, which ends an engine without a screen.
 SCRIPTED_TRACKS = ("overworld", "tutorial")
@@ -100,7 +98,7 @@ def find_missing_software(needs_assets: bool) -> list[Missing]:
 
 
 def find_missing_libraries(packages: list[str]) -> list[Missing]:
-    """Return what lacks as Debian's packages: `packages`, those of libraries, and the driver's if EGL finds none."""
+    """Return the missing system packages, by Debian's names: `packages`, and those of the libraries and the driver."""
     packages = list(packages)
     for library, package in SYSTEM_LIBRARIES.items():
         try:
@@ -125,11 +123,7 @@ def _has_driver() -> bool:
 
 
 def find_assets(given: Path | None) -> Path:
-    """Return the folder with `stk_config.xml`: that in a given folder or archive, else in the usual places.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Find the folder with `stk_config.xml`, in a folder or archive, or in the usual places. Raises InputError."""
     if given is None:
         for place in SEARCH_PATH:
             if _has_assets(place):
@@ -139,11 +133,7 @@ def find_assets(given: Path | None) -> Path:
 
 
 def locate_assets_in(folder: Path, given: Path | None = None) -> Path:
-    """Return the assets in a folder: itself, its `data`, or the `data` of a folder in it.
-
-    Raises:
-        InputError: there are none; names `given`, by default the folder.
-    """
+    """Return the assets in a folder (itself, its `data`, or the `data` of a folder in it). Raises InputError."""
     for place in (folder, folder / "data", *sorted(folder.glob("*/data"))):
         if _has_assets(place):
             return place.resolve()
@@ -176,11 +166,7 @@ def _unpack(archive: Path) -> Path:
 
 
 def build_overlay(assets: Path, overlay: Path, karts: Path | None = None) -> None:
-    """Build the overlay of `assets`, with the karts of the assets `karts`, in place of an older one.
-
-    Raises:
-        InputError: the shaders are of another release.
-    """
+    """Build the overlay of `assets`, with the karts of the assets `karts`, in place of an older one."""
     texts = shaders.patch_shaders(assets)
     # the field of view of four and more cameras (75 degrees, as in the course's frames) for one to three as well
     texts["stk_config.xml"] = re.sub(r'fov-([123])="[\d.]+"', r'fov-\1="75"', (assets / "stk_config.xml").read_text())
@@ -271,11 +257,7 @@ def interpreter() -> Path:
 def draw_test_frame(
     plan: RacePlan, installed: Path, environment: dict[str, str], python: Path = Path(sys.executable)
 ) -> None:
-    """Draw one labelled frame in a process of its own; `installed` is what an error names.
-
-    Raises:
-        InputError: no frame is drawn, or its labels cannot be read; with the engine's last line.
-    """
+    """Draw one labelled frame. Raises InputError for `installed` with the last line of what fails."""
     with tempfile.TemporaryDirectory() as folder:
         process = {"environment": environment, "timeout": SMOKE_TEST_TIMEOUT_S, "python": python}
         problem = run_module("supertux.render.worker", folder, stdin=plan.to_json(), **process)

@@ -16,11 +16,7 @@ _SET_MODE = "_ZN6Camera7setModeENS_4ModeE"  # void Camera::setMode(Camera::Mode)
 
 
 def set_reverse_cameras() -> None:
-    """Show the targets of all cameras from the front, from the next step on.
-
-    Raises:
-        InputError: the installed engine has no such functions.
-    """
+    """Show the targets of all cameras from the front, from the next step on. Raises InputError for another engine."""
     library = ctypes.CDLL(pystk2.__file__)
     try:
         set_mode = library[_SET_MODE]

@@ -8,6 +8,7 @@ references to these functions, in its global offset table, are pointed to Python
 
 import ctypes
 import mmap
+import os
 
 import numpy as np
 import pystk2
@@ -49,11 +50,7 @@ class Clock:
 
 
 def control_engine(seed: int) -> Clock:
-    """Seed all of the engine's random numbers, and return the clock that it reads; call it before `pystk2.init`.
-
-    Raises:
-        InputError: the installed engine has no such references.
-    """
+    """Seed the engine's random device, and return the clock that it reads; call this before `pystk2.init`."""
     clock = Clock()
     unsigned, time = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p), ctypes.CFUNCTYPE(ctypes.c_int64)
     of_day = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -69,14 +66,15 @@ def control_engine(seed: int) -> Clock:
 
 
 def _redirect(functions: dict) -> None:
-    """Point the engine's references to the functions of these names to Python's."""
+    """Point the engine's references to the functions of these names to Python's. Raises InputError if it has none."""
     slots = _find_slots(pystk2.__file__, set(functions))
     missing = set(functions) - {name for name, _ in slots}
     if missing:
         problem = f"not the engine this was written for (no {', '.join(sorted(missing))})"
         raise InputError(pystk2.__file__, problem, "pip install -r supertux/requirements.txt")
+    library = os.path.realpath(pystk2.__file__)
     with open("/proc/self/maps") as maps:
-        base = min(int(line.split("-")[0], 16) for line in maps if line.rstrip().endswith(pystk2.__file__))
+        base = min(int(line.split("-")[0], 16) for line in maps if line.rstrip().endswith(library))
     libc = ctypes.CDLL(None, use_errno=True)
     for name, offset in slots:
         slot = base + offset

@@ -138,10 +138,8 @@ class Race:
     def _detections(self, view: DecodedDepth, new: dict[int, int]) -> list[list[int]]:
         """Return the rows of a view; `new` maps a kart's number in the plan to that in the file."""
         items = [item for item in self.state.items if item.type.name in ITEM_CLASS]
-        rows = []
-        for n, box in boxes(
-            segment_instances(view, self.karts, items), range(1, self.num_karts + len(items) + 1)
-        ).items():
+        rows, owner = [], segment_instances(view, self.karts, items)
+        for n, box in boxes(owner, range(1, self.num_karts + len(items) + 1)).items():
             if n <= self.num_karts:
                 rows.append([KART_CLASS, new[n - 1], *box])
             else:

@@ -10,16 +10,7 @@ import numpy as np
 
 from homework.labels.scene import DETECTION_SIZE
 
-from .shaders import (
-    LEVELS,
-    MATRIX_COLUMNS,
-    MATRIX_ROWS,
-    OBJECT_DEPTHS,
-    OBJECT_RADIUS_M,
-    ORIGIN_CELL_M,
-    ORIGIN_CELLS,
-    TRACK_DEPTHS,
-)
+from . import shaders
 
 MIN_KART_PIXELS = 3  # at the drawn size; a kart with fewer gets no box
 MIN_AGREEMENT = 0.98  # share of the track's pixels
@@ -50,23 +41,14 @@ KART = KartExtents()
 
 @dataclass(frozen=True)
 class DecodedDepth:
-    """A decoded depth image of h x w pixels.
+    """A decoded depth image of h x w pixels."""
 
-    Attributes:
-        opaque: [h, w] bool, False for the sky.
-        is_object: [h, w] bool, pixels of meshes with an origin of their own (karts, items), not of the track.
-        cell: [h, w] int, where that origin is, as the shaders number it.
-        z: [h, w] normalised device depth, -1 to 1.
-        matrix: [4, 4] from world to clip space, on column vectors.
-        agreement: share of the track's pixels that carry this matrix.
-    """
-
-    opaque: np.ndarray
-    is_object: np.ndarray
-    cell: np.ndarray
-    z: np.ndarray
-    matrix: np.ndarray
-    agreement: float
+    opaque: np.ndarray  # [h, w] bool, False for the sky
+    is_object: np.ndarray  # [h, w] bool, pixels of meshes with an origin of their own (karts, items), not of the track
+    cell: np.ndarray  # [h, w] int, where that origin is, as the shaders number it
+    z: np.ndarray  # [h, w] normalised device depth, -1 to 1
+    matrix: np.ndarray  # [4, 4] from world to clip space, on column vectors
+    agreement: float  # share of the track's pixels that carry this matrix
 
     @property
     def has_matrix(self) -> bool:
@@ -85,30 +67,28 @@ class DecodedDepth:
 
 
 def decode(depth: np.ndarray) -> DecodedDepth:
-    """Decode what the shaders wrote into a depth image.
-
-    Args:
-        depth: [h, w] float32 in [0, 1], the top row first.
-    """
+    """Decode what the shaders wrote into a depth image [h, w] float32 in [0, 1], the top row first."""
     height, width = depth.shape
-    code = np.rint(depth.astype(np.float64) * (LEVELS - 1)).astype(np.int32)
-    opaque = code < LEVELS - 1  # the sky has no mesh: depth 1
+    code = np.rint(depth.astype(np.float64) * (shaders.LEVELS - 1)).astype(np.int32)
+    opaque = code < shaders.LEVELS - 1  # the sky has no mesh: depth 1
     is_object = opaque & (code % 2 == 1)
     track = code % 2 == 0
-    rows = (height - 1 - np.arange(height))[:, None] % MATRIX_ROWS  # the shader counts rows from below
-    columns = np.arange(width)[None, :] % MATRIX_COLUMNS
-    cell = (columns * MATRIX_ROWS + rows)[track]
+    rows = (height - 1 - np.arange(height))[:, None] % shaders.MATRIX_ROWS  # the shader counts rows from below
+    columns = np.arange(width)[None, :] % shaders.MATRIX_COLUMNS
+    cell = (columns * shaders.MATRIX_ROWS + rows)[track]
     bits = code[track] // 2 % 8
     # majority vote: other shaders' pixels carry noise
-    votes = np.bincount(cell * 8 + bits, minlength=MATRIX_COLUMNS * MATRIX_ROWS * 8)
-    votes = votes.reshape(MATRIX_COLUMNS, MATRIX_ROWS, 8)
+    votes = np.bincount(cell * 8 + bits, minlength=shaders.MATRIX_COLUMNS * shaders.MATRIX_ROWS * 8)
+    votes = votes.reshape(shaders.MATRIX_COLUMNS, shaders.MATRIX_ROWS, 8)
     agreement = votes.max(2).sum() / max(1, votes.sum()) if votes.any(2).all() else 0.0
-    pieces = votes.argmax(2).astype(np.uint64) << (3 * np.arange(MATRIX_ROWS, dtype=np.uint64))
+    pieces = votes.argmax(2).astype(np.uint64) << (3 * np.arange(shaders.MATRIX_ROWS, dtype=np.uint64))
     floats = (pieces.sum(1) & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
     matrix = floats.astype(np.float64).reshape(4, 4).T  # the shader's are columns
-    z = (code // (LEVELS // TRACK_DEPTHS) + 0.5) * (2 / TRACK_DEPTHS) - 1
-    z[is_object] = (code[is_object] // (LEVELS // OBJECT_DEPTHS) + 0.5) * (2 / OBJECT_DEPTHS) - 1
-    origin = np.where(is_object, code % (LEVELS // OBJECT_DEPTHS) // 2, 0)
+    z = (code // (shaders.LEVELS // shaders.TRACK_DEPTHS) + 0.5) * (2 / shaders.TRACK_DEPTHS) - 1
+    z[is_object] = (code[is_object] // (shaders.LEVELS // shaders.OBJECT_DEPTHS) + 0.5) * (
+        2 / shaders.OBJECT_DEPTHS
+    ) - 1
+    origin = np.where(is_object, code % (shaders.LEVELS // shaders.OBJECT_DEPTHS) // 2, 0)
     return DecodedDepth(opaque, is_object, origin, z, matrix, float(agreement))
 
 
@@ -154,12 +134,8 @@ def segment_instances(view: DecodedDepth, karts: list, items: list) -> np.ndarra
 
     An object's pixel goes to the body with the lowest cost, in this order: the kart whose body the origin of its mesh
     is in or nearest to, if the pixel's point sticks out no farther than wheels and drivers do; the item at the mesh's
-    origin; the nearest item within reach; a kart whose held object may reach there.
-
-    Args:
-        view: the view's depth image.
-        karts: the engine's objects, in the game state that was drawn.
-        items: as `karts`.
+    origin; the nearest item within reach; a kart whose held object may reach there. Karts and items are the engine's
+    objects, in the game state that was drawn.
     """
     rows, columns = np.nonzero(view.is_object)
     owner = np.zeros(view.is_object.shape, np.int16)
@@ -169,18 +145,18 @@ def segment_instances(view: DecodedDepth, karts: list, items: list) -> np.ndarra
     order = np.argsort(points[:, 0])  # so that each body's points lie in one slice
     rows, columns, points = rows[order], columns[order], points[order]
     cells = view.cell[rows, columns]
-    origins = (np.stack([cells % ORIGIN_CELLS, cells // ORIGIN_CELLS], 1) + 0.5) * ORIGIN_CELL_M
+    origins = (np.stack([cells % shaders.ORIGIN_CELLS, cells // shaders.ORIGIN_CELLS], 1) + 0.5) * shaders.ORIGIN_CELL_M
     lowest_cost = np.full(len(points), np.inf)
     owners = np.zeros(len(points), np.int16)
     for number, body in enumerate([*karts, *items], 1):
         location = np.asarray(body.location)
-        reach, cost_of = (OBJECT_RADIUS_M, _kart_cost) if number <= len(karts) else (ITEM_RADIUS_M, _item_cost)
+        reach, cost_of = (shaders.OBJECT_RADIUS_M, _kart_cost) if number <= len(karts) else (ITEM_RADIUS_M, _item_cost)
         first, end = np.searchsorted(points[:, 0], (location[0] - reach, location[0] + reach))
         near = first + np.flatnonzero((np.abs(points[first:end, 1:] - location[1:]) < reach).all(1))
         if not len(near):
             continue
         # cells repeat: take the origin that is nearest to the body
-        period = ORIGIN_CELL_M * ORIGIN_CELLS
+        period = shaders.ORIGIN_CELL_M * shaders.ORIGIN_CELLS
         offsets = (origins[near] - location[[0, 2]] + period / 2) % period - period / 2
         cost = cost_of(points[near], offsets, cells[near], body)
         lower = cost < lowest_cost[near]
@@ -220,8 +196,8 @@ def _kart_cost(points: np.ndarray, offsets: np.ndarray, cells: np.ndarray, kart)
         in_reach = is_own | (beside & (-z - length / 2 < KART.held_behind_m) & (y < height + KART.held_above_m))
     in_reach = in_reach & (origin_distance < KART.origin_max_m) & (y > -KART.below_m)
     # a mesh's mean overhang, so that it stays in one piece
-    pixels = np.bincount(cells[in_reach], minlength=ORIGIN_CELLS**2)
-    sums = np.bincount(cells[in_reach], np.maximum(overhang[in_reach], 0), ORIGIN_CELLS**2)
+    pixels = np.bincount(cells[in_reach], minlength=shaders.ORIGIN_CELLS**2)
+    sums = np.bincount(cells[in_reach], np.maximum(overhang[in_reach], 0), shaders.ORIGIN_CELLS**2)
     cost = np.maximum(origin_distance, 0) + 0.1 * origin_distance
     cost += OVERHANG_WEIGHT * (sums / np.maximum(pixels, 1))[cells]
     return np.where(in_reach, np.where(is_own | is_near, cost, HELD_COST + cost), np.inf)

@@ -28,17 +28,9 @@ ORIGIN_CELL_M, ORIGIN_CELLS = 0.125, 32  # and how many cells until they repeat
 
 VERTEX_SHADERS = ("sp_pass", "sp_skinning", "sp_grass_pass")
 FRAGMENT_SHADERS = (
-    "sp_solid",
-    "sp_normal_map",
-    "sp_alpha_test",
-    "sp_decal",
-    "sp_grass",
-    "sp_unlit",
-    "sp_dynamic_night_bloom",
-    "sp_tilling_mitigation",
-    "sp_vertical_mapping",
-    "sp_road_blending",
-)
+    "sp_solid sp_normal_map sp_alpha_test sp_decal sp_grass sp_unlit sp_dynamic_night_bloom sp_tilling_mitigation "
+    "sp_vertical_mapping sp_road_blending"
+).split()
 # Shaders of the ground that a track brings along. Its meshes are pieces with origins of their own, but still track.
 GROUND_SHADERS = ("tracks/overworld/splatting.frag",)
 
@@ -64,11 +56,7 @@ _FRAGMENT_LABEL = f"""    ivec2 label_pixel = ivec2(gl_FragCoord.xy);
 
 
 def patch_shaders(assets: Path) -> dict[str, str]:
-    """Return the patched shaders of a folder of assets: path in the folder -> text.
-
-    Raises:
-        InputError: a shader is missing, or is not the one that its patch was written for.
-    """
+    """Return the patched shaders of a folder of assets: path in the folder -> text. Raises as `apply_patches`."""
     patches = {f"shaders/{name}.vert": _label_vertices for name in VERTEX_SHADERS}
     patches |= {f"shaders/{name}.frag": _label_fragments for name in FRAGMENT_SHADERS}
     patches |= dict.fromkeys(GROUND_SHADERS, lambda text: replace(_label_fragments(text), "label_origin > 0", "false"))
@@ -83,7 +71,7 @@ def apply_patches(assets: Path, patches: dict[str, Callable[[str], str]], releas
     """Return files of a folder of assets as functions change them: path in the folder -> text.
 
     Raises:
-        InputError: a file is missing, or a function raised ValueError; with the `remedy`.
+        InputError: a file is missing, or is not the one that its patch was written for (the patch raises ValueError).
     """
     texts = {}
     for name, patch in patches.items():
