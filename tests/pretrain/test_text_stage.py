@@ -65,12 +65,12 @@ def test_paraphrases_have_the_same_answers():
     assert not official.keys() & {question for question, *_ in sampled}
     by_template = {row.template: row for row in PARAPHRASED_QUESTIONS}
     assert len(by_template) == len(PARAPHRASED_QUESTIONS) == 3 * len(QUESTIONS)
-    kinds = Counter(
+    question_types = Counter(
         row.question_type
         for row, question, _ in generate_questions(SCENE, PARAPHRASED_QUESTIONS)
         if question in {q for q, *_ in sampled}
     )
-    assert set(kinds) == set(QUESTION_TYPES)
+    assert set(question_types) == set(QUESTION_TYPES)
     answers = {question: answer for _, question, answer in generate_questions(SCENE, PARAPHRASED_QUESTIONS)}
     assert all(answers[question] == answer for question, answer, _ in sampled)
     assert answers["Does gnu drive to the left or right of the ego car?"] == "left"

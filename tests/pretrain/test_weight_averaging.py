@@ -31,7 +31,7 @@ def stages(tmp_path, monkeypatch) -> list[VisionStage]:
 
 
 def test_average_writes_a_stage(stages, tiny_data, tmp_path, monkeypatch):
-    """Its weights are the mean, its batch norms are recalibrated, and the next stages can load it."""
+    """The stage has the mean weights and recalibrated batch norms, and the next stages can load it."""
     frames = load_training_data(str(tiny_data), "train")
     batch, targets = frames.get_batch(list(range(len(frames))))
     monkeypatch.setattr(PretrainDataset, "sample_batch", lambda self, *_: (batch, targets, self.scenes))
