@@ -26,8 +26,9 @@ MAX_CACHE_FILES = 6  # of views, a gigabyte for the course's `train`: as many as
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def to_view_size(image: Image.Image) -> np.ndarray:
-    """An RGB image of any size -> [100, 150, 3] of uint8."""
+def to_view_size(image: Image.Image | np.ndarray) -> np.ndarray:
+    """Resize an RGB image, PIL or uint8 [h, w, 3], to a view, uint8 [100, 150, 3]."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     return np.asarray(image if image.size == VIEW_SIZE else image.resize(VIEW_SIZE, Image.Resampling.LANCZOS))
 
 

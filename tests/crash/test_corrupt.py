@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from homework.clip import score
-from homework.finetune import PackedVQADataset
+from homework.clip import count_correct
 from homework.generate_captions import rows as caption_rows
 from homework.generate_qa import rows as qa_rows
 from homework.labels.frame_info import read_scenes
 from homework.labels.rows import MultiChoiceQADataset, image_file
 from homework.models.images import clip_pixels, load_views
 from homework.training.clip_dataset import CaptionMatchingDataset
+from homework.training.packing import PackedVQADataset
 from homework.utils.images import open_image
 
 from .mutate import broken_files, broken_json_files, failures
@@ -42,7 +42,7 @@ def read_questions(data: Path) -> None:
     """Read the questions of CLIP and their images."""
     rows = MultiChoiceQADataset("valid_grader", data).rows
     clip_pixels([open_image(row["image_path"]) for row in rows])
-    score(rows, [0] * len(rows))
+    count_correct(rows, [0] * len(rows))
 
 
 JSON_FILES = {

@@ -8,17 +8,15 @@ from pathlib import Path
 import pytest
 
 from homework.base_vlm import BaseVLM
-from homework.models.loading import load_adapter, load_base, load_model, load_processor
-from homework.training.lora import PeftTrainingModule, add_lora
+from homework.models.loading import add_adapter, load_model, load_processor
 from homework.utils.errors import InputError
 from tests.crash.mutate import broken_files, broken_json_files, failures, time_limit
+from tests.tiny_models import save_adapter
 
 
-@pytest.fixture(scope="module")
-def small(nano_folder: Path, tmp_path_factory) -> Path:
-    """Write an adapter and the tiny base with a byte-level tokenizer, which loads a hundred times as fast."""
-    folder = tmp_path_factory.mktemp("small")
-    shutil.copytree(nano_folder, folder / "base")
+def write_small(base: Path, folder: Path) -> Path:
+    """Copy a base with a byte-level tokenizer, which loads a hundred times as fast, and write an adapter for it."""
+    shutil.copytree(base, folder / "base")
     file = folder / "base/tokenizer.json"
     tokenizer = json.loads(file.read_text())
     tokenizer["model"]["merges"] = []
@@ -26,19 +24,25 @@ def small(nano_folder: Path, tmp_path_factory) -> Path:
     vocabulary = tokenizer["model"]["vocab"]
     tokenizer["model"]["vocab"] = {t: i for t, i in vocabulary.items() if len(t) == 1 or t in added}
     file.write_text(json.dumps(tokenizer))
-    model, _ = load_base(str(folder / "base"))
-    PeftTrainingModule(add_lora(model, 2, str(folder / "base"))).save_adapter(folder / "adapter")
+    save_adapter(folder / "base", folder / "adapter")
     return folder
+
+
+@pytest.fixture(scope="module")
+def folders(nano_folder: Path, smol_folder: Path, tmp_path_factory) -> dict[str, Path]:
+    """Write base and adapter of both architectures."""
+    bases = {"nano": nano_folder, "smolvlm": smol_folder}
+    return {name: write_small(base, tmp_path_factory.mktemp(name)) for name, base in bases.items()}
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """Look up no file in the hub."""
+    """Access no file of the hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def read_adapter(folder: Path) -> None:
-    load_adapter(load_model(str(folder / "base")), folder / "adapter")
+    add_adapter(load_model(str(folder / "base")), folder / "adapter")
 
 
 def read_model(folder: Path) -> None:
@@ -57,73 +61,103 @@ def load_for_answers(folder: Path) -> None:
 
 # file -> (reader, number of versions in the slow test)
 FILES = {
-    "adapter/adapter_config.json": (read_adapter, 40),
-    "adapter/adapter_model.safetensors": (read_adapter, 25),
-    "base/config.json": (read_model, 60),
-    "base/model.safetensors": (read_model, 15),
-    "base/generation_config.json": (read_model, 15),
-    "base/tokenizer.json": (read_processor, 30),
-    "base/tokenizer_config.json": (read_processor, 30),
-    "base/processor_config.json": (read_processor, 40),
-    "base/chat_template.jinja": (read_processor, 10),
+    "nano/adapter/adapter_config.json": (read_adapter, 40),
+    "nano/adapter/adapter_model.safetensors": (read_adapter, 25),
+    "nano/base/config.json": (read_model, 60),
+    "nano/base/model.safetensors": (read_model, 15),
+    "nano/base/tokenizer.json": (read_processor, 30),
+    "smolvlm/adapter/adapter_config.json": (read_adapter, 40),
+    "smolvlm/adapter/adapter_model.safetensors": (read_adapter, 25),
+    "smolvlm/base/config.json": (read_model, 60),
+    "smolvlm/base/model.safetensors": (read_model, 15),
+    "smolvlm/base/generation_config.json": (read_model, 15),
+    "smolvlm/base/tokenizer.json": (read_processor, 30),
+    "smolvlm/base/tokenizer_config.json": (read_processor, 30),
+    "smolvlm/base/processor_config.json": (read_processor, 40),
+    "smolvlm/base/chat_template.jinja": (read_processor, 10),
 }
 
 
-def check(small: Path, capfd, name: str, count: int, seed: int) -> None:
-    file = small / name
-    content = file.read_bytes()
+def check(folders: dict[str, Path], capfd, name: str, count: int, seed: int) -> None:
+    model, _, file = name.partition("/")
+    folder = folders[model]
+    content = (folder / file).read_bytes()
     for read in (FILES[name][0], load_for_answers):
         versions = (broken_json_files if name.endswith(".json") else broken_files)(content, count, seed)
-        assert failures(file, versions, lambda read=read: read(small), small) == []
+        assert failures(folder / file, versions, lambda read=read: read(folder), folder) == []
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_few_broken_files(small: Path, capfd, name: str):
-    """4 versions of each file of a base and an adapter."""
-    check(small, capfd, name, 4, seed=3)
+def test_a_few_broken_files(folders, capfd, name: str):
+    """4 versions of each file of both bases and their adapters."""
+    check(folders, capfd, name, 4, seed=3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-def test_many_broken_files(small: Path, capfd, name: str):
-    """265 versions in all."""
-    check(small, capfd, name, FILES[name][1], seed=4)
+def test_many_broken_files(folders, capfd, name: str):
+    """435 versions in all."""
+    check(folders, capfd, name, FILES[name][1], seed=4)
 
 
 HUGE = {
-    "text_config.hidden_size": 10**9,
-    "text_config.intermediate_size": 10**8,
-    "text_config.vocab_size": 10**9,
-    "text_config.num_hidden_layers": 10**6,
-    "vision_config.num_hidden_layers": 10**6,
-    "vision_config.hidden_size": 10**8,
-    "vision_config.channels": [10**6] * 4,
-    "vision_config.blocks": [0, 1, 10**6, 1],
-    "vision_config.num_summary_tokens": 10**8,
+    "nano.text.hidden_size": 10**9 - 1,
+    "nano.text.intermediate_size": 10**8,
+    "nano.text.vocab_size": 10**9 - 1,
+    "nano.text.num_layers": 10**6,
+    "nano.text.head_dim": 10**8,
+    "nano.text.num_heads": 10**8,
+    "nano.text.num_kv_heads": 10**8,
+    "nano.vision.num_layers": 10**6,
+    "nano.vision.hidden_size": 10**8,
+    "nano.vision.num_heads": 10**8,
+    "nano.vision.channels": [10**6] * 4,
+    "nano.vision.blocks": [0, 1, 10**6, 1],
+    "nano.vision.foveal_channels": [10**6] * 3,
+    "nano.vision.foveal_blocks": [1, 10**6, 0],
+    "nano.vision.num_register_tokens": 10**8,
+    "nano.num_karts": 10**8,
+    "nano.num_tracks": 10**8,
+    "nano.num_counts": 10**8,
+    "smolvlm.text_config.hidden_size": 10**9,
+    "smolvlm.text_config.intermediate_size": 10**8,
+    "smolvlm.text_config.vocab_size": 10**9,
+    "smolvlm.text_config.num_hidden_layers": 10**6,
+    "smolvlm.vision_config.num_hidden_layers": 10**6,
+    "smolvlm.vision_config.hidden_size": 10**8,
+    "smolvlm.vision_config.intermediate_size": 10**8,
+}
+PROBLEMS = {
+    "nano": "not the weights that config.json describes",
+    "smolvlm": "its config claims|cannot load it as a base",
 }
 
 
 @pytest.mark.parametrize("place", HUGE)
-def test_a_huge_size_in_a_config(small: Path, place: str):
+def test_a_huge_size_in_a_config(folders, place: str):
     """A number in a config costs neither memory nor time."""
-    file, (part, name) = small / "base/config.json", place.split(".")
-    intact = file.read_text()
+    model, *parts, name = place.split(".")
+    base = folders[model] / "base"
+    intact = (base / "config.json").read_text()
     config = json.loads(intact)
-    config[part][name] = HUGE[place]
-    file.write_text(json.dumps(config))
+    section = config[parts[0]] if parts else config
+    assert name in section
+    section[name] = HUGE[place]
+    (base / "config.json").write_text(json.dumps(config))
     try:
         for read in (load_model, BaseVLM):
-            with time_limit(60), pytest.raises(InputError, match=r"its config claims|not a loadable base"):
-                read(str(small / "base"))
+            with time_limit(60), pytest.raises(InputError, match=PROBLEMS[model]):
+                read(str(base))
     finally:
-        file.write_text(intact)
+        (base / "config.json").write_text(intact)
 
 
+@pytest.mark.parametrize("model", ["nano", "smolvlm"])
 @pytest.mark.parametrize("values", [{"r": 10**9}, {"r": 10**7}, {"rank_pattern": {"q_proj": 10**7}}])
-def test_a_huge_rank_in_an_adapter(small: Path, tmp_path: Path, values: dict):
-    """Nor does the rank of an adapter cost memory."""
-    shutil.copytree(small / "adapter", tmp_path, dirs_exist_ok=True)
+def test_a_huge_rank_in_an_adapter(folders, tmp_path: Path, model: str, values: dict):
+    """The rank that an adapter claims costs no memory either."""
+    shutil.copytree(folders[model] / "adapter", tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "adapter_config.json").read_text()) | values
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="claims rank"):
