@@ -139,9 +139,9 @@ def vlm(loaded) -> BaseVLM:
 
 
 @torch.no_grad()
-def randomly_adapted(model: nn.Module, base: Path) -> nn.Module:
-    """A PeftModel with LoRA whose weights are all random, where new ones are half zero."""
-    peft_model = add_lora(model, 4, str(base))
+def randomly_adapted(model: nn.Module, base: Path, exclude: str | None = None) -> nn.Module:
+    """Return a PeftModel with LoRA whose weights are all random, where new ones are half zero."""
+    peft_model = add_lora(model, 4, str(base), exclude)
     generator = torch.Generator().manual_seed(0)
     for weight in peft_model.parameters():
         if weight.requires_grad:

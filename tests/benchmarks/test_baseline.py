@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks import baseline, throughput, vs_baseline
-from homework import clip
 from homework.labels.rows import CaptionDataset, VQADataset
+from homework.models.clip import tokenize
 from homework.models.images import clip_pixels
 from homework.models.loading import load_base, load_processor
 from homework.models.prompts import PromptTokens
@@ -35,7 +35,7 @@ def test_labels_are_the_answers(nano_folder, rows):
     processor = load_processor(str(nano_folder))
     item = baseline.encode_question(rows[0], processor, baseline.open_native)
     is_answer = item["labels"] != IGNORE_INDEX
-    assert processor.tokenizer.decode(item["labels"][is_answer]) == f" {rows[0]['answer']}<end_of_utterance>"
+    assert processor.tokenizer.decode(item["labels"][is_answer].tolist()) == f" {rows[0]['answer']}<end_of_utterance>"
     assert torch.equal(item["labels"][is_answer], item["input_ids"][is_answer]) and is_answer[-1]
 
 
@@ -70,8 +70,8 @@ def test_same_clip_inputs(nano_folder, tiny_data):
     item, tokenizer = baseline.encode_caption(row, processor), processor.tokenizer
     ours = clip_pixels([open_image(row["image_path"])])[0]
     assert (item["pixel_values"] - ours).abs().max() < 1e-5
-    assert tokenizer.decode(item["input_ids"]) == row["caption"] + tokenizer.eos_token
-    assert clip.tokenize([row["caption"]], tokenizer)["input_ids"][0].tolist() == item["input_ids"].tolist()
+    assert tokenizer.decode(item["input_ids"].tolist()) == row["caption"] + tokenizer.eos_token
+    assert tokenize([row["caption"]], tokenizer)["input_ids"][0].tolist() == item["input_ids"].tolist()
 
 
 def test_same_pairs(tiny_data, tmp_path):
