@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from homework.clip import count_correct
+from homework.clip import count_correct_by_type
 from homework.generate_captions import rows as caption_rows
 from homework.generate_qa import rows as qa_rows
 from homework.labels.frame_info import read_scenes
@@ -42,7 +42,7 @@ def read_questions(data: Path) -> None:
     """Read the questions of CLIP and their images."""
     rows = MultiChoiceQADataset("valid_grader", data).rows
     clip_pixels([open_image(row["image_path"]) for row in rows])
-    count_correct(rows, [0] * len(rows))
+    count_correct_by_type(rows, [0] * len(rows))
 
 
 JSON_FILES = {

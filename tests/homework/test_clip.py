@@ -126,13 +126,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(nano_folder, no_progress, tmp
 
 
 def test_checkpoint_of_another_base(nano_folder, smol_folder, no_progress, tmp_path):
-    """A checkpoint that names another base, though all widths agree, gives one line that names the checkpoint."""
+    """A checkpoint that names another base, though all widths agree, gives one line that names a file of it."""
     folder = train(nano_folder, no_progress, tmp_path, steps=1)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(smol_folder)}))
     with pytest.raises(InputError) as info:
         clip.load(folder)
-    assert str(info.value).startswith(f"{folder}: not an adapter of this base") and "\n" not in str(info.value)
+    assert str(info.value).startswith(f"{folder / ADDITIONAL_WEIGHTS}: ") and "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize("split", ["valid", "valid_grader"])
