@@ -118,7 +118,7 @@ def encode_caption(row: dict, processor) -> dict:
     """Encode a row with image_path and caption, with the grader's crop of the image."""
     from homework.models.images import clip_pixels
 
-    text = processor.tokenizer(row["caption"] + processor.tokenizer.eos_token, return_tensors="pt")
+    text = processor.tokenizer([row["caption"] + processor.tokenizer.eos_token], return_tensors="pt")
     item = {name: text[name][0] for name in ("input_ids", "attention_mask")}
     return item | {"pixel_values": clip_pixels([open_native(row["image_path"])])[0], "labels": item["input_ids"]}
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from benchmarks import baseline, throughput, vs_baseline
-from homework import clip
 from homework.labels.rows import CaptionDataset, VQADataset
+from homework.models.clip import tokenize
 from homework.models.images import clip_pixels
-from homework.models.loading import load_base
+from homework.models.loading import load_base, load_processor
 from homework.models.prompts import PromptTokens
 from homework.training.lora import PeftTrainingModule, add_lora
 from homework.training.packing import IGNORE_INDEX, PackedTrainingModule, collate, pack
@@ -32,10 +32,10 @@ def rows(tiny_data) -> list[dict]:
 
 def test_labels_are_the_answers(nano_folder, rows):
     """The loss is computed on the answer and its end token alone."""
-    processor = baseline.load_eager(str(nano_folder))[1]
+    processor = load_processor(str(nano_folder))
     item = baseline.encode_question(rows[0], processor, baseline.open_native)
     is_answer = item["labels"] != IGNORE_INDEX
-    assert processor.tokenizer.decode(item["labels"][is_answer]) == f" {rows[0]['answer']}<end_of_utterance>"
+    assert processor.tokenizer.decode(item["labels"][is_answer].tolist()) == f" {rows[0]['answer']}<end_of_utterance>"
     assert torch.equal(item["labels"][is_answer], item["input_ids"][is_answer]) and is_answer[-1]
 
 
@@ -44,7 +44,7 @@ def test_same_loss_as_packed(nano_folder, rows):
     module, processor = baseline.make_trainable_vlm(str(nano_folder), 4)
     encode = lambda row, processor: baseline.encode_question(row, processor, baseline.open_native)
     with torch.no_grad():
-        expected = module.eval()(**baseline.encode_batch(rows[:1], encode, processor)).loss
+        expected = module.eval()(**baseline.encode_batch(rows[:1], encode, processor))["loss"]
     ours, processor = load_base(str(nano_folder))
     packed = pack(PromptTokens(processor), [(rows[0]["question"], rows[0]["answer"], 1.0)])
     pixels = processor.image_processor([[open_image(rows[0]["image_path"])]], return_tensors="pt")["pixel_values"]
@@ -66,12 +66,12 @@ def test_same_answers_on_the_same_pixels(base_folder, tmp_path, rows):
 def test_same_clip_inputs(nano_folder, tiny_data):
     """The baseline's CLIP gets the grader's crop and this repo's token ids."""
     row = CaptionDataset("valid", tiny_data).rows[0]
-    processor = baseline.load_eager(str(nano_folder))[1]
+    processor = load_processor(str(nano_folder))
     item, tokenizer = baseline.encode_caption(row, processor), processor.tokenizer
     ours = clip_pixels([open_image(row["image_path"])])[0]
     assert (item["pixel_values"] - ours).abs().max() < 1e-5
-    assert tokenizer.decode(item["input_ids"]) == row["caption"] + tokenizer.eos_token
-    assert clip.tokenize([row["caption"]], tokenizer)["input_ids"][0].tolist() == item["input_ids"].tolist()
+    assert tokenizer.decode(item["input_ids"].tolist()) == row["caption"] + tokenizer.eos_token
+    assert tokenize([row["caption"]], tokenizer)["input_ids"][0].tolist() == item["input_ids"].tolist()
 
 
 def test_same_pairs(tiny_data, tmp_path):

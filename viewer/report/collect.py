@@ -130,7 +130,7 @@ def run_clip(checkpoint: str, scenes: Scenes, data_dir: Path) -> tuple[ModelSumm
         return None, []
     clip, tokenizer = load_with_tokenizer(checkpoint_folder(checkpoint))
     start = time.perf_counter()
-    predictions = predict(clip, tokenizer, rows, progress=True)
+    predictions = predict(clip, tokenizer, rows, show_progress=True)
     summary = summarize_model(checkpoint, clip, (time.perf_counter() - start) / len(rows))
     return summary, list(zip(rows, predictions, strict=True))
 
