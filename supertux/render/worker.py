@@ -6,7 +6,6 @@ in the same process would depend on it.
 """
 
 import json
-import resource
 import sys
 import time
 from collections import Counter
@@ -58,7 +57,6 @@ def run_race(plan: RacePlan, folder: Path) -> dict:
         "missing": plan.frames - saved,
         "dropped": dict(dropped),
         "cpu_s": round(time.process_time(), 3),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 

@@ -1,13 +1,13 @@
 """The engines that draw races, behind one interface, and the preset that each of them draws.
 
-An engine is a package with two modules: `assets` says what is installed and how a process is started that draws;
-`engine` has the `Race` and can be imported by such a process only.
+An engine is a package with two modules. `assets` has `find_missing`, and `environment` and `interpreter` of a process
+that draws; `engine` has the `Race` and can be imported by such a process only.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -66,14 +66,6 @@ class Missing(NamedTuple):
     remedy: str
 
 
-class Assets(Protocol):
-    """The module `assets` of an engine: what is missing, in the order in which to install it, and how to run it."""
-
-    def find_missing(self) -> list[Missing]: ...
-    def environment(self) -> dict[str, str]: ...
-    def interpreter(self) -> Path: ...
-
-
 @dataclass(frozen=True)
 class Engine:
     """An engine, and what the plan of its races depends on."""
@@ -85,8 +77,8 @@ class Engine:
     redeals_karts: bool  # draws several races for each planned one, each with some of its karts
 
     @property
-    def assets(self) -> Assets:
-        """The engine's assets."""
+    def assets(self) -> ModuleType:
+        """The engine's module `assets`."""
         return import_module(f".{self.package}.assets", __name__)
 
     def load_race(self, plan) -> Race:

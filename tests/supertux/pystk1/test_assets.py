@@ -9,7 +9,6 @@ import pytest
 from homework.utils.errors import InputError
 from supertux.render.engines.pystk1 import assets as module
 from supertux.render.engines.pystk1.assets import build_overlay, environment, find_missing, install_legacy_engine
-from supertux.render.engines.pystk2 import assets as pystk2_assets
 from supertux.render.engines.pystk2.shaders import FRAGMENT_SHADERS, VERTEX_SHADERS
 from supertux.render.renderer import render
 from tests.conftest import assert_one_line_error
@@ -18,10 +17,9 @@ from tests.supertux.pystk2.test_shaders import body_of_main, write_assets
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch) -> Path:
-    cache = tmp_path / "cache"
-    monkeypatch.setattr(pystk2_assets, "CACHE", cache)
-    monkeypatch.setattr(pystk2_assets, "find_missing_libraries", lambda packages: [])
-    return cache / "course"
+    monkeypatch.setattr(module, "INSTALL_DIR", tmp_path / "cache/course")
+    monkeypatch.setattr(module, "find_missing_libraries", lambda packages: [])
+    return module.INSTALL_DIR
 
 
 @pytest.fixture

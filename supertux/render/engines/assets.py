@@ -1,0 +1,133 @@
+"""The game assets, for every engine: where they are, and the overlay that makes them fit.
+
+An overlay is a folder of links to the assets, with files of its own in place of some: patched shaders, markers.
+"""
+
+import ctypes
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from homework.utils.errors import InputError
+
+from ..planner import RacePlan
+from ..renderer import draw_race
+from . import Missing
+
+logger = logging.getLogger(__name__)
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tux-vlm"
+# Where packages of the game put its assets.
+PREFIXES = ("/usr/share/games", "/usr/share", "/usr/local/share/games", "/usr/local/share", "/opt")
+SEARCH_PATH = tuple(Path(prefix) / "supertuxkart/data" for prefix in PREFIXES)
+LANDMARKS = ("stk_config.xml", "karts", "tracks", "shaders", "skins")
+REMEDY = (
+    "install the game assets (Debian, Ubuntu: apt install supertuxkart-data), or give a folder of release 1.4 with "
+    "`python -m supertux install-assets --from PATH`"
+)
+SYSTEM_LIBRARIES = {"libglib-2.0.so.0": "libglib2.0-0", "libEGL.so.1": "libegl1"}  # and Debian's packages of them
+EGL_PLATFORM_SURFACELESS = 0x31DD
+
+
+def find_missing_libraries(packages: list[str]) -> list[Missing]:
+    """Return the missing system packages, by Debian's names: `packages`, and those of the libraries and the driver."""
+    packages = list(packages)
+    for library, package in SYSTEM_LIBRARIES.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            packages.append(package)
+    names = " ".join([*packages, *([] if has_driver() else ["libgl1-mesa-dri"])])
+    return [Missing(f"system packages are missing ({names})", f"`apt install {names}`")] if names else []
+
+
+def has_driver() -> bool:
+    """Return whether EGL can be initialised without a screen."""
+    try:
+        egl = ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return False
+    egl.eglGetPlatformDisplay.restype = egl.eglGetDisplay.restype = ctypes.c_void_p
+    displays = (egl.eglGetPlatformDisplay(EGL_PLATFORM_SURFACELESS, None, None), egl.eglGetDisplay(None))
+    return any(display and egl.eglInitialize(ctypes.c_void_p(display), None, None) for display in displays)
+
+
+def find_assets(given: Path | None) -> Path:
+    """Find the assets in a folder (itself, its `data`, or the `data` of a folder in it), or in the usual places.
+
+    Raises:
+        InputError: they are not there.
+    """
+    places = SEARCH_PATH if given is None else (given, given / "data", *sorted(given.glob("*/data")))
+    for place in places:
+        if all((place / name).exists() for name in LANDMARKS):
+            return place.resolve()
+    problem = f"no game assets there (a folder with {', '.join(LANDMARKS)})"
+    raise InputError(given or "the usual places", problem, REMEDY)
+
+
+def replace_overlay(overlay: Path, assets: Path, texts: dict[str, str], links: dict[str, Path]) -> None:
+    """Build an overlay of `assets`, in place of an older one; if it fails, that one stays.
+
+    Debian's packages have links to fonts of other packages, without which the engines end. Where these are missing, a
+    font that exists takes their place: nothing is written in a race.
+
+    Args:
+        texts: files of the overlay's own, path in it -> content.
+        links: what others of its paths are linked to, instead of the same path in the assets.
+    """
+    fonts = sorted((assets / "ttf").glob("*"))
+    font = next((font for font in fonts if font.exists()), None)
+    links = {f"ttf/{other.name}": font for other in fonts if font and not other.exists()} | links
+    folders = {parent for name in (*texts, *links) for parent in Path(name).parents}
+    overlay.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=overlay.parent, prefix=f".{overlay.name}."))
+    try:
+        for folder in sorted(folders):
+            (temporary / folder).mkdir(exist_ok=True)
+            names = [folder / entry.name for entry in (assets / folder).iterdir()]
+            links |= {str(name): assets / name for name in names if name not in folders and str(name) not in links}
+        for name in links.keys() - texts.keys():
+            (temporary / name).symlink_to(links[name].resolve())
+        for name, text in texts.items():
+            (temporary / name).write_text(text)
+        shutil.rmtree(overlay, ignore_errors=True)
+        temporary.replace(overlay)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def drawing_environment(folder: Path) -> dict[str, str]:
+    """Return the environment of a process that draws: the assets `folder/data`, no screen, one thread, the driver.
+
+    Mesa's anisotropic filter takes seconds per frame in software, so it is switched off.
+    """
+    home = folder.parent / "home"  # the engine writes its settings there
+    home.mkdir(parents=True, exist_ok=True)
+    return dict(
+        os.environ,
+        SUPERTUXKART_DATADIR=f"{folder}/",
+        HOME=str(home),
+        XDG_RUNTIME_DIR=str(home),
+        SDL_VIDEODRIVER="offscreen",
+        LP_NUM_THREADS="0",  # llvmpipe draws in the calling thread
+        OMP_NUM_THREADS="1",
+        OPENBLAS_NUM_THREADS="1",
+        PYSTK_LOG_LEVEL="fatal",
+        MESA_EXTENSION_OVERRIDE="-GL_EXT_texture_filter_anisotropic -GL_ARB_texture_filter_anisotropic",
+    )
+
+
+def draw_test_frame(preset: str) -> None:
+    """Draw one labelled frame with a preset's engine. Raises InputError with the last line of what fails."""
+    logger.info("drawing a test frame, which takes up to a minute")
+    with tempfile.TemporaryDirectory() as folder:
+        result = draw_race(RacePlan.smoke_test(preset), Path(folder))
+    if not result.get("frames"):
+        problem = f"cannot draw a frame ({result.get('error', 'its labels cannot be read')})"
+        remedy = "apt install libegl1 libgl1-mesa-dri; after a timeout, try again"
+        raise InputError(f"--preset {preset}", problem, remedy)
+    logger.info(f"ready; now run `python -m supertux render --output data/mine --preset {preset}`")
