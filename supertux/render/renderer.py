@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from homework.utils.errors import InputError, first_line
+from homework.utils.errors import InputError, check_min, first_line
 from homework.utils.io import read_json, write_json
 from homework.utils.parallel import available_cores, cancel_on_error, interruptible_as_completed
 from homework.utils.progress import progress_bar
@@ -51,18 +51,12 @@ def render(
         workers: number of processes; default one per core
         ray: address of a Ray cluster to draw on; auto: a running local one, local: a new one
     """
-    if workers < 0:
-        raise InputError("--workers", f"{workers} is not a number of processes", "give 1 or more")
-    settings = {
-        "seed": seed,
-        "preset": preset,
-        "tracks": _split_names(tracks) or list(TRACKS),
-        "karts": _split_names(karts) or list(KARTS),
-        "kart_count_mix": _parse_mix(kart_count_mix),
-    }
-    plans = list(race_plans(frames=frames, **settings))
+    check_min(0, workers=workers)
+    names = {"tracks": _split_names(tracks) or list(TRACKS), "karts": _split_names(karts) or list(KARTS)}
+    mix = _parse_mix(kart_count_mix)
+    plans = list(race_plans(seed, frames, preset=preset, kart_count_mix=mix, **names))
     check_installed(preset)
-    _check_settings_match(output, settings)
+    _check_settings_match(output, {"seed": seed, "preset": preset, **names, "mix": list(mix)})
     remaining = [plan for plan in plans if not is_done(plan, output)]
     logger.info(f"{output}: {len(plans)} races, {len(plans) - len(remaining)} of them drawn already")
     lost, unreadable = draw_races(remaining, output, workers, ray)
@@ -107,7 +101,7 @@ def is_done(plan: RacePlan, output: Path) -> bool:
 def draw_race(plan: RacePlan, output: Path) -> dict:
     """Draw one race in a process of its own; return the race's record, or `{"error": reason}`."""
     assets = ENGINES[plan.preset].assets
-    process = {"environment": assets.environment(), "python": assets.interpreter(), "timeout": RACE_TIMEOUT_S}
+    process = {"environment": assets.environment(), "python": assets.INTERPRETER, "timeout": RACE_TIMEOUT_S}
     problem = run_module("supertux.render.worker", output, stdin=plan.to_json(), **process)
     if problem is None and is_done(plan, output):
         return read_json(plan.record_path(output))
@@ -149,14 +143,11 @@ def _split_names(text: str) -> list[str]:
 
 
 def _parse_mix(text: str) -> tuple[float, ...]:
-    if not text:
-        return COURSE_KART_COUNT_MIX
     try:
-        shares = tuple(float(share) for share in text.split(","))
-        valid = all(share >= 0 for share in shares) and 0 < sum(shares) < float("inf")
+        shares = tuple(float(share) for share in text.split(",")) if text else COURSE_KART_COUNT_MIX
     except ValueError:
-        valid = False
-    if not valid:
+        shares = ()
+    if not (all(share >= 0 for share in shares) and 0 < sum(shares) < float("inf")):
         remedy = "give numbers like 60,26,8 for 1, 2, 3 karts"
         raise InputError("--kart-count-mix", f"`{text}` is not a list of shares", remedy)
     return shares
@@ -165,16 +156,14 @@ def _parse_mix(text: str) -> tuple[float, ...]:
 def _check_settings_match(output: Path, settings: dict) -> None:
     """Store the settings of a new folder. Raises InputError for a folder with frames of other settings or source."""
     path = output / SETTINGS_FILE
-    settings = {"mix" if key == "kart_count_mix" else key: value for key, value in settings.items()}
-    settings |= {"mix": list(settings["mix"]), "labels": shaders.VERSION, "at rest": REST_VIEWPOINT}
-    if path.exists():
-        drawn_with = read_json(path)
-        for key, value in settings.items():
-            if drawn_with.get(key) != value:
-                problem = f"its frames were drawn with {key} {drawn_with.get(key)}, not {value}"
-                raise InputError(path, problem, "give the same settings or another --output")
-        return
-    if any(output.glob("*_info.json")):
-        raise InputError(output, "it holds frames of another source", "give another --output")
-    os.makedirs(output / ".races", exist_ok=True)
-    write_json(path, settings)
+    settings |= {"labels": shaders.VERSION, "at rest": REST_VIEWPOINT}
+    if not path.exists():
+        if any(output.glob("*_info.json")):
+            raise InputError(output, "it holds frames of another source", "give another --output")
+        os.makedirs(output / ".races", exist_ok=True)
+        write_json(path, settings)
+    drawn_with = read_json(path)
+    for key, value in settings.items():
+        if drawn_with.get(key) != value:
+            problem = f"its frames were drawn with {key} {drawn_with.get(key)}, not {value}"
+            raise InputError(path, problem, "give the same settings or another --output")

@@ -31,7 +31,6 @@ def run_race(plan: RacePlan, folder: Path) -> dict:
     rng = np.random.default_rng(plan.seed)
     dropped, saved = Counter(), 0
     race = ENGINES[plan.preset].load_race(plan)
-    race.start()
     candidates = race.candidates(rng)
     sampler = HistogramSampler(plan.kart_count_mix, race.max_rejections)
     while saved < plan.frames and dropped.total() < MAX_DROPPED_FRAMES:
@@ -83,13 +82,9 @@ def write_frame(
     """Write a frame into a split's folder: its images first, so that an `info.json` never lacks one."""
     name = f"{number:05x}"
     for camera, view in enumerate(views):
-        image = Image.fromarray(view.image)
-        distance = view.distance
-        if distance is not None:
-            distance = distance[:: image.height // VIEW_SIZE[1], :: image.width // VIEW_SIZE[0]]
-        small = np.asarray(image.resize(VIEW_SIZE, Image.Resampling.BOX))
+        small = np.asarray(Image.fromarray(view.image).resize(VIEW_SIZE, Image.Resampling.BOX))
         with atomic_write(folder / f"{name}_{camera:02d}_im.jpg") as temporary:
-            jitter.apply(small, distance).save(temporary, "JPEG", quality=quality)
+            jitter.apply(small).save(temporary, "JPEG", quality=quality)
     with atomic_write(folder / f"{name}_info.json") as temporary:
         temporary.write_text(json.dumps(info))
 

@@ -87,7 +87,7 @@ class Game:
 def game(tmp_path: Path, monkeypatch) -> Game:
     game = Game(tmp_path / "game")
     monkeypatch.chdir(game.folder)  # `python -m` looks there first
-    monkeypatch.setattr(assets, "find_missing_software", lambda needs_assets: [])
+    monkeypatch.setattr(assets, "find_missing_software", lambda modules, needs_assets: [])
     monkeypatch.setattr(assets, "OVERLAY", tmp_path / "cache/art")
     (tmp_path / "cache/art/data/karts").mkdir(parents=True)
     (tmp_path / "cache/art" / assets.MARKER).touch()
@@ -212,11 +212,12 @@ def test_an_invalid_mix_is_an_error(draw, game: Game, tmp_path: Path, mix: str):
         ({"karts": "tux,tux"}, "--karts"),
         ({"preset": "uhd"}, "--preset: unknown name uhd"),
         ({"frames": 2_000_000}, "--frames"),
-        ({"workers": -1}, "--workers"),
     ],
 )
 def test_an_invalid_flag_is_an_error_before_anything_is_written(draw, tmp_path: Path, flags: dict, words: str):
     assert_one_line_error(draw(**flags), words)
+    status, _, err = draw(workers=-1)
+    assert status == 2 and err.startswith("error: --workers: ")
     assert not (tmp_path / "mine").exists()
 
 

@@ -1,6 +1,6 @@
 """The engines that draw races, behind one interface, and the preset that each of them draws.
 
-An engine is a package with two modules. `assets` has `find_missing`, and `environment` and `interpreter` of a process
+An engine is a package with two modules. `assets` has `find_missing`, and `environment` and `INTERPRETER` of a process
 that draws; `engine` has the `Race` and can be imported by such a process only.
 """
 
@@ -27,7 +27,6 @@ class CameraView:
 
     image: np.ndarray  # [h, w, 3] uint8
     detections: list[list[int]]
-    distance: np.ndarray | None = None  # [h, w] metres from the camera, inf for the sky
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Race(Protocol):
     num_cameras: int
     max_rejections: int  # candidates in a row that may be left out
 
-    def start(self) -> None: ...
     def candidates(self, rng: np.random.Generator) -> Iterator[np.ndarray]: ...
     def settle_cameras(self) -> None: ...
     def draw(self): ...

@@ -7,10 +7,13 @@ import ctypes
 import logging
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
-from homework.utils.errors import InputError
+from homework.utils.errors import InputError, first_line
 
 from ..planner import RacePlan
 from ..renderer import draw_race
@@ -31,16 +34,26 @@ SYSTEM_LIBRARIES = {"libglib-2.0.so.0": "libglib2.0-0", "libEGL.so.1": "libegl1"
 EGL_PLATFORM_SURFACELESS = 0x31DD
 
 
-def find_missing_libraries(packages: list[str]) -> list[Missing]:
-    """Return the missing system packages, by Debian's names: `packages`, and those of the libraries and the driver."""
-    packages = list(packages)
-    for library, package in SYSTEM_LIBRARIES.items():
-        try:
-            ctypes.CDLL(library)
-        except OSError:
-            packages.append(package)
+def find_missing_software(modules: tuple[str, ...] = (), needs_assets: bool = False) -> list[Missing]:
+    """Return the missing system packages, by Debian's names, and Python modules.
+
+    With `needs_assets` the package of the game's assets is among them, unless they are in the usual places.
+    """
+    packages = ["supertuxkart-data"] if needs_assets and not any(map(_has_assets, SEARCH_PATH)) else []
+    packages += [package for library, package in SYSTEM_LIBRARIES.items() if _load_error(ctypes.CDLL, library)]
     names = " ".join([*packages, *([] if has_driver() else ["libgl1-mesa-dri"])])
-    return [Missing(f"system packages are missing ({names})", f"`apt install {names}`")] if names else []
+    missing = [Missing(f"system packages are missing ({names})", f"`apt install {names}`")] if names else []
+    problems = [f"{name} does not load ({error})" for name in modules if (error := _load_error(import_module, name))]
+    if problems:
+        missing.append(Missing(", ".join(problems), f"`{sys.executable} -m pip install -r supertux/requirements.txt`"))
+    return missing
+
+
+def _load_error(load: Callable, name: str) -> str | None:
+    try:
+        load(name)
+    except (OSError, ImportError) as error:
+        return first_line(error)
 
 
 def has_driver() -> bool:
@@ -62,10 +75,14 @@ def find_assets(given: Path | None) -> Path:
     """
     places = SEARCH_PATH if given is None else (given, given / "data", *sorted(given.glob("*/data")))
     for place in places:
-        if all((place / name).exists() for name in LANDMARKS):
+        if _has_assets(place):
             return place.resolve()
     problem = f"no game assets there (a folder with {', '.join(LANDMARKS)})"
     raise InputError(given or "the usual places", problem, REMEDY)
+
+
+def _has_assets(folder: Path) -> bool:
+    return all((folder / name).exists() for name in LANDMARKS)
 
 
 def replace_overlay(overlay: Path, assets: Path, texts: dict[str, str], links: dict[str, Path]) -> None:

@@ -141,7 +141,6 @@ def _candidates(plan: RacePlan, size: tuple[int, int]) -> Iterator:
     from supertux.render.engines.pystk2.engine import Race  # only this process has it
 
     race = Race(plan, size, NUM_CAMERAS)
-    race.start()
     for _, _ in zip(range(NUM_CANDIDATES), race.candidates(np.random.default_rng(plan.seed)), strict=False):
         race.settle_cameras()
         yield race

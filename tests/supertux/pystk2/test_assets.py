@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch) -> Path:
     cache = tmp_path / "cache"
     monkeypatch.setattr(module, "OVERLAY", cache / "art")
     monkeypatch.setattr(shared, "SEARCH_PATH", (tmp_path / "usual/data", tmp_path / "other/data"))
-    monkeypatch.setattr(module, "find_missing_software", lambda needs_assets: [])
+    monkeypatch.setattr(module, "find_missing_software", lambda modules, needs_assets: [])
     return cache
 
 

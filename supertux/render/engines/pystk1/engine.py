@@ -49,9 +49,6 @@ class Race:
         self.library = ctypes.CDLL(pystk.__file__)
         self.race = None
 
-    def start(self) -> None:
-        """Do nothing: each race starts with its first candidate."""
-
     def candidates(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Drive one race after another.
 

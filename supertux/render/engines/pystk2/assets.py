@@ -7,18 +7,16 @@ that open dialogs.
 
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from homework.utils.errors import InputError, first_line
-
 from .. import Missing, check_none_missing
-from ..assets import CACHE, draw_test_frame, drawing_environment, find_assets, find_missing_libraries, replace_overlay
+from ..assets import CACHE, draw_test_frame, drawing_environment, find_assets, find_missing_software, replace_overlay
 from . import shaders
 
+INTERPRETER = Path(sys.executable)
 OVERLAY = CACHE / "art"
 MARKER = f"data/labels-{shaders.VERSION}"  # in the overlay
 # Tracks whose scripts open a dialog as soon as a kart passes by, which ends an engine without a screen.
@@ -37,7 +35,7 @@ def install_assets(
         from_: folder of the game's release 1.4; default the usual places
         karts: folder of release 1.2, whose karts look more like the course's
     """
-    check_none_missing("install-assets", find_missing_software(needs_assets=from_ is None))
+    check_none_missing("install-assets", find_missing_software(PYTHON_MODULES, needs_assets=from_ is None))
     build_overlay(find_assets(from_), OVERLAY, None if karts is None else find_assets(karts))
     draw_test_frame("hd")
 
@@ -49,26 +47,8 @@ def find_missing() -> list[Missing]:
         problem = "the game assets are not installed"
     elif not (OVERLAY / MARKER).exists():
         problem = "the game assets were installed by an older version of this program"
-    missing = find_missing_software(needs_assets=problem is not None)
+    missing = find_missing_software(PYTHON_MODULES, needs_assets=problem is not None)
     return missing + ([Missing(problem, "`python -m supertux install-assets`")] if problem else [])
-
-
-def find_missing_software(needs_assets: bool) -> list[Missing]:
-    """Return the missing system and Python packages; with `needs_assets` also the game's, unless it can be found."""
-    packages = []
-    try:
-        find_assets(None)
-    except InputError:
-        packages = ["supertuxkart-data"] if needs_assets else []
-    missing, problems = find_missing_libraries(packages), []
-    for name in PYTHON_MODULES:
-        try:
-            import_module(name)
-        except ImportError as error:
-            problems.append(f"{name} does not load ({first_line(error)})")
-    if problems:
-        missing.append(Missing(", ".join(problems), f"`{sys.executable} -m pip install -r supertux/requirements.txt`"))
-    return missing
 
 
 def build_overlay(assets: Path, overlay: Path, karts: Path | None = None) -> None:
@@ -84,8 +64,3 @@ def build_overlay(assets: Path, overlay: Path, karts: Path | None = None) -> Non
 def environment(overlay: Path | None = None) -> dict[str, str]:
     """Return the environment of a process that draws with this engine."""
     return drawing_environment(overlay or OVERLAY)
-
-
-def interpreter() -> Path:
-    """Return the Python that has the engine: this one."""
-    return Path(sys.executable)

@@ -49,12 +49,9 @@ class Race:
         self.race.start()
         self.state = pystk2.WorldState()
         self.road = Road()
-
-    def start(self) -> None:
-        """Let the countdown pass."""
         for _ in range(MAX_COUNTDOWN_STEPS // 5):
             if not self.step(5) or self.state.time > 0.2:
-                return
+                break
 
     def step(self, steps: int) -> bool:
         """Advance the race by `steps` times STEP_S and read its state; return False when it is over."""
@@ -129,10 +126,7 @@ class Race:
                 raise UnreadableError("camera")
         order = sorted(targets) + [kart for kart in range(self.num_karts) if kart not in targets]
         new = {kart: i for i, kart in enumerate(order)}
-        views = [
-            CameraView(images[camera], self._detections(decoded[camera], new), decoded[camera].distance)
-            for camera in self.ordered_cameras
-        ]
+        views = [CameraView(images[camera], self._detections(decoded[camera], new)) for camera in self.ordered_cameras]
         return LabelledFrame(float(self.state.time), order, [self.karts[kart] for kart in order], views)
 
     def _detections(self, view: DecodedDepth, new: dict[int, int]) -> list[list[int]]:

@@ -36,6 +36,7 @@ GROUND_SHADERS = ("tracks/overworld/splatting.frag",)
 
 # No kart is larger, with what it holds. Floors that have an origin of their own, on some tracks, reach farther from it.
 OBJECT_RADIUS_M = 3.0
+_VERTEX_DECLARATION, _FRAGMENT_DECLARATION = "flat out int label_origin;\n", "flat in int label_origin;\n"
 VERTEX_LABEL = f"""    label_origin = 0;
     if (distance(world_position.xyz, i_origin) < {OBJECT_RADIUS_M} && dot(i_origin, i_origin) > 1.0e-6) {{
         ivec2 label_cell = ivec2(floor(i_origin.xz / {ORIGIN_CELL_M})) & {ORIGIN_CELLS - 1};
@@ -57,14 +58,27 @@ _FRAGMENT_LABEL = f"""    ivec2 label_pixel = ivec2(gl_FragCoord.xy);
 
 def patch_shaders(assets: Path) -> dict[str, str]:
     """Return the patched shaders of a folder of assets: path in the folder -> text. Raises as `apply_patches`."""
-    patches = {f"shaders/{name}.vert": _label_vertices for name in VERTEX_SHADERS}
-    patches |= {f"shaders/{name}.frag": _label_fragments for name in FRAGMENT_SHADERS}
-    patches |= dict.fromkeys(GROUND_SHADERS, lambda text: replace(_label_fragments(text), "label_origin > 0", "false"))
+    patches = label_patches((_VERTEX_DECLARATION, VERTEX_LABEL), (_FRAGMENT_DECLARATION, _FRAGMENT_LABEL))
+    ground = patches["shaders/sp_solid.frag"]
+    patches |= dict.fromkeys(GROUND_SHADERS, lambda text: replace(ground(text), "label_origin > 0", "false"))
     patches["shaders/combine_diffuse_color.frag"] = lambda text: replace(text, "texture(ssao_tex, tc).x", "1.0")
-    patches["shaders/importance_sampling_specular.frag"] = sample_sky_less
     # corners as dark as in the course's frames, which have the game's weight of 1
     patches["shaders/tonemap.frag"] = lambda text: replace(text, "* vignette_weight", "* 1.0")
     return apply_patches(assets, patches, "1.4", "give the assets of release 1.4 with --from")
+
+
+def label_patches(vertex: tuple[str, str], fragment: tuple[str, str]) -> dict[str, Callable[[str], str]]:
+    """Return the patches of both engines: labels, given as (declarations, last lines), and the sky's reflections."""
+
+    def add(text: str, lines: tuple[str, str], main: str) -> str:
+        declarations, end = lines
+        return replace_end(replace(text, main, declarations + main), end)
+
+    patches = {f"shaders/{name}.vert": lambda text: add(text, vertex, "void main()") for name in VERTEX_SHADERS}
+    patches |= {f"shaders/{name}.frag": lambda text: add(text, fragment, "void main(") for name in FRAGMENT_SHADERS}
+    # the blurred sky: 64 samples per texel
+    patches["shaders/importance_sampling_specular.frag"] = lambda t: replace(t, "i < 1024; i++", "i < 1024; i += 16")
+    return patches
 
 
 def apply_patches(assets: Path, patches: dict[str, Callable[[str], str]], release: str, remedy: str) -> dict[str, str]:
@@ -95,16 +109,3 @@ def replace_end(text: str, new: str) -> str:
     if not brace:
         raise ValueError("it has no body")
     return body + new
-
-
-def sample_sky_less(text: str) -> str:
-    """Patch the shader that blurs the sky: 64 samples per texel."""
-    return replace(text, "i < 1024; i++", "i < 1024; i += 16")
-
-
-def _label_vertices(text: str) -> str:
-    return replace_end(replace(text, "void main()", "flat out int label_origin;\nvoid main()"), VERTEX_LABEL)
-
-
-def _label_fragments(text: str) -> str:
-    return replace_end(replace(text, "void main(", "flat in int label_origin;\nvoid main("), _FRAGMENT_LABEL)
