@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import shutil
 import stat
 import zipfile
@@ -56,13 +55,11 @@ def fetch(url: str, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     try:
-        total = _receive(url, part)
+        _receive(url, part)
     except requests.RequestException as error:
         reason = f"HTTP {error.response.status_code}" if error.response is not None else type(error).__name__
         problem = f"the transfer of {url} failed after {_size(part):,} bytes ({reason})"
         raise InputError(part, problem, "run again to resume, or give a zip with --from FILE") from None
-    if total is not None and _size(part) != total:
-        raise InputError(part, f"received {_size(part):,} of {total:,} bytes", "run again to resume")
     if not zipfile.is_zipfile(part):
         part.unlink()
         raise InputError(url, "the response is not a zip", "get the zip with a browser and give it with --from FILE")
@@ -70,8 +67,8 @@ def fetch(url: str, target: Path) -> Path:
     return target
 
 
-def _receive(url: str, part: Path) -> int | None:
-    """Append the missing bytes of `url` to `part` and return the total size, None if it is not sent."""
+def _receive(url: str, part: Path) -> None:
+    """Append the missing bytes of `url` to `part`. Raises RequestException if some of them do not come."""
     received = max(_size(part), 0)
     # identity: with a compressed transfer, sizes of chunks would not be those of the file
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={received}-"} if received else {})
@@ -80,7 +77,7 @@ def _receive(url: str, part: Path) -> int | None:
         length = content_range.rpartition("/")[2]
         if response.status_code == 416:
             if length == str(received):
-                return received  # complete, but interrupted before it was renamed
+                return  # complete, but interrupted before it was renamed
             part.unlink()
             raise InputError(part, "longer than the file on the server", "run again to start over")
         response.raise_for_status()
@@ -98,7 +95,6 @@ def _receive(url: str, part: Path) -> int | None:
             for chunk in response.iter_content(CHUNK_BYTES):
                 stream.write(chunk)
                 progress.update(len(chunk))
-    return total
 
 
 def _size(path: Path) -> int:
@@ -164,13 +160,11 @@ def _swap(sample: set[str], new: Iterable[str], members: set[Path], data: Path) 
 @contextlib.contextmanager
 def _open_zip(file: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip for the block; raise InputError if it is missing or broken."""
+    if not file.exists():
+        raise InputError(file, "no such file", "check the path after --from")
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
-    except FileNotFoundError as error:
-        if error.filename != os.fspath(file):
-            raise
-        raise InputError(file, "no such file", "check the path after --from") from None
     except InputError:  # also a ValueError
         raise
     except BROKEN_ZIP as error:

@@ -1,10 +1,12 @@
 """Draw labelled frames: the parent of the processes that draw the races."""
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 from homework.utils.errors import InputError, check_min, first_line
@@ -102,7 +104,7 @@ def draw_race(plan: RacePlan, output: Path) -> dict:
     """Draw one race in a process of its own; return the race's record, or `{"error": reason}`."""
     assets = ENGINES[plan.preset].assets
     process = {"environment": assets.environment(), "python": assets.INTERPRETER, "timeout": RACE_TIMEOUT_S}
-    problem = run_module("supertux.render.worker", output, stdin=plan.to_json(), **process)
+    problem = run_module("supertux.render.worker", output, stdin=json.dumps(asdict(plan)), **process)
     if problem is None and is_done(plan, output):
         return read_json(plan.record_path(output))
     return {"error": problem or "its process ended early, without an error"}

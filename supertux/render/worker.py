@@ -38,7 +38,7 @@ def run_race(plan: RacePlan, folder: Path) -> dict:
             break
         race.settle_cameras()
         try:
-            frame = race.read(race.draw())
+            frame = race.read()
         except UnreadableError as problem:
             dropped[str(problem)] += 1
             continue
@@ -92,7 +92,7 @@ def write_frame(
 def main() -> None:
     """Draw the race whose plan is on standard input."""
     folder = Path(sys.argv[1])
-    plan = RacePlan.from_json(sys.stdin.read())
+    plan = RacePlan(**json.load(sys.stdin))
     run_and_exit(lambda: write_json(plan.record_path(folder), run_race(plan, folder)))
 
 

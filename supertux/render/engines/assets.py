@@ -17,7 +17,7 @@ from homework.utils.errors import InputError, first_line
 
 from ..planner import RacePlan
 from ..renderer import draw_race
-from . import Missing
+from . import ENGINES, Missing
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,8 @@ def draw_test_frame(preset: str) -> None:
     """Draw one labelled frame with a preset's engine. Raises InputError with the last line of what fails."""
     logger.info("drawing a test frame, which takes up to a minute")
     with tempfile.TemporaryDirectory() as folder:
-        result = draw_race(RacePlan.smoke_test(preset), Path(folder))
+        is_static = ENGINES[preset].has_static_races
+        result = draw_race(RacePlan(0, "xr591", ["tux", "gnu"], 1, is_static, 0, 0, 1, preset, [1, 1]), Path(folder))
     if not result.get("frames"):
         problem = f"cannot draw a frame ({result.get('error', 'its labels cannot be read')})"
         remedy = "apt install libegl1 libgl1-mesa-dri; after a timeout, try again"
