@@ -22,7 +22,6 @@ from .subprocesses import interrupt_all, run_module
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "render.json"
-REST_VIEWPOINT = "from the front"  # of static races; folders drawn when it was from behind lack the entry
 RACE_TIMEOUT_S = 900
 
 
@@ -94,15 +93,13 @@ def draw_races(plans: list[RacePlan], output: Path, workers: int = 0, ray: str =
 def is_done(plan: RacePlan, output: Path) -> bool:
     """Return whether the race has been drawn, with as many frames as planned."""
     path = plan.record_path(output)
-    if not path.exists():
-        return False
-    record = read_json(path)
+    record = read_json(path) if path.exists() else {"frames": 0, "missing": 0}
     return record["frames"] + record["missing"] >= plan.frames
 
 
 def draw_race(plan: RacePlan, output: Path) -> dict:
     """Draw one race in a process of its own; return the race's record, or `{"error": reason}`."""
-    assets = ENGINES[plan.preset].assets
+    assets = ENGINES[plan.preset].load("assets")
     process = {"environment": assets.environment(), "python": assets.INTERPRETER, "timeout": RACE_TIMEOUT_S}
     problem = run_module("supertux.render.worker", output, stdin=json.dumps(asdict(plan)), **process)
     if problem is None and is_done(plan, output):
@@ -158,7 +155,7 @@ def _parse_mix(text: str) -> tuple[float, ...]:
 def _check_settings_match(output: Path, settings: dict) -> None:
     """Store the settings of a new folder. Raises InputError for a folder with frames of other settings or source."""
     path = output / SETTINGS_FILE
-    settings |= {"labels": shaders.VERSION, "at rest": REST_VIEWPOINT}
+    settings |= {"labels": shaders.VERSION, "at rest": "from the front"}  # older folders lack the latter
     if not path.exists():
         if any(output.glob("*_info.json")):
             raise InputError(output, "it holds frames of another source", "give another --output")

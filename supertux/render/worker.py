@@ -30,7 +30,7 @@ def run_race(plan: RacePlan, folder: Path) -> dict:
     """Draw all frames of a race into `folder`, and return the race's record."""
     rng = np.random.default_rng(plan.seed)
     dropped, saved = Counter(), 0
-    race = ENGINES[plan.preset].load_race(plan)
+    race = ENGINES[plan.preset].load("engine").Race(plan)
     candidates = race.candidates(rng)
     sampler = HistogramSampler(plan.kart_count_mix, race.max_rejections)
     while saved < plan.frames and dropped.total() < MAX_DROPPED_FRAMES:

@@ -73,14 +73,9 @@ class Engine:
     has_static_races: bool
     redeals_karts: bool  # draws several races for each planned one, each with some of its karts
 
-    @property
-    def assets(self) -> ModuleType:
-        """The engine's module `assets`."""
-        return import_module(f".{self.package}.assets", __name__)
-
-    def load_race(self, plan) -> Race:
-        """Load the engine into this process, and the race of a `RacePlan`."""
-        return import_module(f".{self.package}.engine", __name__).Race(plan)
+    def load(self, name: str) -> ModuleType:
+        """Load one of the engine's two modules."""
+        return import_module(f".{self.package}.{name}", __name__)
 
 
 # pystk2 takes a view's width from a split screen: those of 2, 5 or 6 cameras are squeezed, those above 8 are blank.
@@ -92,7 +87,7 @@ ENGINES = {"ld": PYSTK2, "sd": PYSTK2, "hd": PYSTK2, "course": LEGACY}  # by pre
 
 def check_installed(preset: str) -> None:
     """Check that a preset can be drawn on this machine. Raises InputError; see `check_none_missing`."""
-    check_none_missing(f"--preset {preset}", ENGINES[preset].assets.find_missing())
+    check_none_missing(f"--preset {preset}", ENGINES[preset].load("assets").find_missing())
 
 
 def check_none_missing(name: str, missing: list[Missing]) -> None:

@@ -100,21 +100,18 @@ def replace_overlay(overlay: Path, assets: Path, texts: dict[str, str], links: d
     links = {f"ttf/{other.name}": font for other in fonts if font and not other.exists()} | links
     folders = {parent for name in (*texts, *links) for parent in Path(name).parents}
     overlay.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=overlay.parent, prefix=f".{overlay.name}."))
-    try:
+    with tempfile.TemporaryDirectory(dir=overlay.parent, prefix=f".{overlay.name}.") as name:
+        built = Path(name) / "built"
         for folder in sorted(folders):
-            (temporary / folder).mkdir(exist_ok=True)
+            (built / folder).mkdir()
             names = [folder / entry.name for entry in (assets / folder).iterdir()]
             links |= {str(name): assets / name for name in names if name not in folders and str(name) not in links}
         for name in links.keys() - texts.keys():
-            (temporary / name).symlink_to(links[name].resolve())
+            (built / name).symlink_to(links[name].resolve())
         for name, text in texts.items():
-            (temporary / name).write_text(text)
+            (built / name).write_text(text)
         shutil.rmtree(overlay, ignore_errors=True)
-        temporary.replace(overlay)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        built.rename(overlay)
 
 
 def drawing_environment(folder: Path) -> dict[str, str]:

@@ -72,20 +72,6 @@ def test_a_folder_without_assets_is_an_error(assets: Path, tmp_path: Path):
         assert str(error.value).startswith(f"{path}: ")
 
 
-def test_the_karts_may_be_of_another_release(assets: Path, tmp_path: Path, cache: Path):
-    older = write_assets(tmp_path / "older")
-    (older / "karts/tux/kart.xml").write_text("<older/>")
-    build_overlay(assets, cache / "art", older)
-    assert (cache / "art/data/karts/tux/kart.xml").read_text() == "<older/>"
-    assert (cache / "art/data/tracks/abyss").resolve() == assets / "tracks/abyss"
-
-
-def test_a_missing_folder_of_karts_is_an_error(assets: Path, tmp_path: Path, call, cache: Path):
-    result = call((install_assets,), "install-assets", "--from", assets, "--karts", tmp_path / "nowhere")
-    assert_one_line_error(result, str(tmp_path / "nowhere"))
-    assert not cache.exists()
-
-
 def test_the_overlay_is_links_and_a_few_files_of_its_own(assets: Path, cache: Path):
     before = {path: path.read_bytes() for path in assets.rglob("*") if path.is_file()}
     build_overlay(assets, cache / "art")

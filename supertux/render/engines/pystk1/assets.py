@@ -47,20 +47,6 @@ def install_legacy_engine(*, assets: Path, python: str = "python3.10") -> None:
     check_none_missing("install-legacy-engine", find_missing_software())
     build_overlay(found, INSTALL_DIR)
     logger.info(f"installing {PACKAGE} for {python}")
-    _make_environment(python)
-    draw_test_frame("course")
-
-
-def find_missing() -> list[Missing]:
-    """Return what has to be installed before frames can be drawn, in the order in which to install it."""
-    missing = find_missing_software()
-    if not (INSTALL_DIR / "data/karts").exists() or not INTERPRETER.exists():
-        missing.append(Missing("the legacy engine is not installed", REMEDY))
-    return missing
-
-
-def _make_environment(python: str) -> None:
-    """Make the engine's virtual environment. Raises InputError with the last line of what fails."""
     pip = [str(INTERPRETER), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     for command in ([python, "-m", "venv", "--clear", str(INSTALL_DIR / "venv")], [*pip, PACKAGE, *REQUIREMENTS]):
         try:
@@ -73,6 +59,15 @@ def _make_environment(python: str) -> None:
     # in place of the package that can't be installed: the engine reads the assets' folder from this module
     site = next((INSTALL_DIR / "venv/lib").glob("python3.*/site-packages"))
     (site / "pystk_data.py").write_text(f"data_dir = {str(INSTALL_DIR) + '/'!r}\n")
+    draw_test_frame("course")
+
+
+def find_missing() -> list[Missing]:
+    """Return what has to be installed before frames can be drawn, in the order in which to install it."""
+    missing = find_missing_software()
+    if not (INSTALL_DIR / "data/karts").exists() or not INTERPRETER.exists():
+        missing.append(Missing("the legacy engine is not installed", REMEDY))
+    return missing
 
 
 def build_overlay(assets: Path, folder: Path) -> None:

@@ -24,19 +24,16 @@ SCRIPTED_TRACKS = ("overworld", "tutorial")
 PYTHON_MODULES = ("pystk2", "elftools")
 
 
-def install_assets(
-    *, from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None, karts: Path | None = None
-) -> None:
+def install_assets(*, from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None) -> None:
     """Find the game assets, or take them from a folder, make them fit the engine, and draw a test frame.
 
     Example: python -m supertux install-assets
 
     Args:
         from_: folder of the game's release 1.4; default the usual places
-        karts: folder of release 1.2, whose karts look more like the course's
     """
     check_none_missing("install-assets", find_missing_software(PYTHON_MODULES, needs_assets=from_ is None))
-    build_overlay(find_assets(from_), OVERLAY, None if karts is None else find_assets(karts))
+    build_overlay(find_assets(from_), OVERLAY)
     draw_test_frame("hd")
 
 
@@ -51,14 +48,14 @@ def find_missing() -> list[Missing]:
     return missing + ([Missing(problem, "`python -m supertux install-assets`")] if problem else [])
 
 
-def build_overlay(assets: Path, overlay: Path, karts: Path | None = None) -> None:
-    """Build the overlay of `assets`, with the karts of the assets `karts`, in place of an older one."""
+def build_overlay(assets: Path, overlay: Path) -> None:
+    """Build the overlay of `assets`, in place of an older one."""
     texts = shaders.patch_shaders(assets) | {"supertuxkart.1.5": "", Path(MARKER).name: ""}
     # the field of view of four and more cameras (75 degrees, as in the course's frames) for one to three as well
     texts["stk_config.xml"] = re.sub(r'fov-([123])="[\d.]+"', r'fov-\1="75"', (assets / "stk_config.xml").read_text())
     texts |= {f"tracks/{track}/scripting.as": "void onStart() {}\n" for track in SCRIPTED_TRACKS}
     links = {} if (assets / "skins/classic").exists() else {"skins/classic": assets / "skins/peach"}
-    replace_overlay(overlay / "data", assets, texts, links | ({"karts": karts / "karts"} if karts else {}))
+    replace_overlay(overlay / "data", assets, texts, links)
 
 
 def environment(overlay: Path | None = None) -> dict[str, str]:

@@ -30,8 +30,8 @@ STATIC_GAP_M, SIMULATED_GAP_M = 14.0, 25.0
 MAX_LATERAL_OFFSET, MAX_YAW_RAD, DROP_HEIGHT_M, SETTLING_STEPS = 0.35, 0.12, 0.4, 5
 FINISH_STRETCH_M = 200  # half of the static frames begin here, behind the line
 MIN_CAMERA_DEPTH_M, CAMERA_DEPTH_M = 0.5, 4.5  # of a camera's target
-# The engine has no setting for reverse cameras, but its library exports its own functions. The game looks back from ahead
-# of a kart while its player asks for it, and in the legacy engine from the end of the race on.
+# There is no setting for reverse cameras, but the engine's library exports its own functions. The game looks back from
+# ahead of a kart while its player asks for it, and in the legacy engine from the end of the race on.
 REVERSE_MODE = 2  # of the engine's `Camera::Mode`, as in pystk2.Camera.Mode
 _ALL_CAMERAS = "_ZN6Camera13m_all_camerasE"  # std::vector<Camera*> Camera::m_all_cameras
 _SET_MODE = "_ZN6Camera7setModeENS_4ModeE"  # void Camera::setMode(Camera::Mode)

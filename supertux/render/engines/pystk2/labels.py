@@ -63,10 +63,8 @@ def decode(depth: np.ndarray) -> DecodedDepth:
     pieces = votes.argmax(2).astype(np.uint64) << (3 * np.arange(shaders.MATRIX_ROWS, dtype=np.uint64))
     floats = (pieces.sum(1) & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
     matrix = floats.astype(np.float64).reshape(4, 4).T  # the shader's are columns
-    z = (code // (shaders.LEVELS // shaders.TRACK_DEPTHS) + 0.5) * (2 / shaders.TRACK_DEPTHS) - 1
-    z[is_object] = (code[is_object] // (shaders.LEVELS // shaders.OBJECT_DEPTHS) + 0.5) * (
-        2 / shaders.OBJECT_DEPTHS
-    ) - 1
+    depths = np.where(is_object, shaders.OBJECT_DEPTHS, shaders.TRACK_DEPTHS)
+    z = (code // (shaders.LEVELS // depths) + 0.5) * (2 / depths) - 1
     origin = np.where(is_object, code % (shaders.LEVELS // shaders.OBJECT_DEPTHS) // 2, 0)
     return DecodedDepth(opaque, is_object, origin, z, matrix, float(agreement))
 

@@ -8,10 +8,9 @@ to the view's projection-view matrix; which three depends on the pixel's positio
 hold it whole. An object's upper 13 bits are the depth, to a centimetre at 10 m, and the next ten say where its mesh has
 its origin: x and z, in cells of 0.125 m that repeat every 4 m. `labels.decode` reads it all back.
 
-Light. The engine is release 1.5, the assets are 1.4. 1.4 multiplies all light by a texture `ssao_tex` that the 1.5
-engine no longer binds; an unbound sampler reads texture unit 0, here the diffuse light itself, so that all light is
-squared and nights come out black. The engine does not set the vignette's weight either. And the blurred copies of the
-sky for reflections are made of 1,024 samples per texel, 10 seconds of CPU per track; every 16th sample looks the same.
+Light. The engine is release 1.5, the assets are 1.4, which multiplies all light by a texture `ssao_tex` that the engine
+does not bind: unit 0 is read instead, the diffuse light, and nights come out black. The engine does not set the
+vignette's weight. The sky's reflections take 10 seconds of CPU per track; every 16th sample looks the same.
 """
 
 from collections.abc import Callable
@@ -72,7 +71,10 @@ def label_patches(vertex: tuple[str, str], fragment: tuple[str, str]) -> dict[st
 
     def add(text: str, lines: tuple[str, str], main: str) -> str:
         declarations, end = lines
-        return replace_end(replace(text, main, declarations + main), end)
+        body, brace, _ = replace(text, main, declarations + main).rpartition("}")
+        if not brace:
+            raise ValueError("it has no body")
+        return body + end
 
     patches = {f"shaders/{name}.vert": lambda text: add(text, vertex, "void main()") for name in VERTEX_SHADERS}
     patches |= {f"shaders/{name}.frag": lambda text: add(text, fragment, "void main(") for name in FRAGMENT_SHADERS}
@@ -101,11 +103,3 @@ def replace(text: str, old: str, new: str) -> str:
     if old not in text:
         raise ValueError(f"`{old}` is not in it")
     return text.replace(old, new, 1)
-
-
-def replace_end(text: str, new: str) -> str:
-    """Replace the last closing brace of `text`. Raises ValueError where there is none."""
-    body, brace, _ = text.rpartition("}")
-    if not brace:
-        raise ValueError("it has no body")
-    return body + new
