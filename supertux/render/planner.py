@@ -91,7 +91,7 @@ def race_plans(
         raise InputError("--frames", f"cannot draw {frames} frames", f"give 1 to {MAX_FRAMES:,}")
     engine = ENGINES[preset]
     frames_per_race = frames_per_race or engine.frames_per_race
-    if engine.redeals_karts:
+    if not engine.has_static_races:
         num_karts = len(karts)
     rng = random.Random(f"races {seed}")
     decks = {(track, is_static): [] for track in tracks for is_static in (False, True)}

@@ -53,7 +53,8 @@ def render(
         ray: address of a Ray cluster to draw on; auto: a running local one, local: a new one
     """
     check_min(0, workers=workers)
-    names = {"tracks": _split_names(tracks) or list(TRACKS), "karts": _split_names(karts) or list(KARTS)}
+    given = {"tracks": (tracks, TRACKS), "karts": (karts, KARTS)}
+    names = {key: text.replace(" ", "").split(",") if text else list(known) for key, (text, known) in given.items()}
     mix = _parse_mix(kart_count_mix)
     plans = list(race_plans(seed, frames, preset=preset, kart_count_mix=mix, **names))
     check_installed(preset)
@@ -62,9 +63,8 @@ def render(
     logger.info(f"{output}: {len(plans)} races, {len(plans) - len(remaining)} of them drawn already")
     lost, unreadable = draw_races(remaining, output, workers, ray)
     count = sum(1 for _ in output.glob("*_info.json"))
-    logger.info(f"{output}: {count:,} frames; {lost} races lost, {unreadable} frames left out for unreadable labels")
-    if lost:
-        logger.info("run the same command again to retry the lost races")
+    retry = " (run the same command again to retry)" if lost else ""
+    logger.info(f"{output}: {count:,} frames; {lost} races lost{retry}, {unreadable} frames left out as unreadable")
 
 
 def draw_races(plans: list[RacePlan], output: Path, workers: int = 0, ray: str = "") -> tuple[int, int]:
@@ -135,10 +135,6 @@ def _run_on_ray(plans: list[RacePlan], output: Path, address: str) -> Iterator[t
         except ray.exceptions.RayError as error:
             yield plan, {"error": first_line(error)}
     ray.shutdown()
-
-
-def _split_names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _parse_mix(text: str) -> tuple[float, ...]:

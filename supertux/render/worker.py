@@ -28,10 +28,9 @@ MAX_DROPPED_FRAMES = 30  # whose labels cannot be read, or whose cameras are not
 
 def run_race(plan: RacePlan, folder: Path) -> dict:
     """Draw all frames of a race into `folder`, and return the race's record."""
-    rng = np.random.default_rng(plan.seed)
     dropped, saved = Counter(), 0
     race = ENGINES[plan.preset].load("engine").Race(plan)
-    candidates = race.candidates(rng)
+    candidates = race.candidates(np.random.default_rng(plan.seed))
     sampler = HistogramSampler(plan.kart_count_mix, race.max_rejections)
     while saved < plan.frames and dropped.total() < MAX_DROPPED_FRAMES:
         if not any(sampler.accept(counts) for counts in candidates):

@@ -70,8 +70,7 @@ class Engine:
     package: str  # in this folder
     camera_counts: tuple[int, ...]  # whose views have the right shape
     frames_per_race: int
-    has_static_races: bool
-    redeals_karts: bool  # draws several races for each planned one, each with some of its karts
+    has_static_races: bool  # without, a planned race stands for several in a row, each with some of its karts
 
     def load(self, name: str) -> ModuleType:
         """Load one of the engine's two modules."""
@@ -79,9 +78,9 @@ class Engine:
 
 
 # pystk2 takes a view's width from a split screen: those of 2, 5 or 6 cameras are squeezed, those above 8 are blank.
-PYSTK2 = Engine("pystk2", (1, 3, 4, 7, 8), frames_per_race=64, has_static_races=True, redeals_karts=False)
+PYSTK2 = Engine("pystk2", (1, 3, 4, 7, 8), frames_per_race=64, has_static_races=True)
 # Each race of the course's data has 10 karts.
-LEGACY = Engine("pystk1", tuple(range(1, 11)), frames_per_race=20, has_static_races=False, redeals_karts=True)
+LEGACY = Engine("pystk1", tuple(range(1, 11)), frames_per_race=20, has_static_races=False)
 ENGINES = {"ld": PYSTK2, "sd": PYSTK2, "hd": PYSTK2, "course": LEGACY}  # by preset
 
 

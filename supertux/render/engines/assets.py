@@ -58,21 +58,16 @@ def _load_error(load: Callable, name: str) -> str | None:
 
 def has_driver() -> bool:
     """Return whether EGL can be initialised without a screen."""
-    try:
-        egl = ctypes.CDLL("libEGL.so.1")
-    except OSError:
+    if _load_error(ctypes.CDLL, "libEGL.so.1"):
         return False
+    egl = ctypes.CDLL("libEGL.so.1")
     egl.eglGetPlatformDisplay.restype = egl.eglGetDisplay.restype = ctypes.c_void_p
     displays = (egl.eglGetPlatformDisplay(EGL_PLATFORM_SURFACELESS, None, None), egl.eglGetDisplay(None))
     return any(display and egl.eglInitialize(ctypes.c_void_p(display), None, None) for display in displays)
 
 
 def find_assets(given: Path | None) -> Path:
-    """Find the assets in a folder (itself, its `data`, or the `data` of a folder in it), or in the usual places.
-
-    Raises:
-        InputError: they are not there.
-    """
+    """Find the assets in a folder, its `data`, or a folder's in it; or in the usual places. Raises InputError."""
     places = SEARCH_PATH if given is None else (given, given / "data", *sorted(given.glob("*/data")))
     for place in places:
         if _has_assets(place):

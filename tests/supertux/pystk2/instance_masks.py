@@ -158,7 +158,7 @@ def label(plan: RacePlan, folder: Path) -> None:
             frame = race.read()
         except UnreadableError:
             continue
-        for camera, view in zip(race.ordered_cameras, frame.views, strict=True):
+        for camera, view in zip(np.argsort(race.camera_targets).tolist(), frame.views, strict=True):
             boxes = {frame.order[row[1]]: row[2:] for row in view.detections if row[0] == KART_CLASS}
             count = len(eligible_karts(plan, boxes))
             if count > most:

@@ -53,9 +53,8 @@ def install_legacy_engine(*, assets: Path, python: str = "python3.10") -> None:
             subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             last = (getattr(error, "stderr", "").strip() or str(error)).splitlines()[-1]
-            raise InputError(
-                python, f"cannot install the engine ({last})", "name a Python 3.10 with --python"
-            ) from None
+            problem = f"cannot install the engine ({last})"
+            raise InputError(python, problem, "name a Python 3.10 with --python") from None
     # in place of the package that can't be installed: the engine reads the assets' folder from this module
     site = next((INSTALL_DIR / "venv/lib").glob("python3.*/site-packages"))
     (site / "pystk_data.py").write_text(f"data_dir = {str(INSTALL_DIR) + '/'!r}\n")

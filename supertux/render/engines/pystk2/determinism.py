@@ -34,10 +34,6 @@ class Clock:
     def __init__(self):
         self.now = 1_000_000_000
 
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += int(seconds * 1e9)
-
     def read(self) -> int:
         """Return the time, a little later with each call."""
         self.now += READ_NS

@@ -62,7 +62,7 @@ class Race:
         """Advance the race by `steps` times STEP_S and read its state; return False when it is over."""
         running = True
         for _ in range(steps):
-            self.clock.advance(STEP_S)
+            self.clock.now += int(STEP_S * 1e9)
             running &= self.race.step()
         self.state.update()
         self.karts = sorted(self.state.karts, key=lambda kart: kart.id)
@@ -103,12 +103,6 @@ class Race:
         """Each camera's target: of camera v the kart in race position v + 1."""
         return sorted(range(self.num_karts), key=lambda kart: self.karts[kart].position)[: self.num_cameras]
 
-    @property
-    def ordered_cameras(self) -> list[int]:
-        """The cameras in the order of the frame's views."""
-        targets = self.camera_targets
-        return sorted(range(len(targets)), key=lambda camera: targets[camera])
-
     def draw(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return the images [h, w, 3] uint8 and depths [h, w] float32 of all cameras."""
         data = self.race.render_data[: self.num_cameras]
@@ -132,7 +126,7 @@ class Race:
                 raise UnreadableError("camera")
         order = sorted(targets) + [kart for kart in range(self.num_karts) if kart not in targets]
         new = {kart: i for i, kart in enumerate(order)}
-        views = [CameraView(images[camera], self._detections(decoded[camera], new)) for camera in self.ordered_cameras]
+        views = [CameraView(images[camera], self._detections(decoded[camera], new)) for camera in np.argsort(targets)]
         return LabelledFrame(float(self.state.time), order, [self.karts[kart] for kart in order], views)
 
     def _detections(self, view: DecodedDepth, new: dict[int, int]) -> list[list[int]]:
@@ -183,7 +177,7 @@ class Road:
         locations, rotations = [], []
         for distance in rng.permutation(along) % self.length:
             inside = (self.distances[:, 0] <= distance) & (distance < self.distances[:, 1])
-            piece = int(np.argmax(inside)) if inside.any() else 0
+            piece = int(np.argmax(inside))
             first, last = self.nodes[piece]
             share = (distance - self.distances[piece, 0]) / max(1e-6, np.ptp(self.distances[piece]))
             direction = (last - first) / max(1e-6, np.linalg.norm(last - first))

@@ -35,7 +35,6 @@ GROUND_SHADERS = ("tracks/overworld/splatting.frag",)
 
 # No kart is larger, with what it holds. Floors that have an origin of their own, on some tracks, reach farther from it.
 OBJECT_RADIUS_M = 3.0
-_VERTEX_DECLARATION, _FRAGMENT_DECLARATION = "flat out int label_origin;\n", "flat in int label_origin;\n"
 VERTEX_LABEL = f"""    label_origin = 0;
     if (distance(world_position.xyz, i_origin) < {OBJECT_RADIUS_M} && dot(i_origin, i_origin) > 1.0e-6) {{
         ivec2 label_cell = ivec2(floor(i_origin.xz / {ORIGIN_CELL_M})) & {ORIGIN_CELLS - 1};
@@ -57,7 +56,8 @@ _FRAGMENT_LABEL = f"""    ivec2 label_pixel = ivec2(gl_FragCoord.xy);
 
 def patch_shaders(assets: Path) -> dict[str, str]:
     """Return the patched shaders of a folder of assets: path in the folder -> text. Raises as `apply_patches`."""
-    patches = label_patches((_VERTEX_DECLARATION, VERTEX_LABEL), (_FRAGMENT_DECLARATION, _FRAGMENT_LABEL))
+    vertex, fragment = ("flat out int label_origin;\n", VERTEX_LABEL), ("flat in int label_origin;\n", _FRAGMENT_LABEL)
+    patches = label_patches(vertex, fragment)
     ground = patches["shaders/sp_solid.frag"]
     patches |= dict.fromkeys(GROUND_SHADERS, lambda text: replace(ground(text), "label_origin > 0", "false"))
     patches["shaders/combine_diffuse_color.frag"] = lambda text: replace(text, "texture(ssao_tex, tc).x", "1.0")
