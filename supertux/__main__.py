@@ -3,11 +3,10 @@
 from homework.utils.cli import run
 
 from .download import download
-from .render.compare import compare
 from .render.engines.pystk1.assets import install_legacy_engine
 from .render.engines.pystk2.assets import install_assets
 from .render.renderer import render
 from .render.stats import stats
 from .sample import make_sample, use_sample
 
-run(download, use_sample, install_assets, install_legacy_engine, render, stats, compare, make_sample)
+run(download, use_sample, install_assets, install_legacy_engine, render, stats, make_sample)

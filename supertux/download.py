@@ -2,10 +2,10 @@
 
 import contextlib
 import logging
-import os
 import shutil
 import stat
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,6 @@ from homework.utils.errors import InputError, first_line
 from homework.utils.io import atomic_write, with_filename
 from homework.utils.progress import progress_bar
 
-from . import BROKEN_ZIP
 from .sample import MARKER, SPLITS, UNPACKING, unchanged_sample_files
 
 logger = logging.getLogger(__name__)
@@ -28,6 +27,8 @@ URL = "https://utexas.box.com/shared/static/qubjm5isldqvyimfj9rsmbnvnbezwcv4.zip
 TIMEOUTS_S = (20, 60)  # to connect, and between two chunks
 CHUNK_BYTES = 1 << 16  # an interrupted transfer loses less than one chunk
 BLOCK_BYTES = 4096  # file systems round file sizes up to this
+# What reading a broken zip raises; the last three for unknown methods, passwords, and bad names.
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 ANNOTATIONS = ("_qa_pairs.json", "_captions.json", "_mc_qas.json")
 
 
@@ -54,13 +55,11 @@ def fetch(url: str, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     try:
-        total = _receive(url, part)
+        _receive(url, part)
     except requests.RequestException as error:
         reason = f"HTTP {error.response.status_code}" if error.response is not None else type(error).__name__
         problem = f"the transfer of {url} failed after {_size(part):,} bytes ({reason})"
         raise InputError(part, problem, "run again to resume, or give a zip with --from FILE") from None
-    if total is not None and _size(part) != total:
-        raise InputError(part, f"received {_size(part):,} of {total:,} bytes", "run again to resume")
     if not zipfile.is_zipfile(part):
         part.unlink()
         raise InputError(url, "the response is not a zip", "get the zip with a browser and give it with --from FILE")
@@ -68,8 +67,8 @@ def fetch(url: str, target: Path) -> Path:
     return target
 
 
-def _receive(url: str, part: Path) -> int | None:
-    """Append the missing bytes of `url` to `part` and return the total size, None if it is not sent."""
+def _receive(url: str, part: Path) -> None:
+    """Append the missing bytes of `url` to `part`. Raises RequestException if some of them do not come."""
     received = max(_size(part), 0)
     # identity: with a compressed transfer, sizes of chunks would not be those of the file
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={received}-"} if received else {})
@@ -78,14 +77,12 @@ def _receive(url: str, part: Path) -> int | None:
         length = content_range.rpartition("/")[2]
         if response.status_code == 416:
             if length == str(received):
-                return received  # complete, but interrupted before it was renamed
+                return  # complete, but interrupted before it was renamed
             part.unlink()
             raise InputError(part, "longer than the file on the server", "run again to start over")
         response.raise_for_status()
         if response.status_code != 206:  # the server sends the whole file
             received, length = 0, response.headers.get("Content-Length", "")
-        elif not content_range.startswith(f"bytes {received}-"):
-            raise InputError(url, f"expected bytes from {received}, got others", f"delete {part} and run again")
         total = int(length) if length.isdigit() else None
         _check_free_space(part.parent, (total or received) - received)
         with (
@@ -96,7 +93,6 @@ def _receive(url: str, part: Path) -> int | None:
             for chunk in response.iter_content(CHUNK_BYTES):
                 stream.write(chunk)
                 progress.update(len(chunk))
-    return total
 
 
 def _size(path: Path) -> int:
@@ -162,13 +158,11 @@ def _swap(sample: set[str], new: Iterable[str], members: set[Path], data: Path) 
 @contextlib.contextmanager
 def _open_zip(file: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip for the block; raise InputError if it is missing or broken."""
+    if not file.exists():
+        raise InputError(file, "no such file", "check the path after --from")
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
-    except FileNotFoundError as error:
-        if error.filename != os.fspath(file):
-            raise
-        raise InputError(file, "no such file", "check the path after --from") from None
     except InputError:  # also a ValueError
         raise
     except BROKEN_ZIP as error:

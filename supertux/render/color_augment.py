@@ -1,9 +1,8 @@
-"""Photometric jitter of drawn frames: random light, haze and sharpness.
+"""Photometric jitter of drawn frames: random light and sharpness.
 
 The legacy engine, which drew the course's frames, has slightly different light and sharpness on each track. The ranges
 below cover those differences: without jitter, the course's frames have 0.92 to 1.12 of our brightness (5th to 95th
-percentile over 21 tracks), 0.93 to 1.09 of a colour's share in it, and are sharper by 5 to 10 %. They show no haze; a
-little keeps the distance from being a cue.
+percentile over 21 tracks), 0.93 to 1.09 of a colour's share in it, and are sharper by 5 to 10 %.
 """
 
 from dataclasses import dataclass
@@ -14,53 +13,41 @@ from PIL import Image, ImageFilter
 EXPOSURE_RANGE = (0.9, 1.12)  # factor on all light
 CONTRAST_RANGE = (0.94, 1.1)  # exponent on values of 0 to 1
 MAX_TINT = 0.06  # each colour's factor is 1 plus or minus this
-MAX_HAZE = 0.08  # the haze's share at infinity
-HAZE_DEPTH_RANGE_M = (40.0, 160.0)  # distance at which 63 % of it is reached
 MAX_BLUR_PX = 0.3  # pixels of 150x100
 MAX_SHARPEN_PERCENT = 25  # of an unsharp mask of radius 1
-FAR_M = 100  # haze has the mean colour of what is farther away
 
 
 @dataclass(frozen=True)
 class PhotometricJitter:
-    """The light, haze and sharpness of one frame, the same for all its views."""
+    """The light and sharpness of one frame, the same for all its views."""
 
     exposure: float = 1.0
     contrast: float = 1.0
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    haze: float = 0.0
-    haze_depth: float = 100.0
     blur: float = 0.0
     sharpen: float = 0.0
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> "PhotometricJitter":
-        """Sample from the ranges above; half of the frames have no haze."""
+        """Sample from the ranges above."""
         return cls(
             exposure=rng.uniform(*EXPOSURE_RANGE),
             contrast=rng.uniform(*CONTRAST_RANGE),
             tint=tuple(1 + rng.uniform(-MAX_TINT, MAX_TINT, 3)),
-            haze=max(0.0, rng.uniform(-MAX_HAZE, MAX_HAZE)),
-            haze_depth=rng.uniform(*HAZE_DEPTH_RANGE_M),
             blur=rng.uniform(0, MAX_BLUR_PX),
             sharpen=rng.uniform(0, MAX_SHARPEN_PERCENT),
         )
 
     @classmethod
     def sample_sharpness(cls, rng: np.random.Generator) -> "PhotometricJitter":
-        """Sample the sharpness only; light and haze stay as drawn."""
+        """Sample the sharpness only; the light stays as drawn."""
         return cls(blur=rng.uniform(0, MAX_BLUR_PX), sharpen=rng.uniform(0, MAX_SHARPEN_PERCENT))
 
-    def apply(self, image: np.ndarray, distance: np.ndarray | None) -> Image.Image:
-        """Apply the jitter to an image [h, w, 3] uint8; haze needs its distances [h, w] in metres, inf for the sky."""
+    def apply(self, image: np.ndarray) -> Image.Image:
+        """Apply the jitter to an image [h, w, 3] uint8."""
         # a power for each of 256 values is cheaper than one for each pixel
         levels = (np.arange(256)[:, None] / 255.0) ** self.contrast * self.exposure * np.asarray(self.tint)
-        light = levels[image, np.arange(3)]
-        if self.haze:
-            far = light[distance > FAR_M]
-            color = far.mean(0) if len(far) else light.mean((0, 1))
-            share = self.haze * (1 - np.exp(-distance / self.haze_depth))[..., None]
-            light = light * (1 - share) + color * share
-        view = Image.fromarray((np.clip(light, 0, 1) * 255).round().astype(np.uint8))
+        levels = (np.clip(levels, 0, 1) * 255).round().astype(np.uint8)
+        view = Image.fromarray(levels[image, np.arange(3)])
         mask = ImageFilter.UnsharpMask(1, round(self.sharpen), 0)
         return view.filter(ImageFilter.GaussianBlur(self.blur)).filter(mask)

@@ -3,10 +3,9 @@
 Any process can draw any race at any time, so rendering can be spread over workers and resumed.
 """
 
-import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from homework.labels.game import KARTS as ALL_KARTS
@@ -26,23 +25,22 @@ COURSE_KART_COUNT_MIX = (60.6, 26.0, 8.4, 3.6, 0.8, 0.4, 0.2)
 
 @dataclass(frozen=True)
 class RacePlan:
-    """One race.
+    """One race; a plan is sent to the process that draws it as JSON.
 
-    In a static race the karts are placed on the track, at rest. 59 % of the course's frames were taken after the race's
-    end: all karts stand still behind the finish, most within 270 m, and the camera, whose distance grows with speed, is
-    close, ahead of the kart, and looks back at it. In a simulated race the computer drives them.
+    In a static race the karts are placed on the track, at rest, as in those 59 % of the course's frames that were taken
+    after the race's end; the camera is close, ahead of the kart. In a simulated race the computer drives them.
     """
 
     number: int
     track: str
-    karts: tuple[str, ...]
+    karts: list[str]
     seed: int
     is_static: bool
     difficulty: int
     first_frame: int
     frames: int
     preset: str
-    kart_count_mix: tuple[float, ...]  # wanted shares of views with 1, 2, ... karts, in any unit
+    kart_count_mix: list[float]  # wanted shares of views with 1, 2, ... karts, in any unit
     quality: int = JPEG_QUALITY
 
     @property
@@ -58,21 +56,6 @@ class RacePlan:
     def record_path(self, folder: Path) -> Path:
         """Return the file in a split's folder that records the drawn race."""
         return folder / f".races/{self.number:05d}.json"
-
-    def to_json(self) -> str:
-        """Serialise the plan for the process that draws it."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "RacePlan":
-        """Parse the text of `to_json`."""
-        fields = json.loads(text)
-        return cls(**fields | {key: tuple(fields[key]) for key in ("karts", "kart_count_mix")})
-
-    @classmethod
-    def smoke_test(cls, preset: str) -> "RacePlan":
-        """Return the smallest race: one frame of two karts on a track that loads fast."""
-        return cls(0, "xr591", ("tux", "gnu"), 1, ENGINES[preset].has_static_races, 0, 0, 1, preset, (1, 1))
 
 
 def race_plans(
@@ -108,7 +91,7 @@ def race_plans(
         raise InputError("--frames", f"cannot draw {frames} frames", f"give 1 to {MAX_FRAMES:,}")
     engine = ENGINES[preset]
     frames_per_race = frames_per_race or engine.frames_per_race
-    if engine.redeals_karts:
+    if not engine.has_static_races:
         num_karts = len(karts)
     rng = random.Random(f"races {seed}")
     decks = {(track, is_static): [] for track in tracks for is_static in (False, True)}
@@ -121,11 +104,11 @@ def race_plans(
         hand = _deal(decks[track, is_static[track]], karts, min(wanted, len(karts)), rng)
         race = {"seed": rng.getrandbits(30), "is_static": is_static[track], "difficulty": rng.randrange(3)}
         race |= {"first_frame": first, "frames": min(frames_per_race, frames - first), "preset": preset}
-        yield RacePlan(number, track, hand, kart_count_mix=tuple(kart_count_mix), quality=quality, **race)
+        yield RacePlan(number, track, hand, kart_count_mix=list(kart_count_mix), quality=quality, **race)
         is_static[track] = not is_static[track] and engine.has_static_races
 
 
-def _deal(deck: list[str], karts: list[str], count: int, rng: random.Random) -> tuple[str, ...]:
+def _deal(deck: list[str], karts: list[str], count: int, rng: random.Random) -> list[str]:
     """Deal `count` different karts off the top of `deck`, refilling it when it is used up."""
     hand = []
     while len(hand) < count:
@@ -134,7 +117,7 @@ def _deal(deck: list[str], karts: list[str], count: int, rng: random.Random) -> 
         # after a refill, karts that are already in the hand wait in the deck
         place = next(i for i in reversed(range(len(deck))) if deck[i] not in hand)
         hand.append(deck.pop(place))
-    return tuple(hand)
+    return hand
 
 
 def check_known_names(flag: str, names: list[str], known) -> None:

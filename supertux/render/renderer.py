@@ -1,13 +1,15 @@
 """Draw labelled frames: the parent of the processes that draw the races."""
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
-from homework.utils.errors import InputError, first_line
+from homework.utils.errors import InputError, check_min, first_line
 from homework.utils.io import read_json, write_json
 from homework.utils.parallel import available_cores, cancel_on_error, interruptible_as_completed
 from homework.utils.progress import progress_bar
@@ -20,7 +22,6 @@ from .subprocesses import interrupt_all, run_module
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "render.json"
-REST_VIEWPOINT = "from the front"  # of static races; folders drawn when it was from behind lack the entry
 RACE_TIMEOUT_S = 900
 
 
@@ -51,25 +52,19 @@ def render(
         workers: number of processes; default one per core
         ray: address of a Ray cluster to draw on; auto: a running local one, local: a new one
     """
-    if workers < 0:
-        raise InputError("--workers", f"{workers} is not a number of processes", "give 1 or more")
-    settings = {
-        "seed": seed,
-        "preset": preset,
-        "tracks": _split_names(tracks) or list(TRACKS),
-        "karts": _split_names(karts) or list(KARTS),
-        "kart_count_mix": _parse_mix(kart_count_mix),
-    }
-    plans = list(race_plans(frames=frames, **settings))
+    check_min(0, workers=workers)
+    given = {"tracks": (tracks, TRACKS), "karts": (karts, KARTS)}
+    names = {key: text.replace(" ", "").split(",") if text else list(known) for key, (text, known) in given.items()}
+    mix = _parse_mix(kart_count_mix)
+    plans = list(race_plans(seed, frames, preset=preset, kart_count_mix=mix, **names))
     check_installed(preset)
-    _check_settings_match(output, settings)
+    _check_settings_match(output, {"seed": seed, "preset": preset, **names, "mix": list(mix)})
     remaining = [plan for plan in plans if not is_done(plan, output)]
     logger.info(f"{output}: {len(plans)} races, {len(plans) - len(remaining)} of them drawn already")
     lost, unreadable = draw_races(remaining, output, workers, ray)
     count = sum(1 for _ in output.glob("*_info.json"))
-    logger.info(f"{output}: {count:,} frames; {lost} races lost, {unreadable} frames left out for unreadable labels")
-    if lost:
-        logger.info("run the same command again to retry the lost races")
+    retry = " (run the same command again to retry)" if lost else ""
+    logger.info(f"{output}: {count:,} frames; {lost} races lost{retry}, {unreadable} frames left out as unreadable")
 
 
 def draw_races(plans: list[RacePlan], output: Path, workers: int = 0, ray: str = "") -> tuple[int, int]:
@@ -98,17 +93,15 @@ def draw_races(plans: list[RacePlan], output: Path, workers: int = 0, ray: str =
 def is_done(plan: RacePlan, output: Path) -> bool:
     """Return whether the race has been drawn, with as many frames as planned."""
     path = plan.record_path(output)
-    if not path.exists():
-        return False
-    record = read_json(path)
+    record = read_json(path) if path.exists() else {"frames": 0, "missing": 0}
     return record["frames"] + record["missing"] >= plan.frames
 
 
 def draw_race(plan: RacePlan, output: Path) -> dict:
     """Draw one race in a process of its own; return the race's record, or `{"error": reason}`."""
-    assets = ENGINES[plan.preset].assets
-    process = {"environment": assets.environment(), "python": assets.interpreter(), "timeout": RACE_TIMEOUT_S}
-    problem = run_module("supertux.render.worker", output, stdin=plan.to_json(), **process)
+    assets = ENGINES[plan.preset].load("assets")
+    process = {"environment": assets.environment(), "python": assets.INTERPRETER, "timeout": RACE_TIMEOUT_S}
+    problem = run_module("supertux.render.worker", output, stdin=json.dumps(asdict(plan)), **process)
     if problem is None and is_done(plan, output):
         return read_json(plan.record_path(output))
     return {"error": problem or "its process ended early, without an error"}
@@ -144,19 +137,12 @@ def _run_on_ray(plans: list[RacePlan], output: Path, address: str) -> Iterator[t
     ray.shutdown()
 
 
-def _split_names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _parse_mix(text: str) -> tuple[float, ...]:
-    if not text:
-        return COURSE_KART_COUNT_MIX
     try:
-        shares = tuple(float(share) for share in text.split(","))
-        valid = all(share >= 0 for share in shares) and 0 < sum(shares) < float("inf")
+        shares = tuple(float(share) for share in text.split(",")) if text else COURSE_KART_COUNT_MIX
     except ValueError:
-        valid = False
-    if not valid:
+        shares = ()
+    if not (all(share >= 0 for share in shares) and 0 < sum(shares) < float("inf")):
         remedy = "give numbers like 60,26,8 for 1, 2, 3 karts"
         raise InputError("--kart-count-mix", f"`{text}` is not a list of shares", remedy)
     return shares
@@ -165,16 +151,14 @@ def _parse_mix(text: str) -> tuple[float, ...]:
 def _check_settings_match(output: Path, settings: dict) -> None:
     """Store the settings of a new folder. Raises InputError for a folder with frames of other settings or source."""
     path = output / SETTINGS_FILE
-    settings = {"mix" if key == "kart_count_mix" else key: value for key, value in settings.items()}
-    settings |= {"mix": list(settings["mix"]), "labels": shaders.VERSION, "at rest": REST_VIEWPOINT}
-    if path.exists():
-        drawn_with = read_json(path)
-        for key, value in settings.items():
-            if drawn_with.get(key) != value:
-                problem = f"its frames were drawn with {key} {drawn_with.get(key)}, not {value}"
-                raise InputError(path, problem, "give the same settings or another --output")
-        return
-    if any(output.glob("*_info.json")):
-        raise InputError(output, "it holds frames of another source", "give another --output")
-    os.makedirs(output / ".races", exist_ok=True)
-    write_json(path, settings)
+    settings |= {"labels": shaders.VERSION, "at rest": "from the front"}  # older folders lack the latter
+    if not path.exists():
+        if any(output.glob("*_info.json")):
+            raise InputError(output, "it holds frames of another source", "give another --output")
+        os.makedirs(output / ".races", exist_ok=True)
+        write_json(path, settings)
+    drawn_with = read_json(path)
+    for key, value in settings.items():
+        if drawn_with.get(key) != value:
+            problem = f"its frames were drawn with {key} {drawn_with.get(key)}, not {value}"
+            raise InputError(path, problem, "give the same settings or another --output")

@@ -18,11 +18,10 @@ def interrupt_all() -> None:
     running, end = list(_running), time.monotonic() + TERMINATE_TIMEOUT_S
     for process in running:
         process.send_signal(signal.SIGINT)
+    while any(process.poll() is None for process in running) and time.monotonic() < end:
+        time.sleep(0.05)
     for process in running:
-        try:
-            process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
+        process.kill()
 
 
 def run_module(

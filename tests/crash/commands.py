@@ -249,11 +249,10 @@ def why_missing(name: str) -> str | None:
     if name != "render":
         return None
     from homework.utils.errors import InputError
-    from supertux.render.engines.pystk2 import assets
+    from supertux.render.engines import check_installed
 
     try:
-        assets.require_engine()
-        assets.installed()
+        check_installed("ld")
     except InputError as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""Photometric jitter: light, haze and sharpness of a frame."""
+"""Photometric jitter: light and sharpness of a frame."""
 
 from dataclasses import replace
 
@@ -9,17 +9,15 @@ from supertux.render.color_augment import PhotometricJitter
 PLAIN = PhotometricJitter()
 
 
-def picture() -> tuple[np.ndarray, np.ndarray]:
-    """A view [100, 150, 3] and its distances: sky above, dark hills 150 m off, a dark road 1 m off below."""
+def picture() -> np.ndarray:
+    """A view [100, 150, 3]: sky above, dark ground below."""
     image = np.random.default_rng(0).integers(0, 60, (100, 150, 3), dtype=np.uint8)
     image[:40] = (200, 220, 250)
-    distance = np.full((100, 150), 150.0)
-    distance[:40], distance[70:] = np.inf, 1.0
-    return image, distance
+    return image
 
 
 def apply(jitter: PhotometricJitter) -> np.ndarray:
-    return np.asarray(jitter.apply(*picture())).astype(int)
+    return np.asarray(jitter.apply(picture())).astype(int)
 
 
 def test_the_same_seed_gives_the_same_image():
@@ -29,28 +27,15 @@ def test_the_same_seed_gives_the_same_image():
 
 
 def test_default_jitter_changes_nothing():
-    image, distance = picture()
-    view = PLAIN.apply(image, distance)
+    image = picture()
+    view = PLAIN.apply(image)
     assert (view.mode, view.size) == ("RGB", (150, 100))
     assert np.array_equal(np.asarray(view), image)
 
 
-def test_haze_changes_far_pixels_only():
-    image, distance = picture()
-    change = np.abs(apply(replace(PLAIN, haze=0.5, haze_depth=40)) - image)
-    hills, road = change[40:70], change[70:]
-    assert hills.min() > 20 and road.max() <= 3
-
-
-def test_haze_where_nothing_is_far():
-    image, _ = picture()
-    view = np.asarray(replace(PLAIN, haze=0.5).apply(image, np.full(image.shape[:2], 5.0)))
-    assert np.abs(view - image.astype(int)).max() <= 8
-
-
 def test_light_is_scaled_without_overflow():
     bright, dark = apply(replace(PLAIN, exposure=1.2)), apply(replace(PLAIN, exposure=0.75))
-    image, _ = picture()
+    image = picture()
     assert np.abs(dark - 0.75 * image).max() <= 0.51
     assert (bright[:40] == (240, 255, 255)).all()  # not 264 - 256
     red = apply(replace(PLAIN, tint=(1.05, 1, 1)))
@@ -64,10 +49,9 @@ def test_blur_softens_edges_only():
     assert 60 < blurred[39].mean() < 220
 
 
-def test_half_of_the_samples_have_no_haze():
+def test_samples_fill_their_ranges():
     rng = np.random.default_rng(5)
     jitters = [PhotometricJitter.sample(rng) for _ in range(400)]
-    assert 150 < sum(jitter.haze == 0 for jitter in jitters) < 250
     assert min(jitter.exposure for jitter in jitters) < 0.92 and max(jitter.exposure for jitter in jitters) > 1.1
 
 
@@ -82,5 +66,5 @@ def test_sample_sharpness_keeps_flat_colours():
     flat = np.full((100, 150, 3), (40, 90, 200), np.uint8)
     for seed in range(5):
         jitter = PhotometricJitter.sample_sharpness(np.random.default_rng(seed))
-        assert np.array_equal(np.asarray(jitter.apply(flat, None)), flat)
+        assert np.array_equal(np.asarray(jitter.apply(flat)), flat)
     assert len({PhotometricJitter.sample_sharpness(np.random.default_rng(seed)).blur for seed in range(5)}) == 5

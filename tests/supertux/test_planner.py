@@ -1,7 +1,8 @@
 """The plan of a split: a function of the seed, and balanced over tracks and karts."""
 
+import json
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -97,5 +98,5 @@ def test_an_invalid_setting_names_its_flag(options: dict, flag: str):
 
 
 def test_a_plan_survives_serialisation():
-    for plan in [*plans(frames=100, kart_count_mix=(60, 26.5, 8)), RacePlan.smoke_test("sd")]:
-        assert RacePlan.from_json(plan.to_json()) == plan
+    for plan in plans(frames=100, kart_count_mix=(60, 26.5, 8)):
+        assert RacePlan(**json.loads(json.dumps(asdict(plan)))) == plan

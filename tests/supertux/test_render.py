@@ -22,6 +22,7 @@ from homework.labels.scene import VIEW_SIZE, build_scene
 from homework.utils.io import read_json
 from supertux.render import renderer as module
 from supertux.render.engines import PYSTK2
+from supertux.render.engines import assets as shared_assets
 from supertux.render.engines.pystk2 import assets
 from supertux.render.engines.pystk2.labels import rotation_matrix
 from supertux.render.planner import KARTS, TRACKS, race_plans
@@ -86,7 +87,7 @@ class Game:
 def game(tmp_path: Path, monkeypatch) -> Game:
     game = Game(tmp_path / "game")
     monkeypatch.chdir(game.folder)  # `python -m` looks there first
-    monkeypatch.setattr(assets, "find_missing_software", lambda needs_assets: [])
+    monkeypatch.setattr(assets, "find_missing_software", lambda modules, needs_assets: [])
     monkeypatch.setattr(assets, "OVERLAY", tmp_path / "cache/art")
     (tmp_path / "cache/art/data/karts").mkdir(parents=True)
     (tmp_path / "cache/art" / assets.MARKER).touch()
@@ -211,11 +212,12 @@ def test_an_invalid_mix_is_an_error(draw, game: Game, tmp_path: Path, mix: str):
         ({"karts": "tux,tux"}, "--karts"),
         ({"preset": "uhd"}, "--preset: unknown name uhd"),
         ({"frames": 2_000_000}, "--frames"),
-        ({"workers": -1}, "--workers"),
     ],
 )
 def test_an_invalid_flag_is_an_error_before_anything_is_written(draw, tmp_path: Path, flags: dict, words: str):
     assert_one_line_error(draw(**flags), words)
+    status, _, err = draw(workers=-1)
+    assert status == 2 and err.startswith("error: --workers: ")
     assert not (tmp_path / "mine").exists()
 
 
@@ -229,9 +231,9 @@ def test_tracks_karts_and_mix_reach_the_races(draw, tmp_path: Path):
 
 def test_all_that_is_missing_is_one_error_before_anything_is_drawn(call, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(assets, "OVERLAY", tmp_path / "cache/art")
-    monkeypatch.setattr(assets, "SEARCH_PATH", ())
-    monkeypatch.setattr(assets, "SYSTEM_LIBRARIES", {"libnone.so.0": "libnone0"})
-    monkeypatch.setattr(assets, "_has_driver", lambda: False)
+    monkeypatch.setattr(shared_assets, "SEARCH_PATH", ())
+    monkeypatch.setattr(shared_assets, "SYSTEM_LIBRARIES", {"libnone.so.0": "libnone0"})
+    monkeypatch.setattr(shared_assets, "has_driver", lambda: False)
     for name in assets.PYTHON_MODULES:
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     result = call((render,), "render", "--output", tmp_path / "mine")

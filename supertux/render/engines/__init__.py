@@ -1,13 +1,13 @@
 """The engines that draw races, behind one interface, and the preset that each of them draws.
 
-An engine is a package with two modules: `assets` says what is installed and how a process is started that draws;
-`engine` has the `Race` and can be imported by such a process only.
+An engine is a package with two modules. `assets` has `find_missing`, and `environment` and `INTERPRETER` of a process
+that draws; `engine` has the `Race` and can be imported by such a process only.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -27,7 +27,6 @@ class CameraView:
 
     image: np.ndarray  # [h, w, 3] uint8
     detections: list[list[int]]
-    distance: np.ndarray | None = None  # [h, w] metres from the camera, inf for the sky
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,15 @@ class Race(Protocol):
 
     `candidates` advances to one game state after another and yields how many karts each camera probably sees, [karts];
     an empty array stands for a state to draw in any case. To draw one, call `settle_cameras`, which brings karts and
-    cameras to their places, `draw`, and `read`, which raises UnreadableError.
+    cameras to their places, and `read`, which raises UnreadableError.
     """
 
     num_cameras: int
     max_rejections: int  # candidates in a row that may be left out
 
-    def start(self) -> None: ...
     def candidates(self, rng: np.random.Generator) -> Iterator[np.ndarray]: ...
     def settle_cameras(self) -> None: ...
-    def draw(self): ...
-    def read(self, drawn) -> LabelledFrame: ...
+    def read(self) -> LabelledFrame: ...
     def sample_jitter(self, rng: np.random.Generator) -> PhotometricJitter: ...
 
 
@@ -66,14 +63,6 @@ class Missing(NamedTuple):
     remedy: str
 
 
-class Assets(Protocol):
-    """The module `assets` of an engine: what is missing, in the order in which to install it, and how to run it."""
-
-    def find_missing(self) -> list[Missing]: ...
-    def environment(self) -> dict[str, str]: ...
-    def interpreter(self) -> Path: ...
-
-
 @dataclass(frozen=True)
 class Engine:
     """An engine, and what the plan of its races depends on."""
@@ -81,29 +70,23 @@ class Engine:
     package: str  # in this folder
     camera_counts: tuple[int, ...]  # whose views have the right shape
     frames_per_race: int
-    has_static_races: bool
-    redeals_karts: bool  # draws several races for each planned one, each with some of its karts
+    has_static_races: bool  # without, a planned race stands for several in a row, each with some of its karts
 
-    @property
-    def assets(self) -> Assets:
-        """The engine's assets."""
-        return import_module(f".{self.package}.assets", __name__)
-
-    def load_race(self, plan) -> Race:
-        """Load the engine into this process, and the race of a `RacePlan`."""
-        return import_module(f".{self.package}.engine", __name__).Race(plan)
+    def load(self, name: str) -> ModuleType:
+        """Load one of the engine's two modules."""
+        return import_module(f".{self.package}.{name}", __name__)
 
 
 # pystk2 takes a view's width from a split screen: those of 2, 5 or 6 cameras are squeezed, those above 8 are blank.
-PYSTK2 = Engine("pystk2", (1, 3, 4, 7, 8), frames_per_race=64, has_static_races=True, redeals_karts=False)
+PYSTK2 = Engine("pystk2", (1, 3, 4, 7, 8), frames_per_race=64, has_static_races=True)
 # Each race of the course's data has 10 karts.
-LEGACY = Engine("pystk1", tuple(range(1, 11)), frames_per_race=20, has_static_races=False, redeals_karts=True)
+LEGACY = Engine("pystk1", tuple(range(1, 11)), frames_per_race=20, has_static_races=False)
 ENGINES = {"ld": PYSTK2, "sd": PYSTK2, "hd": PYSTK2, "course": LEGACY}  # by preset
 
 
 def check_installed(preset: str) -> None:
     """Check that a preset can be drawn on this machine. Raises InputError; see `check_none_missing`."""
-    check_none_missing(f"--preset {preset}", ENGINES[preset].assets.find_missing())
+    check_none_missing(f"--preset {preset}", ENGINES[preset].load("assets").find_missing())
 
 
 def check_none_missing(name: str, missing: list[Missing]) -> None:

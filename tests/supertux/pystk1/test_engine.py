@@ -94,7 +94,6 @@ def plan(frames: int = 8, karts=KARTS) -> RacePlan:
 
 def test_a_race_is_drawn_on_its_way_at_the_finish_and_after_its_end(engine):
     drawn = engine.Race(plan())
-    drawn.start()
     shown = []
     for counts in islice(drawn.candidates(np.random.default_rng(0)), 40):
         shown.append((len(Drawn.races), drawn.num_finished, counts.size))

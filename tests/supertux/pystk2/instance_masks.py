@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,10 @@ PROCESS_TIMEOUT_S = 600
 def make_plan(track: str, preset: str, seed: int) -> RacePlan:
     """Plan the race to measure on a track; every other track has a static race."""
     rng = random.Random(f"accuracy {seed} {track}")
-    karts = tuple(rng.sample(KARTS, NUM_KARTS))
+    karts = rng.sample(KARTS, NUM_KARTS)
     number = TRACKS.index(track)
     is_static = (number + seed) % 2 == 0
-    return RacePlan(number, track, karts, rng.getrandbits(30), is_static, rng.randrange(3), 0, 1, preset, (1.0,))
+    return RacePlan(number, track, karts, rng.getrandbits(30), is_static, rng.randrange(3), 0, 1, preset, [1.0])
 
 
 def measure_boxes(plan: RacePlan) -> list[dict]:
@@ -69,7 +70,7 @@ def eligible_karts(plan: RacePlan, boxes: dict[int, list[int]]) -> set[int]:
 def _draw(stage: str, plan: RacePlan, overlay: Path, folder: Path, **settings) -> None:
     """Run `stage` in a process of its own."""
     process = {"environment": assets.environment(overlay), "timeout": PROCESS_TIMEOUT_S}
-    problem = run_module(__name__, stage, folder, stdin=json.dumps({"plan": plan.to_json(), **settings}), **process)
+    problem = run_module(__name__, stage, folder, stdin=json.dumps({"plan": asdict(plan), **settings}), **process)
     assert problem is None, f"{plan.track}: {problem}"
 
 
@@ -141,7 +142,6 @@ def _candidates(plan: RacePlan, size: tuple[int, int]) -> Iterator:
     from supertux.render.engines.pystk2.engine import Race  # only this process has it
 
     race = Race(plan, size, NUM_CAMERAS)
-    race.start()
     for _, _ in zip(range(NUM_CANDIDATES), race.candidates(np.random.default_rng(plan.seed)), strict=False):
         race.settle_cameras()
         yield race
@@ -153,19 +153,19 @@ def label(plan: RacePlan, folder: Path) -> None:
 
     most = 0
     for candidate, race in enumerate(_candidates(plan, DRAWN_SIZE)):
-        drawn = race.draw()
+        _, depths = race.draw()
         try:
-            frame = race.read(drawn)
+            frame = race.read()
         except UnreadableError:
             continue
-        for camera, view in zip(race.ordered_cameras, frame.views, strict=True):
+        for camera, view in zip(np.argsort(race.camera_targets).tolist(), frame.views, strict=True):
             boxes = {frame.order[row[1]]: row[2:] for row in view.detections if row[0] == KART_CLASS}
             count = len(eligible_karts(plan, boxes))
             if count > most:
                 most = count
                 items = [item.location for item in race.state.items if item.type.name in ITEM_CLASS]
                 found = {"candidate": candidate, "camera": camera, "boxes": list(boxes.items())}
-                found["matrix"] = labels.decode(drawn[1][camera]).matrix.tolist()
+                found["matrix"] = labels.decode(depths[camera]).matrix.tolist()
                 found["items"] = [[float(value) for value in item] for item in items]
                 write_json(folder / "label.json", found | {"karts": kart_poses(race)})
     if not most:
@@ -198,7 +198,7 @@ def main() -> None:
     """Draw the stage named on the command line, whose task is on standard input."""
     stage, folder = sys.argv[1:]
     task = json.loads(sys.stdin.read())
-    plan = RacePlan.from_json(task.pop("plan"))
+    plan = RacePlan(**task.pop("plan"))
     run_and_exit(lambda: {"label": label, "truth": truth}[stage](plan, Path(folder), **task))
 
 

@@ -12,29 +12,26 @@ from pathlib import Path
 
 from homework.utils.errors import InputError
 
-from ...planner import RacePlan
 from .. import Missing, check_none_missing
-from ..pystk2 import assets as pystk2_assets
+from ..assets import CACHE, draw_test_frame, drawing_environment, find_assets, find_missing_software, replace_overlay
 from ..pystk2 import shaders
 
 logger = logging.getLogger(__name__)
 
+INSTALL_DIR = CACHE / "course"  # the engine, its assets and its settings
+INTERPRETER = INSTALL_DIR / "venv/bin/python"
 PACKAGE = "PySuperTuxKart==1.1.2"  # its own requirement, a package that downloads the assets, can't be installed
 REQUIREMENTS = ("numpy<2", "pillow")
 REMEDY = "`python -m supertux install-legacy-engine --assets PATH` (docs/RENDERING.md says where to get the assets)"
 NO_COMPUTE_SHADERS = "-GL_ARB_compute_shader"  # slower than the fragment shaders that then take their place
 
-_LABEL_IN = "layout(location = 13) in uint i_label;\nflat out uint label;\nvoid main()"
-_LABEL_OUT = "flat in uint label;\nlayout(location = 3) out uint o_label;\nvoid main("
+# Declarations and last lines.
+_VERTEX_LABEL = ("layout(location = 13) in uint i_label;\nflat out uint label;\n", "    label = i_label;\n}\n")
+_FRAGMENT_LABEL = ("flat in uint label;\nlayout(location = 3) out uint o_label;\n", "    o_label = label;\n}\n")
 # Added to the assets. `track*` separate the road from its surroundings in the engine: here they copy the labels, and
 # draw no road. `gaussian6*` blur the bloom: of the 11 pixels that the game reads, all but five weigh next to nothing
 # with its widths, and two pairs of the five are read as one, between the two.
 ADDED_SHADERS = Path(__file__).parent / "shaders"
-
-
-def install_dir() -> Path:
-    """Return the folder of the engine, its assets and its settings."""
-    return pystk2_assets.CACHE / "course"
 
 
 def install_legacy_engine(*, assets: Path, python: str = "python3.10") -> None:
@@ -46,78 +43,46 @@ def install_legacy_engine(*, assets: Path, python: str = "python3.10") -> None:
         assets: folder of the game's release 1.2
         python: a Python 3.10, for which the engine was built
     """
-    found = pystk2_assets.locate_assets_in(assets)
-    check_none_missing("install-legacy-engine", pystk2_assets.find_missing_libraries([]))
-    build_overlay(found, install_dir())
+    found = find_assets(assets)
+    check_none_missing("install-legacy-engine", find_missing_software())
+    build_overlay(found, INSTALL_DIR)
     logger.info(f"installing {PACKAGE} for {python}")
-    _make_environment(python)
-    logger.info("drawing a test frame, which takes up to a minute")
-    pystk2_assets.draw_test_frame(RacePlan.smoke_test("course"), install_dir(), environment(), interpreter())
-    logger.info(f"ready in {install_dir()}; now run `python -m supertux render --output data/mine --preset course`")
+    pip = [str(INTERPRETER), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    for command in ([python, "-m", "venv", "--clear", str(INSTALL_DIR / "venv")], [*pip, PACKAGE, *REQUIREMENTS]):
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            last = (getattr(error, "stderr", "").strip() or str(error)).splitlines()[-1]
+            problem = f"cannot install the engine ({last})"
+            raise InputError(python, problem, "name a Python 3.10 with --python") from None
+    # in place of the package that can't be installed: the engine reads the assets' folder from this module
+    site = next((INSTALL_DIR / "venv/lib").glob("python3.*/site-packages"))
+    (site / "pystk_data.py").write_text(f"data_dir = {str(INSTALL_DIR) + '/'!r}\n")
+    draw_test_frame("course")
 
 
 def find_missing() -> list[Missing]:
-    """Return what has to be installed before frames can be drawn; see `engines.Assets`."""
-    missing = pystk2_assets.find_missing_libraries([])
-    if not (install_dir() / "data/karts").exists() or not interpreter().exists():
+    """Return what has to be installed before frames can be drawn, in the order in which to install it."""
+    missing = find_missing_software()
+    if not (INSTALL_DIR / "data/karts").exists() or not INTERPRETER.exists():
         missing.append(Missing("the legacy engine is not installed", REMEDY))
     return missing
 
 
-def interpreter() -> Path:
-    """Return the Python that has the engine."""
-    return install_dir() / "venv/bin/python"
-
-
-def _make_environment(python: str) -> None:
-    """Make the engine's virtual environment. Raises InputError with the last line of what fails."""
-    pip = [str(interpreter()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for command in (
-        [python, "-m", "venv", "--clear", str(install_dir() / "venv")],
-        [*pip, "--no-deps", PACKAGE],
-        [*pip, *REQUIREMENTS],
-    ):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True)
-        except OSError as error:
-            raise InputError(python, f"does not run ({error.strerror})", "name a Python 3.10 with --python") from None
-        if done.returncode:
-            last = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
-            raise InputError(python, f"cannot install the engine ({last})", "name a Python 3.10 with --python")
-    # in place of the package that can't be installed: the engine reads the assets' folder from this module
-    site = next((install_dir() / "venv/lib").glob("python3.*/site-packages"))
-    (site / "pystk_data.py").write_text(f"data_dir = {str(install_dir()) + '/'!r}\n")
-
-
-def build_overlay(assets: Path, target: Path) -> None:
-    """Build the overlay of `assets` in `target`, in place of an older one. Raises InputError for another release's."""
-    texts = patch_shaders(assets)
-    with pystk2_assets.replaced_folder(target / "data") as data:
-        pystk2_assets.link_files(assets, data, set(texts))
-        for name, text in texts.items():
-            (data / name).write_text(text)
-        (data / "supertuxkart.git").touch()
+def build_overlay(assets: Path, folder: Path) -> None:
+    """Build the overlay of `assets` in `folder`, in place of an older one. Raises InputError for another release's."""
+    replace_overlay(folder / "data", assets, patch_shaders(assets) | {"supertuxkart.git": ""}, {})
 
 
 def patch_shaders(assets: Path) -> dict[str, str]:
     """Return the patched and the added shaders: path in the assets' folder -> text. Raises as `apply_patches`."""
-    patches = {f"shaders/{name}.vert": _label_vertices for name in shaders.VERTEX_SHADERS}
-    patches |= {f"shaders/{name}.frag": _label_fragments for name in shaders.FRAGMENT_SHADERS}
-    patches["shaders/importance_sampling_specular.frag"] = shaders.sample_sky_less
+    patches = shaders.label_patches(_VERTEX_LABEL, _FRAGMENT_LABEL)
     texts = shaders.apply_patches(assets, patches, "1.2", REMEDY)
     return texts | {f"shaders/{path.name}": path.read_text() for path in ADDED_SHADERS.iterdir()}
 
 
-def _label_vertices(text: str) -> str:
-    return shaders.replace_end(shaders.replace(text, "void main()", _LABEL_IN), "    label = i_label;\n}\n")
-
-
-def _label_fragments(text: str) -> str:
-    return shaders.replace_end(shaders.replace(text, "void main(", _LABEL_OUT), "    o_label = label;\n}\n")
-
-
 def environment() -> dict[str, str]:
     """Return the environment of a process that draws with this engine."""
-    settings = pystk2_assets.environment(install_dir())
+    settings = drawing_environment(INSTALL_DIR)
     settings["MESA_EXTENSION_OVERRIDE"] += " " + NO_COMPUTE_SHADERS
     return settings

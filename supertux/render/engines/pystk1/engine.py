@@ -49,9 +49,6 @@ class Race:
         self.library = ctypes.CDLL(pystk.__file__)
         self.race = None
 
-    def start(self) -> None:
-        """Do nothing: each race starts with its first candidate."""
-
     def candidates(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Drive one race after another.
 
@@ -110,14 +107,11 @@ class Race:
             self._step_physics()
             update(self._world, STEP_S)
 
-    def draw(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Advance by STEP_S; return the images [h, w, 3] uint8 and labels [h, w] uint32 of all cameras."""
+    def read(self) -> LabelledFrame:
+        """Advance by STEP_S, draw, and read the boxes from the labels; the target of camera v is kart v."""
         self.race.step()
         self.state.update()
-        return [(np.array(view.image), np.array(view.instance)) for view in self.race.render_data]
-
-    def read(self, drawn: list[tuple[np.ndarray, np.ndarray]]) -> LabelledFrame:
-        """Read the boxes from the labels; the target of camera v is kart v."""
+        drawn = [(np.array(view.image), np.array(view.instance)) for view in self.race.render_data]
         views = [CameraView(image, _detections(label)) for image, label in drawn]
         return LabelledFrame(float(self.state.time), self.order, self.state.karts, views)
 

@@ -34,34 +34,28 @@ class Clock:
     def __init__(self):
         self.now = 1_000_000_000
 
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += int(seconds * 1e9)
-
     def read(self) -> int:
         """Return the time, a little later with each call."""
         self.now += READ_NS
         return self.now
 
-    def _gettimeofday(self, value: int, _zone: int | None) -> int:
+    def gettimeofday(self, address: int, _zone: int | None) -> int:
+        """Write the time to `address`, as the C library's function of this name does."""
         seconds, nanoseconds = divmod(self.read(), 1_000_000_000)
-        (ctypes.c_int64 * 2).from_address(value)[:] = seconds, nanoseconds // 1000
+        (ctypes.c_int64 * 2).from_address(address)[:] = seconds, nanoseconds // 1000
         return 0
 
 
 def control_engine(seed: int) -> Clock:
     """Seed the engine's random device, and return the clock that it reads; call this before `pystk2.init`."""
-    clock = Clock()
-    unsigned, time = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p), ctypes.CFUNCTYPE(ctypes.c_int64)
-    of_day = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-    _redirect(
-        {
-            _RANDOM_DEVICE: unsigned(lambda device: seed & 0xFFFFFFFF),
-            _STEADY_CLOCK: time(clock.read),
-            _SYSTEM_CLOCK: time(clock.read),
-            _GETTIMEOFDAY: of_day(clock._gettimeofday),
-        }
-    )
+    clock, pointer, function = Clock(), ctypes.c_void_p, ctypes.CFUNCTYPE
+    functions = {
+        _RANDOM_DEVICE: function(ctypes.c_uint32, pointer)(lambda device: seed & 0xFFFFFFFF),
+        _STEADY_CLOCK: function(ctypes.c_int64)(clock.read),
+        _SYSTEM_CLOCK: function(ctypes.c_int64)(clock.read),
+        _GETTIMEOFDAY: function(ctypes.c_int, pointer, pointer)(clock.gettimeofday),
+    }
+    _redirect(functions)
     return clock
 
 

@@ -3,6 +3,7 @@
 Importing this module loads the engine; a process that draws also needs `assets.environment`.
 """
 
+import ctypes
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +15,6 @@ from ...color_augment import PhotometricJitter
 from ...planner import RacePlan
 from ...view_sampler import estimate_kart_counts
 from .. import CameraView, LabelledFrame, UnreadableError
-from .cameras import set_reverse_cameras
 from .determinism import control_engine
 from .labels import DecodedDepth, boxes, decode, project, segment_instances, turn_around
 
@@ -30,6 +30,11 @@ STATIC_GAP_M, SIMULATED_GAP_M = 14.0, 25.0
 MAX_LATERAL_OFFSET, MAX_YAW_RAD, DROP_HEIGHT_M, SETTLING_STEPS = 0.35, 0.12, 0.4, 5
 FINISH_STRETCH_M = 200  # half of the static frames begin here, behind the line
 MIN_CAMERA_DEPTH_M, CAMERA_DEPTH_M = 0.5, 4.5  # of a camera's target
+# There is no setting for reverse cameras, but the engine's library exports its own functions. The game looks back from
+# ahead of a kart while its player asks for it, and in the legacy engine from the end of the race on.
+REVERSE_MODE = 2  # of the engine's `Camera::Mode`, as in pystk2.Camera.Mode
+_ALL_CAMERAS = "_ZN6Camera13m_all_camerasE"  # std::vector<Camera*> Camera::m_all_cameras
+_SET_MODE = "_ZN6Camera7setModeENS_4ModeE"  # void Camera::setMode(Camera::Mode)
 # Classes of the course's data that the engine has: pickups, nitro, and obstacles.
 ITEM_CLASS = {"BONUS_BOX": 4, "EASTER_EGG": 4, "NITRO_BIG": 5, "NITRO_SMALL": 5, "BANANA": 6, "BUBBLEGUM": 6}
 
@@ -49,18 +54,15 @@ class Race:
         self.race.start()
         self.state = pystk2.WorldState()
         self.road = Road()
-
-    def start(self) -> None:
-        """Let the countdown pass."""
         for _ in range(MAX_COUNTDOWN_STEPS // 5):
             if not self.step(5) or self.state.time > 0.2:
-                return
+                break
 
     def step(self, steps: int) -> bool:
         """Advance the race by `steps` times STEP_S and read its state; return False when it is over."""
         running = True
         for _ in range(steps):
-            self.clock.advance(STEP_S)
+            self.clock.now += int(STEP_S * 1e9)
             running &= self.race.step()
         self.state.update()
         self.karts = sorted(self.state.karts, key=lambda kart: kart.id)
@@ -87,7 +89,7 @@ class Race:
         """Place the karts of a static race, and turn the cameras to their fronts."""
         if self.plan.is_static:
             self.place_karts(*self.places)
-            set_reverse_cameras()
+            _set_reverse_cameras()
             self.step(SETTLING_STEPS)
 
     def place_karts(self, locations: np.ndarray, rotations: list) -> None:
@@ -101,24 +103,19 @@ class Race:
         """Each camera's target: of camera v the kart in race position v + 1."""
         return sorted(range(self.num_karts), key=lambda kart: self.karts[kart].position)[: self.num_cameras]
 
-    @property
-    def ordered_cameras(self) -> list[int]:
-        """The cameras in the order of the frame's views."""
-        targets = self.camera_targets
-        return sorted(range(len(targets)), key=lambda camera: targets[camera])
-
     def draw(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return the images [h, w, 3] uint8 and depths [h, w] float32 of all cameras."""
         data = self.race.render_data[: self.num_cameras]
         return [np.array(view.image) for view in data], [np.array(view.depth) for view in data]
 
-    def read(self, drawn: tuple[list[np.ndarray], list[np.ndarray]]) -> LabelledFrame:
-        """Read the boxes from the depths; the karts with a camera come first, as in the course's data.
+    def read(self) -> LabelledFrame:
+        """Draw, and read the boxes from the depths; the karts with a camera come first, as in the course's data.
 
         Raises:
             UnreadableError: a view has no matrix, or a camera is not at its target.
         """
-        images, decoded = drawn[0], [decode(depth) for depth in drawn[1]]
+        images, depths = self.draw()
+        decoded = [decode(depth) for depth in depths]
         targets = self.camera_targets
         if not all(view.has_matrix for view in decoded):
             raise UnreadableError("labels")
@@ -129,10 +126,7 @@ class Race:
                 raise UnreadableError("camera")
         order = sorted(targets) + [kart for kart in range(self.num_karts) if kart not in targets]
         new = {kart: i for i, kart in enumerate(order)}
-        views = [
-            CameraView(images[camera], self._detections(decoded[camera], new), decoded[camera].distance)
-            for camera in self.ordered_cameras
-        ]
+        views = [CameraView(images[camera], self._detections(decoded[camera], new)) for camera in np.argsort(targets)]
         return LabelledFrame(float(self.state.time), order, [self.karts[kart] for kart in order], views)
 
     def _detections(self, view: DecodedDepth, new: dict[int, int]) -> list[list[int]]:
@@ -146,6 +140,16 @@ class Race:
                 item = items[n - self.num_karts - 1]
                 rows.append([ITEM_CLASS[item.type.name], int(item.id), *box])
         return sorted(rows)
+
+
+def _set_reverse_cameras() -> None:
+    """Show the targets of all cameras from the front, from the next step on."""
+    library = ctypes.CDLL(pystk2.__file__)
+    set_mode = library[_SET_MODE]
+    set_mode.argtypes, set_mode.restype = [ctypes.c_void_p, ctypes.c_int], None
+    begin, end = (ctypes.c_uint64 * 2).in_dll(library, _ALL_CAMERAS)  # a vector begins with these pointers
+    for address in range(begin, end, ctypes.sizeof(ctypes.c_void_p)):
+        set_mode(ctypes.c_uint64.from_address(address).value, REVERSE_MODE)
 
 
 def _deviation_from_target(projected: np.ndarray) -> np.ndarray:
@@ -173,7 +177,7 @@ class Road:
         locations, rotations = [], []
         for distance in rng.permutation(along) % self.length:
             inside = (self.distances[:, 0] <= distance) & (distance < self.distances[:, 1])
-            piece = int(np.argmax(inside)) if inside.any() else 0
+            piece = int(np.argmax(inside))
             first, last = self.nodes[piece]
             share = (distance - self.distances[piece, 0]) / max(1e-6, np.ptp(self.distances[piece]))
             direction = (last - first) / max(1e-6, np.linalg.norm(last - first))

@@ -19,24 +19,13 @@ ITEM_ORIGIN_TOLERANCE_M = 0.2  # on each axis, between an item and the origin of
 OVERHANG_WEIGHT = 0.5  # of the metres by which a mesh sticks out of a kart, against those of its origin
 HELD_COST = 5.0  # added for what a kart only may be holding
 ITEM_COST, OTHER_ITEM_COST = 0.01, 3.0  # of an item whose mesh has its origin there, and of any other within reach
-
-
-@dataclass(frozen=True)
-class KartExtents:
-    """How far the meshes of a kart reach beyond its body, in metres."""
-
-    origin_near_m: float = 0.2  # the origins of wheels and drivers, which may stick out farther
-    origin_max_m: float = 1.2  # the origins of lights and other parts
-    overhang_near_m: float = 0.4  # wheels and drivers
-    overhang_m: float = 0.15  # other parts
-    above_m: float = 0.4
-    below_m: float = 0.5
-    held_beside_m: float = 0.4  # what the kart holds: a swatter rises above the driver, a parachute is drawn behind
-    held_behind_m: float = 1.2
-    held_above_m: float = 1.6
-
-
-KART = KartExtents()
+# How far the meshes of a kart reach beyond its body.
+ORIGIN_NEAR_M = 0.2  # the origins of wheels and drivers, which may stick out farther
+ORIGIN_MAX_M = 1.2  # the origins of lights and other parts
+OVERHANG_NEAR_M, OVERHANG_M = 0.4, 0.15  # wheels and drivers; other parts
+ABOVE_M, BELOW_M = 0.4, 0.5
+# What the kart holds: a swatter rises above the driver, a parachute is drawn behind.
+HELD_BESIDE_M, HELD_BEHIND_M, HELD_ABOVE_M = 0.4, 1.2, 1.6
 
 
 @dataclass(frozen=True)
@@ -54,16 +43,6 @@ class DecodedDepth:
     def has_matrix(self) -> bool:
         """Whether the matrix could be read."""
         return self.agreement >= MIN_AGREEMENT
-
-    @property
-    def distance(self) -> np.ndarray:
-        """[h, w] metres along the view direction, inf for the sky."""
-        depth, forward = self.matrix[2], self.matrix[3]
-        # clip z is a * w + b, with w the distance: the near and far planes are in a and b
-        a = depth[:3] @ forward[:3] / (forward[:3] @ forward[:3])
-        b = depth[3] - a * forward[3]
-        with np.errstate(divide="ignore"):
-            return np.where(self.opaque, b / (self.z - a), np.inf)
 
 
 def decode(depth: np.ndarray) -> DecodedDepth:
@@ -84,10 +63,8 @@ def decode(depth: np.ndarray) -> DecodedDepth:
     pieces = votes.argmax(2).astype(np.uint64) << (3 * np.arange(shaders.MATRIX_ROWS, dtype=np.uint64))
     floats = (pieces.sum(1) & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
     matrix = floats.astype(np.float64).reshape(4, 4).T  # the shader's are columns
-    z = (code // (shaders.LEVELS // shaders.TRACK_DEPTHS) + 0.5) * (2 / shaders.TRACK_DEPTHS) - 1
-    z[is_object] = (code[is_object] // (shaders.LEVELS // shaders.OBJECT_DEPTHS) + 0.5) * (
-        2 / shaders.OBJECT_DEPTHS
-    ) - 1
+    depths = np.where(is_object, shaders.OBJECT_DEPTHS, shaders.TRACK_DEPTHS)
+    z = (code // (shaders.LEVELS // depths) + 0.5) * (2 / depths) - 1
     origin = np.where(is_object, code % (shaders.LEVELS // shaders.OBJECT_DEPTHS) // 2, 0)
     return DecodedDepth(opaque, is_object, origin, z, matrix, float(agreement))
 
@@ -188,13 +165,13 @@ def _kart_cost(points: np.ndarray, offsets: np.ndarray, cells: np.ndarray, kart)
     heights = -(offsets @ up) / max(axes[1, 1], 0.1)
     across, along = offsets @ right + heights * axes[1, 0], offsets @ front + heights * axes[1, 2]
     origin_distance = np.maximum(np.abs(across) - width / 2, np.abs(along) - length / 2)
-    is_near = origin_distance < KART.origin_near_m
-    is_own = (overhang < np.where(is_near, KART.overhang_near_m, KART.overhang_m)) & (y < height + KART.above_m)
+    is_near = origin_distance < ORIGIN_NEAR_M
+    is_own = (overhang < np.where(is_near, OVERHANG_NEAR_M, OVERHANG_M)) & (y < height + ABOVE_M)
     in_reach = is_own
     if kart.attachment.type.name != "NOTHING":
-        beside = np.maximum(np.abs(x) - width / 2, z - length / 2) < KART.held_beside_m
-        in_reach = is_own | (beside & (-z - length / 2 < KART.held_behind_m) & (y < height + KART.held_above_m))
-    in_reach = in_reach & (origin_distance < KART.origin_max_m) & (y > -KART.below_m)
+        beside = np.maximum(np.abs(x) - width / 2, z - length / 2) < HELD_BESIDE_M
+        in_reach = is_own | (beside & (-z - length / 2 < HELD_BEHIND_M) & (y < height + HELD_ABOVE_M))
+    in_reach = in_reach & (origin_distance < ORIGIN_MAX_M) & (y > -BELOW_M)
     # a mesh's mean overhang, so that it stays in one piece
     pixels = np.bincount(cells[in_reach], minlength=shaders.ORIGIN_CELLS**2)
     sums = np.bincount(cells[in_reach], np.maximum(overhang[in_reach], 0), shaders.ORIGIN_CELLS**2)

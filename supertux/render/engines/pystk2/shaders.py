@@ -8,10 +8,9 @@ to the view's projection-view matrix; which three depends on the pixel's positio
 hold it whole. An object's upper 13 bits are the depth, to a centimetre at 10 m, and the next ten say where its mesh has
 its origin: x and z, in cells of 0.125 m that repeat every 4 m. `labels.decode` reads it all back.
 
-Light. The engine is release 1.5, the assets are 1.4. 1.4 multiplies all light by a texture `ssao_tex` that the 1.5
-engine no longer binds; an unbound sampler reads texture unit 0, here the diffuse light itself, so that all light is
-squared and nights come out black. The engine does not set the vignette's weight either. And the blurred copies of the
-sky for reflections are made of 1,024 samples per texel, 10 seconds of CPU per track; every 16th sample looks the same.
+Light. The engine is release 1.5, the assets are 1.4, which multiplies all light by a texture `ssao_tex` that the engine
+does not bind: unit 0 is read instead, the diffuse light, and nights come out black. The engine does not set the
+vignette's weight. The sky's reflections take 10 seconds of CPU per track; every 16th sample looks the same.
 """
 
 from collections.abc import Callable
@@ -57,14 +56,31 @@ _FRAGMENT_LABEL = f"""    ivec2 label_pixel = ivec2(gl_FragCoord.xy);
 
 def patch_shaders(assets: Path) -> dict[str, str]:
     """Return the patched shaders of a folder of assets: path in the folder -> text. Raises as `apply_patches`."""
-    patches = {f"shaders/{name}.vert": _label_vertices for name in VERTEX_SHADERS}
-    patches |= {f"shaders/{name}.frag": _label_fragments for name in FRAGMENT_SHADERS}
-    patches |= dict.fromkeys(GROUND_SHADERS, lambda text: replace(_label_fragments(text), "label_origin > 0", "false"))
+    vertex, fragment = ("flat out int label_origin;\n", VERTEX_LABEL), ("flat in int label_origin;\n", _FRAGMENT_LABEL)
+    patches = label_patches(vertex, fragment)
+    ground = patches["shaders/sp_solid.frag"]
+    patches |= dict.fromkeys(GROUND_SHADERS, lambda text: replace(ground(text), "label_origin > 0", "false"))
     patches["shaders/combine_diffuse_color.frag"] = lambda text: replace(text, "texture(ssao_tex, tc).x", "1.0")
-    patches["shaders/importance_sampling_specular.frag"] = sample_sky_less
     # corners as dark as in the course's frames, which have the game's weight of 1
     patches["shaders/tonemap.frag"] = lambda text: replace(text, "* vignette_weight", "* 1.0")
     return apply_patches(assets, patches, "1.4", "give the assets of release 1.4 with --from")
+
+
+def label_patches(vertex: tuple[str, str], fragment: tuple[str, str]) -> dict[str, Callable[[str], str]]:
+    """Return the patches of both engines: labels, given as (declarations, last lines), and the sky's reflections."""
+
+    def add(text: str, lines: tuple[str, str], main: str) -> str:
+        declarations, end = lines
+        body, brace, _ = replace(text, main, declarations + main).rpartition("}")
+        if not brace:
+            raise ValueError("it has no body")
+        return body + end
+
+    patches = {f"shaders/{name}.vert": lambda text: add(text, vertex, "void main()") for name in VERTEX_SHADERS}
+    patches |= {f"shaders/{name}.frag": lambda text: add(text, fragment, "void main(") for name in FRAGMENT_SHADERS}
+    # the blurred sky: 64 samples per texel
+    patches["shaders/importance_sampling_specular.frag"] = lambda t: replace(t, "i < 1024; i++", "i < 1024; i += 16")
+    return patches
 
 
 def apply_patches(assets: Path, patches: dict[str, Callable[[str], str]], release: str, remedy: str) -> dict[str, str]:
@@ -87,24 +103,3 @@ def replace(text: str, old: str, new: str) -> str:
     if old not in text:
         raise ValueError(f"`{old}` is not in it")
     return text.replace(old, new, 1)
-
-
-def replace_end(text: str, new: str) -> str:
-    """Replace the last closing brace of `text`. Raises ValueError where there is none."""
-    body, brace, _ = text.rpartition("}")
-    if not brace:
-        raise ValueError("it has no body")
-    return body + new
-
-
-def sample_sky_less(text: str) -> str:
-    """Patch the shader that blurs the sky: 64 samples per texel."""
-    return replace(text, "i < 1024; i++", "i < 1024; i += 16")
-
-
-def _label_vertices(text: str) -> str:
-    return replace_end(replace(text, "void main()", "flat out int label_origin;\nvoid main()"), VERTEX_LABEL)
-
-
-def _label_fragments(text: str) -> str:
-    return replace_end(replace(text, "void main(", "flat in int label_origin;\nvoid main("), _FRAGMENT_LABEL)
