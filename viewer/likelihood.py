@@ -17,7 +17,7 @@ IMAGE_BATCH_SIZE = 16  # an image's pairs form one sequence of about 400 tokens;
 @torch.inference_mode()
 def compute_probabilities(
     vlm: BaseVLM, pairs: Mapping[str, Sequence[tuple[str, str]]], show_progress: bool = False
-) -> dict[str, list[float]]:
+) -> dict[str, dict[tuple[str, str], float]]:
     """Compute the probability, 0 to 1, of each answer with its end token, given the image and the question.
 
     Args:
@@ -44,7 +44,7 @@ def compute_probabilities(
             for segment, label in zip(view.segment_ids, view.labels, strict=True):
                 if label != IGNORE_INDEX:
                     log_probs[segment - 1] -= next(losses)
-            probabilities[path] = [math.exp(log_prob) for log_prob in log_probs]
+            probabilities[path] = dict(zip(pairs[path], map(math.exp, log_probs), strict=True))
         progress.update(len(chunk))
     progress.close()
     return probabilities

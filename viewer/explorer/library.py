@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fastapi import HTTPException
 from PIL import Image, ImageOps
 
 from homework.labels.frame_info import read_frame_info, read_scenes
@@ -25,18 +26,6 @@ MAX_UPLOAD_PIXELS = 50_000_000  # decoded: a small file can contain an image tha
 MAX_UPLOADS = 20  # the oldest is deleted
 MAX_STORED_SIZE = (1200, 800)  # pixels; the models see far fewer
 UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-
-
-class UnknownViewError(LookupError):
-    """There is no such split or view."""
-
-
-class TooLargeError(ValueError):
-    """An upload has too many bytes or pixels."""
-
-
-class NotAnImageError(ValueError):
-    """Pillow cannot decode an upload."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +69,13 @@ class Library:
         """Return the views of a split by key.
 
         Raises:
-            UnknownViewError: no such split.
+            HTTPException: no such split.
             InputError: a frame of it is broken.
         """
         with self._lock:  # prevents two requests from reading the split twice
             if split not in self._views:
                 if split not in self.splits:
-                    raise UnknownViewError("no such split")
+                    raise HTTPException(404, "no such split")
                 self._views[split] = dict(_read_split(self._data, split))
             return self._views[split]
 
@@ -94,15 +83,15 @@ class Library:
         """Return one view."""
         views = self.in_split(split)
         if key not in views:
-            raise UnknownViewError("no such view")
+            raise HTTPException(404, "no such view")
         return views[key]
 
     def add_upload(self, content: bytes) -> ViewEntry:
         """Decode an image and store it re-encoded, under a generated name.
 
         Raises:
-            NotAnImageError: not an image of a known format, or a broken one.
-            TooLargeError: more than `MAX_UPLOAD_BYTES` or `MAX_UPLOAD_PIXELS`.
+            HTTPException: not an image of a known format, or a broken one, or more than `MAX_UPLOAD_BYTES` or
+                `MAX_UPLOAD_PIXELS`.
         """
         image = _decode(content)
         with self._lock:
@@ -126,18 +115,16 @@ def _read_split(data: Path, split: str) -> Iterator[tuple[str, ViewEntry]]:
 
 def _decode(content: bytes) -> Image.Image:
     if len(content) > MAX_UPLOAD_BYTES:
-        raise TooLargeError(f"too large: more than {MAX_UPLOAD_BYTES // 1_000_000} MB")
+        raise HTTPException(413, f"too large: more than {MAX_UPLOAD_BYTES // 1_000_000} MB")
     try:
         with Image.open(io.BytesIO(content), formats=UPLOAD_FORMATS) as image:
             if image.width * image.height > MAX_UPLOAD_PIXELS:
                 raise Image.DecompressionBombError
-            image.verify()
-        with Image.open(io.BytesIO(content), formats=UPLOAD_FORMATS) as image:  # verify() consumes the image
             upright = as_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:  # Pillow raises it too, above 179 million pixels
-        raise TooLargeError(f"too large: more than {MAX_UPLOAD_PIXELS // 1_000_000} million pixels") from None
+        raise HTTPException(413, f"too large: more than {MAX_UPLOAD_PIXELS // 1_000_000} million pixels") from None
     except Exception:  # Pillow's decoders raise many types of errors on broken files
-        raise NotAnImageError(f"not a readable image; use a {', '.join(UPLOAD_FORMATS)} file") from None
+        raise HTTPException(415, f"not a readable image; use a {', '.join(UPLOAD_FORMATS)} file") from None
     upright.thumbnail(MAX_STORED_SIZE, Image.Resampling.LANCZOS)
     return upright
 
@@ -145,14 +132,16 @@ def _decode(content: bytes) -> Image.Image:
 def filter_views(
     views: dict[str, ViewEntry], track: str = "", kart: str = "", num_karts: int | None = None
 ) -> dict[str, ViewEntry]:
-    """Return the views on a track, with a kart, with a number of karts; empty values match all."""
-    return {
-        key: view
-        for key, view in views.items()
-        if (not track or view.scene.track == track)
-        and (not kart or any(other.name == kart for other in view.scene.karts))
-        and num_karts in (None, len(view.scene.karts))
-    }
+    """Return the views on a track, with a kart, with a number of karts; empty values, and uploads, match all."""
+
+    def matches(scene: Scene) -> bool:
+        return (
+            track in ("", scene.track)
+            and kart in ("", *(other.name for other in scene.karts))
+            and num_karts in (None, len(scene.karts))
+        )
+
+    return {key: view for key, view in views.items() if view.scene is None or matches(view.scene)}
 
 
 def count_facets(views: dict[str, ViewEntry], track: str, kart: str, num_karts: int | None) -> dict[str, dict]:
@@ -162,8 +151,8 @@ def count_facets(views: dict[str, ViewEntry], track: str, kart: str, num_karts: 
     """
 
     def count(values: Callable[[Scene], set], *filters) -> dict:
-        counts = Counter(value for view in filter_views(views, *filters).values() for value in values(view.scene))
-        return dict(sorted(counts.items()))
+        scenes = [view.scene for view in filter_views(views, *filters).values() if view.scene]
+        return dict(sorted(Counter(value for scene in scenes for value in values(scene)).items()))
 
     return {
         "tracks": count(lambda scene: {scene.track}, "", kart, num_karts),
@@ -173,15 +162,14 @@ def count_facets(views: dict[str, ViewEntry], track: str, kart: str, num_karts: 
 
 
 def view_to_json(view: ViewEntry) -> dict:
-    """Return a view's boxes, in pixels of the 150x100 view, QA pairs and captions."""
-    if view.scene is None:
-        return {"key": view.key, "track": None, "ego": None, "boxes": [], "pairs": [], "captions": []}
-    boxes = boxes_for_drawing(read_frame_info(view.info_path), view.index, view.scene)
+    """Return a view's boxes, in pixels of the 150x100 view, QA pairs and captions; an upload has none."""
+    scene = view.scene
+    boxes = boxes_for_drawing(read_frame_info(view.info_path), view.index, scene) if scene else []
     return {
         "key": view.key,
-        "track": view.scene.track,
-        "ego": view.scene.ego.name if view.scene.ego else None,
+        "track": scene and scene.track,
+        "ego": scene and scene.ego and scene.ego.name,
         "boxes": [asdict(box) for box in boxes],
         "pairs": [{"question": question, "answer": answer} for question, answer in view.pairs],
-        "captions": list(captions(view.scene)),
+        "captions": list(captions(scene)) if scene else [],
     }

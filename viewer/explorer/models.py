@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from fastapi import HTTPException
+
 from homework.data import is_exact_match
 from homework.utils.errors import InputError, first_line
 
@@ -16,10 +18,6 @@ REMEDIES = {
     "vlm": "train one with `python -m homework.finetune train`, or start this page with `--checkpoint FOLDER`",
     "clip": "train one with `python -m homework.clip train`, or start this page with `--clip FOLDER`",
 }
-
-
-class NotReadyError(RuntimeError):
-    """A model is still loading or could not be loaded."""
 
 
 class Models:
@@ -63,11 +61,11 @@ class Models:
         """Reserve a model for one request, with priority over the search for wrong answers.
 
         Raises:
-            NotReadyError: it is not loaded.
+            HTTPException: it is not loaded.
         """
         state = self.state[part]
         if state != READY:
-            raise NotReadyError("the model is still loading" if state == LOADING else state)
+            raise HTTPException(503, "the model is still loading" if state == LOADING else state)
         self._num_waiting += 1
         try:
             with self._lock:
@@ -82,7 +80,7 @@ class Models:
 
             path = str(view.path)
             (answer,) = vlm.answer([path], [question])
-            return answer, compute_probabilities(vlm, {path: [(question, answer)]})[path][0]
+            return answer, compute_probabilities(vlm, {path: [(question, answer)]})[path][question, answer]
 
     def answer_labelled(self, split: str, view: ViewEntry) -> dict[str, str]:
         """Return question -> answer for all labelled questions about a view."""

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from homework.clip import count_correct_by_type
-from homework.data import score_answers, wilson_interval
+from homework.data import BenchmarkResult, score_answers, wilson_interval
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import QUESTION_TYPES
 from homework.labels.rows import parse_image_file
@@ -19,8 +18,8 @@ from homework.labels.visualize import ROLE_COLORS, boxes_for_drawing
 from homework.utils.images import open_image
 
 from .. import error_analysis
-from ..error_analysis import consistency, count_correct, group_by_image
-from .collect import ModelSummary, ReportData, ScoredAnswer, suspected_label_errors, top_errors
+from ..error_analysis import AnsweredQuestion, consistency, count_correct, group_by_image
+from .collect import ReportData, suspected_label_errors, top_errors
 from .plots import plot_accuracy_by_group, plot_confusions, plot_training_curves
 
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
@@ -67,41 +66,34 @@ def _columns(*parts: str) -> str:
     return f'<div class="columns">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
-def _percent(share: float) -> str:
-    return f"{round(100 * share, 1) + 0:.1f}"  # + 0 turns -0.0 into 0.0
-
-
-def _interval(share: float, number: int) -> str:
-    return _range(*wilson_interval(share, number))
-
-
-def _range(low: float, high: float) -> str:
-    return f"{_percent(low)} – {_percent(high)}"
+def _percent(*shares: float) -> str:
+    return " – ".join(f"{round(100 * share, 1) + 0:.1f}" for share in shares)  # + 0 turns -0.0 into 0.0
 
 
 def _render_accuracy(data: ReportData) -> str:
     rows = [{"image_path": "", "question": row.question, "answer": row.truth} for row in data.official]
-    result = score_answers(rows, [row.answer for row in data.official])
-    prefix, exact = result.accuracy_by_type, result.exact_accuracy_by_type
+    vlm = score_answers(rows, [row.answer for row in data.official])
+    html = _render_result("VLM", "Accuracy of the VLM by question type", vlm)
+    if data.clip:
+        clip = BenchmarkResult(data.clip_samples)
+        html += _render_result("CLIP, one of five captions", "Accuracy of CLIP by caption type", clip)
+    return html
+
+
+def _render_result(model: str, title: str, result: BenchmarkResult) -> str:
+    prefix, exact, number = result.accuracy_by_type, result.exact_accuracy_by_type, len(result.samples)
     rows = [
-        (name, _percent(prefix[name]), _percent(exact[name]), _interval(prefix[name], n), f"{n:,}")
+        (name, _percent(prefix[name]), _percent(exact[name]), _percent(*wilson_interval(prefix[name], n)), f"{n:,}")
         for name, n in sorted(result.num_by_type.items(), key=lambda pair: QUESTION_TYPES.index(pair[0]))
     ]
-    macro = _percent(result.macro_accuracy), _percent(sum(exact.values()) / len(exact)), _range(*result.macro_interval)
-    rows.append(("macro average", *macro, f"{len(result.samples):,}"))
-    table = _table(("VLM", "% prefix match", "% exact match", "95 % interval", "questions"), rows)
-    counts = count_correct(data.official, lambda answer: answer.question_type)
-    html = _columns(table, _figure(plot_accuracy_by_group("Accuracy of the VLM by question type", *counts)))
-    if data.clip:
-        correct, total = count_correct_by_type(*zip(*data.clip_predictions, strict=True))
-        types = [name for name in QUESTION_TYPES if total[name]]
-        numbers = [(name, correct[name], total[name]) for name in types]
-        numbers.append(("all questions", correct.total(), total.total()))
-        rows = [(name, _percent(k / n), _interval(k / n, n), f"{n:,}") for name, k, n in numbers]
-        table = _table(("CLIP, one of five captions", "% correct", "95 % interval", "questions"), rows)
-        counts = [Counter({(name, name): count[name] for name in types}) for count in (correct, total)]
-        html += _columns(table, _figure(plot_accuracy_by_group("Accuracy of CLIP by caption type", *counts)))
-    return html
+    macro = result.macro_accuracy, sum(exact.values()) / len(exact)
+    rows.append(("macro average", *map(_percent, macro), _percent(*result.macro_interval), f"{number:,}"))
+    micro, interval = (result.accuracy, result.exact_accuracy), wilson_interval(result.accuracy, number)
+    rows.append(("all questions", *map(_percent, micro), _percent(*interval), f"{number:,}"))
+    table = _table((model, "% prefix match", "% exact match", "95 % interval", "questions"), rows)
+    total = Counter((sample.question_type, sample.question_type) for sample in result.samples)
+    correct = Counter((sample.question_type, sample.question_type) for sample in result.samples if sample.is_exact)
+    return _columns(table, _figure(plot_accuracy_by_group(title, correct, total)))
 
 
 def _render_groups(data: ReportData) -> str:
@@ -122,10 +114,11 @@ def _render_groups(data: ReportData) -> str:
 def _render_confusions(data: ReportData) -> str:
     figures = []
     for question_type, title in {"ego": "ego kart", "track": "track"}.items():
-        counts = error_analysis.confusion_counts(data.official, question_type)
-        if counts:
+        rows = [answer for answer in data.official if answer.question_type == question_type]
+        pairs = [(row.truth.lower(), row.answer.strip().lower()) for row in rows]
+        if pairs:
             name = f"Confusion matrix: {title}"
-            figures.append(_figure(plot_confusions(name, counts), f"{name}, in percent of the row; correct is green"))
+            figures.append(_figure(plot_confusions(name, pairs), f"{name}, in percent of the row; correct is green"))
     return _columns(*figures)
 
 
@@ -139,10 +132,9 @@ def _render_consistency(data: ReportData) -> str:
 
 
 def _render_curves(data: ReportData) -> str:
-    models = {"VLM": data.vlm} | ({"CLIP": data.clip} if data.clip else {})
     figures = [
         _figure(plot, f"{part}: {model.name}")
-        for part, model in models.items()
+        for part, model in data.models.items()
         for plot in plot_training_curves(part, model.curve)
     ]
     return _columns(*figures) if figures else "<p>The checkpoint folders contain no training.json.</p>"
@@ -153,7 +145,7 @@ def _render_errors(data: ReportData) -> str:
         "<p>The wrong answers with the lowest probability of the truth, one per view; in brackets, the model's "
         "probability of each answer. Red box: ego kart; yellow: other karts; dotted: karts too small to count.</p>"
     )
-    return text + _cards(data, [(answer, "") for answer in top_errors(data.answers, NUM_ERRORS)])
+    return text + _cards(_card(answer, data.data_dir) for answer in top_errors(data.answers, NUM_ERRORS))
 
 
 def _render_label_errors(data: ReportData) -> str:
@@ -161,16 +153,17 @@ def _render_label_errors(data: ReportData) -> str:
         "<p>Labels that the model contradicts with high confidence. The accuracy below a card is the model's on "
         "questions of the same type that it answers with at least this confidence.</p>"
     )
-    found = suspected_label_errors(data.answers, NUM_LABEL_ERRORS)
-    return text + _cards(data, [(row, f"accuracy at this confidence: {_percent(share)} %") for row, share in found])
+    return text + _cards(
+        _card(answer, data.data_dir, f"accuracy at this confidence: {_percent(share)} %")
+        for answer, share in suspected_label_errors(data.answers, NUM_LABEL_ERRORS)
+    )
 
 
-def _cards(data: ReportData, notes: list[tuple[ScoredAnswer, str]]) -> str:
-    cards = "".join(_card(answer, data.data_dir, note) for answer, note in notes)
-    return f'<div class="cards">{cards}</div>' if cards else "<p>None: all answers are correct.</p>"
+def _cards(cards: Iterable[str]) -> str:
+    return f'<div class="cards">{"".join(cards) or "<p>None: all answers are correct.</p>"}</div>'
 
 
-def _card(answer: ScoredAnswer, data_dir: Path, note: str) -> str:
+def _card(answer: AnsweredQuestion, data_dir: Path, note: str = "") -> str:
     given, truth = escape(answer.answer) or "(empty)", escape(answer.truth)
     lines = [
         f'<p class="question">{escape(answer.question)}</p>',
@@ -201,19 +194,14 @@ def _draw_view(image: str, data_dir: Path) -> str:
 
 
 def _render_sizes(data: ReportData) -> str:
-    def row(part: str, model: ModelSummary) -> tuple[str, ...]:
-        base = "from a hub" if model.base_size_mb is None else f"{model.base_size_mb:.1f}"
-        counts, seconds = (f"{model.num_parameters:,}", f"{model.num_lora_parameters:,}"), model.seconds_per_question
-        return f"{part} {model.name}", *counts, f"{model.size_mb:.1f}", base, f"{seconds:.4f}", f"{1 / seconds:.0f}"
-
-    rows = [row("VLM", data.vlm)] + ([row("CLIP", data.clip)] if data.clip else [])
-    header = (
-        "",
-        "parameters",
-        "LoRA parameters",
-        "MB",
-        "MB of the base",
-        "seconds per question",
-        "questions per second",
-    )
+    rows = [
+        (
+            f"{part} {model.name}",
+            f"{model.num_parameters:,}",
+            f"{model.size_mb:.1f}",
+            f"{1 / model.seconds_per_question:.0f}",
+        )
+        for part, model in data.models.items()
+    ]
+    header = ("", "parameters", "MB of the checkpoint", "questions per second")
     return _table(header, rows) + "<p>Timed while this page was made, with all questions about a view batched.</p>"
