@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SIZE_BINS_PX = (5, 7, 10, 15, 25)  # lower edges, in pixels of the 150x100 view
+# lower edges, in pixels of the 150x100 view; the names sort as text
+SIZE_BINS_PX = {25: "25 or more", 15: "15 to 24", 10: "10 to 14", 7: " 7 to 9", 5: " 5 to 6"}
 NUM_MISTAKES = 30  # lines
 MAX_KARTS_BIN = 5  # views with at least this many karts form one group
 TOTAL_QUESTION = "How many karts are there in the scenario?"
@@ -79,7 +80,6 @@ class AnsweredQuestion:
 
 
 Group = Callable[[AnsweredQuestion], str | None]
-Counts = tuple[Counter, Counter]  # (correct, all) answers by (group, question type)
 
 
 def answer_all_questions(vlm: "BaseVLM", scenes: Scenes, data_dir: Path) -> list[AnsweredQuestion]:
@@ -89,7 +89,7 @@ def answer_all_questions(vlm: "BaseVLM", scenes: Scenes, data_dir: Path) -> list
     return [AnsweredQuestion(*question, answer) for question, answer in zip(questions, answers, strict=True)]
 
 
-def count_correct(answers: Iterable[AnsweredQuestion], group: Group) -> Counts:
+def count_correct(answers: Iterable[AnsweredQuestion], group: Group) -> tuple[Counter, Counter]:
     """Count (correct, all) answers by (group, question type); answers without a group are left out."""
     correct, total = Counter(), Counter()
     for answer in answers:
@@ -124,9 +124,7 @@ def group_by_kart_size(answer: AnsweredQuestion) -> str | None:
     kart = answer.deciding_kart
     if kart is None:
         return None
-    index = max(i for i, edge in enumerate(SIZE_BINS_PX) if kart.min_side >= edge)
-    upper = f"to {SIZE_BINS_PX[index + 1] - 1}" if index + 1 < len(SIZE_BINS_PX) else "or more"
-    return f"{SIZE_BINS_PX[index]:2} {upper}"  # padded, so that the groups sort as text
+    return next(name for edge, name in SIZE_BINS_PX.items() if kart.min_side >= edge)
 
 
 def group_by_training_pair(pairs: Counter) -> Group:

@@ -29,8 +29,8 @@ def compute_probabilities(
     """
     paths, probabilities = list(pairs), {}
     head = SharedRowHead(output_embedding(vlm.model))
-    progress = progress_bar(total=len(paths), desc="answer probabilities", unit="view", shown=show_progress)
-    for start in range(0, len(paths), IMAGE_BATCH_SIZE):
+    starts = range(0, len(paths), IMAGE_BATCH_SIZE)
+    for start in progress_bar(starts, desc="answer probabilities", unit="batch", shown=show_progress):
         chunk = paths[start : start + IMAGE_BATCH_SIZE]
         packed = [pack(vlm.tokens, [(question, answer, 1.0) for question, answer in pairs[path]]) for path in chunk]
         batch = collate(packed, vlm.pixel_values(chunk), vlm.processor.tokenizer.pad_token_id)
@@ -45,6 +45,4 @@ def compute_probabilities(
                 if label != IGNORE_INDEX:
                     log_probs[segment - 1] -= next(losses)
             probabilities[path] = dict(zip(pairs[path], map(math.exp, log_probs), strict=True))
-        progress.update(len(chunk))
-    progress.close()
     return probabilities

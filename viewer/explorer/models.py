@@ -39,19 +39,14 @@ class Models:
         """Load both models, which takes seconds; `state` reports failures."""
         for part in self.state:
             try:
-                from homework.models.loading import checkpoint_folder  # imports torch
+                from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
+                from homework.clip import load_with_tokenizer
+                from homework.models.loading import checkpoint_folder
 
                 folder = checkpoint_folder(self.checkpoints[part])
                 if not folder.is_dir():
                     raise InputError(folder, "no such checkpoint", REMEDIES[part])
-                if part == "vlm":
-                    from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
-
-                    self._models[part] = (BaseVLM(folder),)
-                else:
-                    from homework.clip import load_with_tokenizer
-
-                    self._models[part] = load_with_tokenizer(folder.resolve())
+                self._models[part] = (BaseVLM(folder),) if part == "vlm" else load_with_tokenizer(folder.resolve())
                 self.state[part] = READY
             except Exception as error:  # also out of memory, which the page must report
                 self.state[part] = str(error) if isinstance(error, InputError) else first_line(error)

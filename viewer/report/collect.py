@@ -33,14 +33,14 @@ class ModelSummary:
 
     Args:
         size_mb: of the checkpoint's files, in 10**6 bytes.
-        seconds_per_question: with all questions about a view batched.
+        questions_per_second: with all questions about a view batched.
         curve: the training log; empty without `training.json`.
     """
 
     name: str
     num_parameters: int
     size_mb: float
-    seconds_per_question: float
+    questions_per_second: float
     curve: list[dict]
 
 
@@ -50,27 +50,21 @@ class ReportData:
 
     Args:
         training_pairs: (ego kart, track) -> number of training views.
-        clip: None if the split is too small for multiple-choice questions.
-        clip_samples: its answers to them.
+        models: the evaluated ones by part, `VLM` and, unless the split is too small for it, `CLIP`.
+        clip_samples: its answers to multiple-choice questions.
     """
 
     split: str
     data_dir: Path
     answers: list[AnsweredQuestion]
     training_pairs: Counter
-    vlm: ModelSummary
-    clip: ModelSummary | None
+    models: dict[str, ModelSummary]
     clip_samples: list[Sample]
 
     @property
     def official(self) -> list[AnsweredQuestion]:
         """The answers to questions that the official evaluation asks: no counts of 0."""
         return [answer for answer in self.answers if answer.is_official]
-
-    @property
-    def models(self) -> dict[str, ModelSummary]:
-        """The evaluated models by part."""
-        return {"VLM": self.vlm} | ({"CLIP": self.clip} if self.clip else {})
 
 
 def collect_report_data(checkpoint: str, clip_checkpoint: str, split: str, data_dir: Path) -> ReportData:
@@ -85,10 +79,17 @@ def collect_report_data(checkpoint: str, clip_checkpoint: str, split: str, data_
     vlm.show_progress = True
     start = time.perf_counter()
     answers = answer_all_questions(vlm, scenes, data_dir)
-    summary = summarize_model(checkpoint, vlm.model, (time.perf_counter() - start) / len(answers))
-    scored = add_probabilities(vlm, answers, data_dir)
+    models = {"VLM": summarize_model(checkpoint, vlm.model, len(answers) / (time.perf_counter() - start))}
+    answers = add_probabilities(vlm, answers, data_dir)
     del vlm  # frees its memory for CLIP
-    return ReportData(split, data_dir, scored, pairs, summary, *run_clip(clip_checkpoint, scenes, data_dir))
+    samples = []
+    if rows := generate_choices(scenes, data_dir):
+        clip, tokenizer = load_with_tokenizer(clip_checkpoint)
+        start = time.perf_counter()
+        predictions = predict(clip, tokenizer, rows, show_progress=True)
+        models["CLIP"] = summarize_model(clip_checkpoint, clip, len(rows) / (time.perf_counter() - start))
+        samples = [_score_choice(row, chosen) for row, chosen in zip(rows, predictions, strict=True)]
+    return ReportData(split, data_dir, answers, pairs, models, samples)
 
 
 def add_probabilities(vlm: BaseVLM, answers: list[AnsweredQuestion], data_dir: Path) -> list[AnsweredQuestion]:
@@ -106,37 +107,30 @@ def add_probabilities(vlm: BaseVLM, answers: list[AnsweredQuestion], data_dir: P
     return [add(row) for row in answers]
 
 
-def run_clip(checkpoint: str, scenes: Scenes, data_dir: Path) -> tuple[ModelSummary | None, list[Sample]]:
-    """Answer as many multiple-choice questions as the split allows; none, with a message, if it is too small."""
+def generate_choices(scenes: Scenes, data_dir: Path) -> list[dict]:
+    """Generate as many multiple-choice questions as the split allows; none, with a message, if it is too small."""
     for number in CLIP_SET_SIZES:
         try:
-            rows = add_image_paths(multiple_choice(scenes, number, seed=0), data_dir)
-            break
+            return add_image_paths(multiple_choice(scenes, number, seed=0), data_dir)
         except InputError as error:
             reason = error
-    else:
-        logger.info(f"CLIP is not evaluated: {reason}")
-        return None, []
-    clip, tokenizer = load_with_tokenizer(checkpoint)
-    start = time.perf_counter()
-    predictions = predict(clip, tokenizer, rows, show_progress=True)
-    summary = summarize_model(checkpoint, clip, (time.perf_counter() - start) / len(rows))
-    samples = []
-    for row, chosen in zip(rows, predictions, strict=True):
-        choice, truth = row["candidates"][chosen], row["candidates"][row["correct_index"]]
-        correct = choice == truth
-        samples.append(Sample(row["image_path"], "", choice, truth, classify_caption(truth), correct, correct))
-    return summary, samples
+    logger.info(f"CLIP is not evaluated: {reason}")
+    return []
 
 
-def summarize_model(checkpoint: str, model: torch.nn.Module, seconds_per_question: float) -> ModelSummary:
+def _score_choice(row: dict, chosen: int) -> Sample:
+    choice, truth = row["candidates"][chosen], row["candidates"][row["correct_index"]]
+    return Sample(row["image_path"], "", choice, truth, classify_caption(truth), choice == truth, choice == truth)
+
+
+def summarize_model(checkpoint: str, model: torch.nn.Module, questions_per_second: float) -> ModelSummary:
     """Measure a model's size and read its training curve, if the checkpoint's folder has one."""
     folder = checkpoint_folder(checkpoint)
     num_parameters = sum(weight.numel() for weight in model.parameters())
     size_mb = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     log = folder / "training.json"
     curve = read_json(log).get("curve", []) if log.exists() else []
-    return ModelSummary(checkpoint, num_parameters, size_mb, seconds_per_question, curve)
+    return ModelSummary(checkpoint, num_parameters, size_mb, questions_per_second, curve)
 
 
 def top_errors(answers: Iterable[AnsweredQuestion], number: int) -> list[AnsweredQuestion]:

@@ -29,7 +29,7 @@ MAX_IMAGE_SIZE = (300, 200)  # pixels of a card's image
 
 def render_page(data: ReportData) -> str:
     """Render the whole page."""
-    name, split = escape(data.vlm.name), escape(data.split)
+    name, split = escape(data.models["VLM"].name), escape(data.split)
     intro = (
         f"<h1>{name}</h1><p>All questions about the {len(group_by_image(data.answers)):,} views of <b>{split}</b>: "
         f"{len(data.answers):,}, of which {len(data.official):,} occur in the official evaluation (no counts of 0). "
@@ -74,7 +74,7 @@ def _render_accuracy(data: ReportData) -> str:
     rows = [{"image_path": "", "question": row.question, "answer": row.truth} for row in data.official]
     vlm = score_answers(rows, [row.answer for row in data.official])
     html = _render_result("VLM", "Accuracy of the VLM by question type", vlm)
-    if data.clip:
+    if data.clip_samples:
         clip = BenchmarkResult(data.clip_samples)
         html += _render_result("CLIP, one of five captions", "Accuracy of CLIP by caption type", clip)
     return html
@@ -195,13 +195,8 @@ def _draw_view(image: str, data_dir: Path) -> str:
 
 def _render_sizes(data: ReportData) -> str:
     rows = [
-        (
-            f"{part} {model.name}",
-            f"{model.num_parameters:,}",
-            f"{model.size_mb:.1f}",
-            f"{1 / model.seconds_per_question:.0f}",
-        )
-        for part, model in data.models.items()
+        (f"{part} {m.name}", f"{m.num_parameters:,}", f"{m.size_mb:.1f}", f"{m.questions_per_second:.0f}")
+        for part, m in data.models.items()
     ]
     header = ("", "parameters", "MB of the checkpoint", "questions per second")
     return _table(header, rows) + "<p>Timed while this page was made, with all questions about a view batched.</p>"
