@@ -18,12 +18,21 @@ from homework.base_vlm import MAX_NEW_TOKENS, BaseVLM
 from homework.labels.scene import Kart
 from homework.models.clip import CLIP, tokenize
 from homework.models.images import clip_pixels
-from homework.models.loading import DEFAULT_BASE, backbone, load_base, load_processor, output_embedding, unwrap
+from homework.models.loading import (
+    DEFAULT_BASE,
+    backbone,
+    load_base,
+    load_model,
+    load_processor,
+    output_embedding,
+    unwrap,
+)
 from homework.models.prompts import PromptTokens
 from homework.models.tux_nano.config import TextConfig, TuxNanoConfig, VisionConfig
 from homework.models.tux_nano.model import TuxNano
 from homework.models.tux_nano.processor import TOKENIZER_FILE
-from homework.training.lora import add_lora
+from homework.training.clip_dataset import CLIPTrainingModule, add_lora_to_clip
+from homework.training.lora import PeftTrainingModule, add_lora
 from homework.utils.images import open_image
 from pretrain.compact_vocab import CompactVocabulary
 from pretrain.dataset import AnnotatedScene, PretrainDataset
@@ -138,6 +147,17 @@ def randomly_adapted(model: nn.Module, base: Path) -> nn.Module:
         if weight.requires_grad:
             weight.normal_(0, 0.05, generator=generator)
     return peft_model
+
+
+def save_adapter(base: Path, folder: Path, rank: int = 2) -> None:
+    """Write an untrained LoRA adapter of a base."""
+    PeftTrainingModule(add_lora(load_model(str(base)), rank, str(base))).save_adapter(folder)
+
+
+def save_clip(base: Path, folder: Path, rank: int = 4) -> None:
+    """Write an untrained CLIP on a base's encoders."""
+    torch.manual_seed(0)
+    CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(load_model(str(base))), rank, str(base))).save_adapter(folder)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import io
 import time
 
 import pytest
-import torch
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: pip install -r requirements.txt")
@@ -12,8 +11,9 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: pip install -r 
 from starlette.testclient import TestClient
 
 from homework.base_vlm import BaseVLM
-from homework.clip import build_trainable, predict
+from homework.clip import predict
 from homework.data import is_exact_match
+from tests.tiny_models import save_clip
 from viewer.explorer.app import make_app
 from viewer.explorer.library import Library
 from viewer.explorer.models import Models
@@ -24,8 +24,7 @@ TRACK = "What track is this?"
 
 @pytest.fixture
 def models(nano_folder, tmp_path) -> Models:
-    torch.manual_seed(0)
-    build_trainable(str(nano_folder), 4).save_adapter(tmp_path / "clip")
+    save_clip(nano_folder, tmp_path / "clip")
     models = Models(str(nano_folder), str(tmp_path / "clip"))
     models.load()
     assert models.state == {"vlm": "ready", "clip": "ready"}

@@ -6,19 +6,18 @@ import re
 import pytest
 import torch
 
-from homework.clip import build_trainable
 from homework.labels.eval_sets import split_scenes
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import qa_pairs
 from homework.labels.rows import parse_image_file
 from homework.labels.scene import Kart, Scene, build_scene
 from homework.labels.visualize import boxes_for_drawing
-from homework.models.loading import load_base
-from homework.training.lora import PeftTrainingModule, add_lora
 from tests.conftest import TRACKS, VIEWS, assert_one_line_error, write_frame
+from tests.tiny_models import reference_logits, save_adapter, save_clip
+from viewer.error_analysis import AnsweredQuestion
 from viewer.likelihood import compute_probabilities
 from viewer.report.cli import report
-from viewer.report.collect import ScoredAnswer, suspected_label_errors, top_errors
+from viewer.report.collect import suspected_label_errors, top_errors
 
 CURVE = [
     {"loss": 2.0, "step": 1},
@@ -31,11 +30,9 @@ SCENE = Scene("abyss", (Kart(0, "tux", (60, 40, 90, 71)), Kart(1, "gnu", (10, 20
 @pytest.fixture
 def checkpoints(tmp_path, nano_folder):
     """Save a VLM with a training log, and a CLIP; return their folders."""
-    model, _ = load_base(str(nano_folder))
-    PeftTrainingModule(add_lora(model, 4, str(nano_folder))).save_adapter(tmp_path / "vlm")
+    save_adapter(nano_folder, tmp_path / "vlm")
     (tmp_path / "vlm" / "training.json").write_text(json.dumps({"curve": CURVE}))
-    torch.manual_seed(0)
-    build_trainable(str(nano_folder), 4).save_adapter(tmp_path / "clip")
+    save_clip(nano_folder, tmp_path / "clip")
     return tmp_path / "vlm", tmp_path / "clip"
 
 
@@ -94,19 +91,21 @@ def test_probability_of_an_answer_is_the_product_over_its_tokens(vlm, views):
     question, answers = "What track is this?", ("abyss", "gran_paradiso_island")
     path = str(views[0])
     packed = compute_probabilities(vlm, {path: [(question, a) for a in answers], str(views[1]): [(question, "tux")]})
-    for answer, probability in zip(answers, packed[path], strict=True):
-        assert compute_probabilities(vlm, {path: [(question, answer)]})[path] == pytest.approx([probability], rel=1e-3)
+    for answer in answers:
+        pair = question, answer
+        probability = packed[path][pair]
+        assert compute_probabilities(vlm, {path: [pair]})[path] == {pair: pytest.approx(probability, rel=1e-3)}
         question_ids, answer_ids = vlm.tokens.question(question), vlm.tokens.answer(answer)
-        ids = torch.tensor([[*vlm.tokens.prefix, *question_ids, *answer_ids]])
+        ids = [*vlm.tokens.prefix, *question_ids, *answer_ids]
         with torch.inference_mode():
-            logits = vlm.model(input_ids=ids, pixel_values=vlm.pixel_values([path])).logits[0]
-        places = range(ids.shape[1] - len(answer_ids) - 1, ids.shape[1] - 1)
+            logits = reference_logits(vlm, views[0], ids)
+        places = range(len(ids) - len(answer_ids) - 1, len(ids) - 1)
         steps = [logits[at].softmax(-1)[token] for at, token in zip(places, answer_ids, strict=True)]
         assert probability == pytest.approx(float(torch.stack(steps).prod()), rel=1e-3)
 
 
-def make_answer(image: str, question: str, answer: str, p_answer: float, p_truth: float) -> ScoredAnswer:
-    return ScoredAnswer(image, SCENE, question, dict(qa_pairs(SCENE))[question], answer, p_answer, p_truth)
+def make_answer(image: str, question: str, answer: str, p_answer: float, p_truth: float) -> AnsweredQuestion:
+    return AnsweredQuestion(image, SCENE, question, dict(qa_pairs(SCENE))[question], answer, p_truth, p_answer)
 
 
 def test_top_errors_have_the_least_probable_truth():

@@ -4,7 +4,7 @@ import io
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,9 +12,10 @@ from tempfile import TemporaryDirectory
 from fastapi import HTTPException
 from PIL import Image, ImageOps
 
-from homework.labels.frame_info import read_frame_info, read_scenes
+from homework.labels.eval_sets import split_scenes
+from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import captions, qa_pairs
-from homework.labels.rows import image_file, info_files
+from homework.labels.rows import parse_image_file
 from homework.labels.scene import Scene
 from homework.labels.visualize import boxes_for_drawing
 from homework.utils.errors import InputError
@@ -30,13 +31,15 @@ UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 @dataclass(frozen=True)
 class ViewEntry:
-    """An image with its frame, its view index in it, and its labels; an upload has no frame."""
+    """An image with its labels; an upload has none."""
 
-    key: str
     path: Path
-    info_path: Path | None = None
-    index: int = 0
     scene: Scene | None = None
+
+    @property
+    def key(self) -> str:
+        """The view's name in requests, unique in its split."""
+        return self.path.stem.removesuffix("_im")
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -76,7 +79,10 @@ class Library:
             if split not in self._views:
                 if split not in self.splits:
                     raise HTTPException(404, "no such split")
-                self._views[split] = dict(_read_split(self._data, split))
+                views = [
+                    ViewEntry(self._data / image, scene) for image, scene in split_scenes(self._data, split).items()
+                ]
+                self._views[split] = {view.key: view for view in views}
             return self._views[split]
 
     def find(self, split: str, key: str) -> ViewEntry:
@@ -99,18 +105,10 @@ class Library:
             path = Path(self._upload_dir.name) / f"{key}.png"
             image.save(path)
             uploads = self._views[UPLOADS]
-            uploads[key] = ViewEntry(key, path)
+            uploads[key] = ViewEntry(path)
             for old in list(uploads)[:-MAX_UPLOADS]:
                 uploads.pop(old).path.unlink(missing_ok=True)
             return uploads[key]
-
-
-def _read_split(data: Path, split: str) -> Iterator[tuple[str, ViewEntry]]:
-    for info_path in info_files(data / split):
-        for index, scene in read_scenes(info_path):
-            path = data / image_file(info_path, index)
-            key = path.name.removesuffix("_im.jpg")
-            yield key, ViewEntry(key, path, info_path, index, scene)
 
 
 def _decode(content: bytes) -> Image.Image:
@@ -164,7 +162,10 @@ def count_facets(views: dict[str, ViewEntry], track: str, kart: str, num_karts: 
 def view_to_json(view: ViewEntry) -> dict:
     """Return a view's boxes, in pixels of the 150x100 view, QA pairs and captions; an upload has none."""
     scene = view.scene
-    boxes = boxes_for_drawing(read_frame_info(view.info_path), view.index, scene) if scene else []
+    boxes = []
+    if scene:
+        frame, number = parse_image_file(view.path.name)
+        boxes = boxes_for_drawing(read_frame_info(view.path.with_name(f"{frame}_info.json")), number, scene)
     return {
         "key": view.key,
         "track": scene and scene.track,

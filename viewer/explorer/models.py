@@ -95,7 +95,7 @@ class Models:
         with self._acquire("clip") as (clip, tokenizer):
             import torch
 
-            from homework.clip import tokenize
+            from homework.models.clip import tokenize
             from homework.models.images import clip_pixels
             from homework.models.loading import unwrap
             from homework.utils.images import open_image

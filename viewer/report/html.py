@@ -13,7 +13,7 @@ from homework.data import BenchmarkResult, score_answers, wilson_interval
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import QUESTION_TYPES
 from homework.labels.rows import parse_image_file
-from homework.labels.scene import VIEW_SIZE, build_scene
+from homework.labels.scene import VIEW_SIZE
 from homework.labels.visualize import ROLE_COLORS, boxes_for_drawing
 from homework.utils.images import open_image
 
@@ -171,14 +171,14 @@ def _card(answer: AnsweredQuestion, data_dir: Path, note: str = "") -> str:
         f'<p>truth: <span class="truth">{truth}</span> ({_percent(answer.p_truth)} %)</p>',
         *(f'<p class="note">{escape(text)}</p>' for text in (note, answer.image) if text),
     ]
-    return f"<article>{_draw_view(answer.image, data_dir)}{''.join(lines)}</article>"
+    return f"<article>{_draw_view(answer, data_dir)}{''.join(lines)}</article>"
 
 
-def _draw_view(image: str, data_dir: Path) -> str:
+def _draw_view(answer: AnsweredQuestion, data_dir: Path) -> str:
     """Return a view with its boxes as an SVG that embeds the image."""
-    frame, view = parse_image_file(image)
-    info = read_frame_info(data_dir / f"{frame}_info.json")
-    picture = open_image(data_dir / image)
+    frame, view = parse_image_file(answer.image)
+    boxes = boxes_for_drawing(read_frame_info(data_dir / f"{frame}_info.json"), view, answer.scene)
+    picture = open_image(data_dir / answer.image)
     picture.thumbnail(MAX_IMAGE_SIZE, Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=88)
@@ -186,11 +186,11 @@ def _draw_view(image: str, data_dir: Path) -> str:
     width, height = VIEW_SIZE
     size = f'width="{width}" height="{height}"'
     parts = [f'<image {size} preserveAspectRatio="none" href="data:image/jpeg;base64,{source}"/>']
-    for box in boxes_for_drawing(info, view, build_scene(info, view)):
+    for box in boxes:
         x1, y1, x2, y2 = (round(value, 1) for value in box.corners)
         place = f'x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" stroke="{ROLE_COLORS[box.role]}"'
         parts.append(f'<rect class="{box.role}" {place}><title>{escape(box.name or "not a kart")}</title></rect>')
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(image)}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(answer.image)}">{"".join(parts)}</svg>'
 
 
 def _render_sizes(data: ReportData) -> str:
