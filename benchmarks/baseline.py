@@ -25,7 +25,7 @@ IGNORED_LABEL = -100  # of torch's cross entropy
 
 
 def write_pairs(split_dir: Path, file: str, rows: RowsFn) -> str:
-    """Write a split's QA pairs to `file` and return it, with a plain loop that reads a frame's file again for each view."""
+    """Write a split's QA pairs by a plain loop that reads a frame's file again for each view; return the file."""
     pairs = []
     for path in info_files(split_dir):
         for view in range(len(json.loads(path.read_text())["detections"])):

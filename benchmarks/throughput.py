@@ -113,18 +113,14 @@ def clip_training_rates(base: str, rows: list[dict], data: Path, steps: int) -> 
     from homework.clip import DEFAULT_STEPS, default_batch_size
     from homework.models.clip import CLIP
     from homework.models.loading import load_base
-    from homework.training.clip_dataset import (
-        CaptionMatchingDataset,
-        CLIPTrainingModule,
-        add_lora_to_clip,
-        training_set,
-    )
+    from homework.training import clip_dataset
 
     torch.manual_seed(0)
     model, processor = load_base(base)
-    module = CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(model), LORA_RANK, base))
-    captioned = CaptionMatchingDataset(rows, data, data / ".cache")
-    dataset, collate = training_set(captioned, module.base, processor.tokenizer, seed=0)
+    clip = clip_dataset.add_lora_to_clip(CLIP.from_vlm(model), LORA_RANK, base)
+    module = clip_dataset.CLIPTrainingModule(clip)
+    captioned = clip_dataset.CaptionMatchingDataset(rows, data, data / ".cache")
+    dataset, collate = clip_dataset.training_set(captioned, module.base, processor.tokenizer, seed=0)
     cache_seconds, batch_size = feature_cache_seconds(dataset), default_batch_size(module.base)
     num_images = DEFAULT_STEPS * batch_size
     rates = training_rates(module, dataset, collate, batch_size, steps)
