@@ -33,11 +33,9 @@ NUM_ANSWER_VIEWS = 120  # as many views as the official evaluation asks about
 def print_system_info() -> None:
     """Print what the numbers depend on."""
     import torch
-    import transformers
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    print(f"{available_cores()} cores, {gpu}")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
+    print(f"{available_cores()} cores, {gpu}, Python {platform.python_version()}, torch {torch.__version__}")
 
 
 def sample_views(data: Path, split: str, count: int) -> list[tuple[str, Scene]]:
@@ -73,13 +71,11 @@ class StepTimer:
         return [count / (end - start) for count, (start, end) in steps][1:]
 
 
-def training_rates(
-    module, dataset, collate: Callable, batch_size: int, steps: int, count: Callable[[dict], int] | None = None
-) -> list[float]:
-    """Train with `fit`; return the samples (`count` or `batch_size` per batch) per second of each of `steps` steps."""
+def training_rates(module, dataset, collate: Callable, batch_size: int, steps: int, count: Callable) -> list[float]:
+    """Train with `fit`; return the samples, `count(batch)` per batch, per second of each of `steps` steps."""
     from homework.training.trainer import TrainingConfig, fit
 
-    timer = StepTimer(count or (lambda _: batch_size))
+    timer = StepTimer(count)
     hook = module.register_forward_pre_hook(timer, with_kwargs=True)
     config = TrainingConfig(
         "benchmark", "train", steps + 2, batch_size, LEARNING_RATE, LORA_RANK, 0, len(dataset), "benchmark"
@@ -123,7 +119,7 @@ def clip_training_rates(base: str, rows: list[dict], data: Path, steps: int) -> 
     dataset, collate = clip_dataset.training_set(captioned, module.base, processor.tokenizer, seed=0)
     cache_seconds, batch_size = feature_cache_seconds(dataset), default_batch_size(module.base)
     num_images = DEFAULT_STEPS * batch_size
-    rates = training_rates(module, dataset, collate, batch_size, steps)
+    rates = training_rates(module, dataset, collate, batch_size, steps, lambda _: batch_size)
     return [num_images / (cache_seconds + num_images / rate) for rate in rates]
 
 

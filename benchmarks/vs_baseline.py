@@ -55,22 +55,19 @@ def compare(comparison: Comparison, repetitions: int) -> dict:
     return {"baseline": theirs, "ours": ours, "ratio": ratio}
 
 
-def time_baseline_training(trainable: tuple, encode: Callable, rows: list[dict], batch_size: int, steps: int) -> float:
-    """Train the baseline's (module, processor); return the median of its samples per second."""
-    module, processor = trainable
+def train_baseline(make: Callable, encode: Callable, base: str, rows: list, batch_size: int, steps: int) -> float:
+    """Train a model of the baseline's; return the median of its samples per second."""
+    module, processor = make(base, throughput.LORA_RANK)
     collate = partial(baseline.encode_batch, encode=encode, processor=processor)
-    return median(throughput.training_rates(module, rows, collate, batch_size, steps))
+    return median(throughput.training_rates(module, rows, collate, batch_size, steps, lambda _: batch_size))
 
 
 def compare_vlm_training(base: str, rows: list[dict], cache_dir: Path, batch_size: int, steps: int) -> Comparison:
     """Compare the questions trained per second; a batch has `batch_size` questions of the baseline's, views of ours."""
-
-    def train_baseline() -> float:
-        trainable = baseline.make_trainable_vlm(base, throughput.LORA_RANK)
-        return time_baseline_training(trainable, baseline.encode_question, rows, batch_size, steps)
-
+    make_trainable, encode = baseline.make_trainable_vlm, baseline.encode_question
+    theirs = partial(train_baseline, make_trainable, encode, base, rows, batch_size, steps)
     ours = lambda: median(throughput.vlm_training_rates(base, rows, cache_dir, batch_size, steps))
-    return Comparison(f"questions trained, {Path(base).name}", train_baseline, ours)
+    return Comparison(f"questions trained, {Path(base).name}", theirs, ours)
 
 
 def compare_vlm_answers(base: str, adapter: Path, rows: list[dict]) -> Comparison:
@@ -93,13 +90,10 @@ def compare_vlm_answers(base: str, adapter: Path, rows: list[dict]) -> Compariso
 
 def compare_clip_training(base: str, rows: list[dict], data: Path, steps: int) -> Comparison:
     """Compare the images trained per second; ours are those of a full training, feature caching included."""
-
-    def train_baseline() -> float:
-        trainable = baseline.make_trainable_clip(base, throughput.LORA_RANK)
-        return time_baseline_training(trainable, baseline.encode_caption, rows, CLIP_BATCH_SIZE, steps)
-
+    make_trainable, encode = baseline.make_trainable_clip, baseline.encode_caption
+    theirs = partial(train_baseline, make_trainable, encode, base, rows, CLIP_BATCH_SIZE, steps)
     ours = lambda: median(throughput.clip_training_rates(base, rows, data, steps))
-    return Comparison("CLIP images trained", train_baseline, ours)
+    return Comparison("CLIP images trained", theirs, ours)
 
 
 def compare_pair_generation(split_dir: Path) -> Comparison:

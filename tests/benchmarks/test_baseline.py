@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from benchmarks import baseline, throughput, vs_baseline
-from homework import clip, generate_qa
+from homework import generate_qa
 from homework.labels.generate import generate_annotations
 from homework.labels.rows import CaptionDataset, VQADataset
+from homework.models.clip import tokenize
 from homework.models.images import clip_pixels
 from homework.models.loading import load_base, load_processor
 from homework.models.prompts import PromptTokens
@@ -70,7 +71,7 @@ def test_same_clip_inputs(nano_folder, tiny_data):
     ours = clip_pixels([open_image(row["image_path"])])[0]
     assert (item["pixel_values"] - ours).abs().max() < 1e-5
     assert tokenizer.decode(item["input_ids"].tolist()) == row["caption"] + tokenizer.eos_token
-    assert clip.tokenize([row["caption"]], tokenizer)["input_ids"][0].tolist() == item["input_ids"].tolist()
+    assert tokenize([row["caption"]], tokenizer)["input_ids"][0].tolist() == item["input_ids"].tolist()
 
 
 def test_same_pairs(tiny_data, tmp_path):

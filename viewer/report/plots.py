@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
 from homework.data import wilson_interval
 from homework.labels.questions import QUESTION_TYPES
@@ -123,9 +122,9 @@ def plot_training_curves(name: str, curve: Sequence[dict]) -> list[str]:
                 if points:
                     _draw_line(axes, line, *zip(*points, strict=True))
             if label == "loss":
-                axes.set_yscale("log")
-                for axis_formatter in axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter:
-                    axis_formatter(LogFormatter())  # the default labels are formulas
+                axes.set_yscale("log", subs=(2, 5))
+                for set_formatter in axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter:
+                    set_formatter("{x:g}")  # the default labels are formulas
             else:
                 _add_legend(axes)
             axes.set(xlabel="step", ylabel="accuracy, %" if label == "accuracy" else label)
