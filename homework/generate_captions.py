@@ -40,7 +40,7 @@ def generate(*, split: str, data: Path = DATA_DIR) -> None:
     """Write the captions of all views of a split to its generated_captions.json.
 
     Args:
-        split: the split to annotate, e.g. train
+        split: the split to caption, e.g. train
         data: the folder of the splits
     """
     generate_annotations(split_folder(data, split), FILE_NAME, rows)

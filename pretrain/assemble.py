@@ -24,6 +24,7 @@ from homework.utils.errors import InputError
 from .targets import KARTS, MAX_COUNT, TRACKS
 
 VOCAB_SIZE = 49280
+INIT_STD = 0.02  # of linear layers and embeddings; the learning rates are chosen for it
 
 
 def make_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
@@ -60,6 +61,21 @@ def make_config(vision: VisionConfig, vocab_size: int = VOCAB_SIZE, image_token_
     """Build the sizes of TuxNano for a vision encoder; those of the language model are `TextConfig`'s defaults."""
     sizes = {"num_karts": len(KARTS), "num_tracks": len(TRACKS), "num_counts": MAX_COUNT + 1}
     return TuxNanoConfig(vision, TextConfig(vocab_size=vocab_size), **sizes, image_token_id=image_token_id)
+
+
+def init_weights(model: nn.Module) -> nn.Module:
+    """Initialise all layers: convolutions after He et al. (arXiv:1502.01852), others by `INIT_STD`; biases are 0.
+
+    PyTorch's embeddings would begin 50 times as large. The output layer shares them, so the first loss would be high.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=INIT_STD)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    return model
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from homework.models.tux_nano.config import VisionConfig
 from homework.models.tux_nano.vision import VisionEncoder
 from homework.utils.errors import InputError
 
+from .assemble import init_weights
 from .dense_heads import DenseHeads, run_heads
 from .text_stage import TextStage
 from .trainer import errors_as_input_error, read_checkpoint
@@ -32,7 +33,7 @@ class VisionStage(nn.Module):
 
     def __init__(self, config: VisionConfig = VISION_CONFIG):
         super().__init__()
-        self.vision_encoder = VisionEncoder(config).to(memory_format=torch.channels_last)
+        self.vision_encoder = init_weights(VisionEncoder(config)).to(memory_format=torch.channels_last)
         self.heads = DenseHeads(config)
 
     def forward(self, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -164,7 +164,7 @@ def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
 
     Args:
         run_dir: folder of the text stage's checkpoint text.pt.
-        output: folder of the base, where `processor` has written its files.
+        output: folder of the base, where `processor` has written the tokenizer.
     """
     from safetensors.torch import save_file
 
@@ -244,13 +244,16 @@ def _set_up(seed: int = 0) -> None:
 
 
 def _make_text_stage(init_from: str | None = None, base: str = str(BASE_DIR)):
-    """Build a text stage with the processor of a base, and load the weights to begin with."""
-    from homework.models.loading import load_processor
+    """Build a text stage with the tokenizer in a base's folder, and load the weights to begin with."""
     from homework.models.prompts import PromptTokens
+    from homework.models.tux_nano.connector import num_image_tokens
+    from homework.models.tux_nano.processor import TuxNanoProcessor
 
-    from . import checkpoints, text_stage
+    from . import checkpoints, targets, text_stage
 
-    stage = text_stage.TextStage(checkpoints.VISION_CONFIG, PromptTokens(load_processor(base)))
+    # a new base has no config yet, so `load_processor` cannot read the folder
+    processor = TuxNanoProcessor(Path(base), num_image_tokens(len(targets.KARTS)))
+    stage = text_stage.TextStage(checkpoints.VISION_CONFIG, PromptTokens(processor))
     if init_from:
         checkpoints.load_text_weights(stage, Path(init_from))
     return stage

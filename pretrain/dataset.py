@@ -20,7 +20,7 @@ from . import augment
 from .augment import AUGMENT, AugmentConfig, Box
 from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, token_targets
 
-MIN_VISIBLE_SIZE_PX = 2  # of a box's shorter side: smaller karts cannot be seen at all
+MIN_VISIBLE_SIZE_PX = 2  # of a box's shorter side: smaller karts are not visible
 MIN_SOURCE_SIZE_PX = 10  # smaller karts are not pasted elsewhere, nor replaced
 CENTER_CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])  # left and width of the grader's CLIP crop
 HELD_OUT_PERIOD = 20  # every 20th game state of a split is held out to watch training

@@ -128,9 +128,8 @@ def kart_maps(scenes: Sequence["AnnotatedScene"], grid: Grid) -> dict[str, np.nd
         for kart in sorted(scene.all_karts, key=lambda k: -(k.box[2] - k.box[0]) * (k.box[3] - k.box[1])):
             index, (x1, y1, x2, y2), (x, y) = KART_ID.get(kart.name, UNKNOWN), kart.box, kart.center
             covered = (i, *grid.find_cells(*kart.box))
-            cell_weight = (KART_WEIGHT if kart.is_large_enough else SMALL_KART_WEIGHT) / max(
-                1, kart_map[covered].size
-            ) ** 0.5
+            kart_weight = KART_WEIGHT if kart.is_large_enough else SMALL_KART_WEIGHT
+            cell_weight = kart_weight / max(1, kart_map[covered].size) ** 0.5
             kart_map[covered], weight[covered] = index, cell_weight
             if at := grid.find_cell(x, y):
                 cell = (i, *at)

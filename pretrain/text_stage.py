@@ -12,7 +12,7 @@ from homework.models.tux_nano.config import VisionConfig
 from homework.models.tux_nano.model import TuxNano
 from homework.training.packing import IGNORE_INDEX, collate, pack
 
-from .assemble import make_config
+from .assemble import init_weights, make_config
 from .compact_vocab import CompactVocabulary, caption_texts
 from .dense_heads import DenseHeads, copy_heads_to_connector
 from .paraphrases import PARAPHRASED_QUESTIONS
@@ -36,7 +36,8 @@ class TextStage(nn.Module):
         self.tokens, self.vocabulary = tokens, CompactVocabulary(tokens)
         image_token_id = tokens.tokenizer.convert_tokens_to_ids("<image>")
         # token ids are rows of the compact table, that of the image token too
-        self.model = TuxNano(make_config(vision, len(self.vocabulary), int(self.vocabulary.row[image_token_id])))
+        config = make_config(vision, len(self.vocabulary), int(self.vocabulary.row[image_token_id]))
+        self.model = init_weights(TuxNano(config))
         self.heads = DenseHeads(vision)
         self.clip = CLIP(self.vision_encoder, self.model.language_model, self.connector.prediction_heads)
         for part in (self.vision_encoder, self.heads, self.connector.prediction_heads):
@@ -100,7 +101,9 @@ class TextStage(nn.Module):
         """Compute the loss of questions about synthetic scenes."""
         scenes = sample_scenes(rng, SYNTHETIC_BATCH_SIZE)
         pairs = [[*sample_pairs(scene, rng), *list_all_karts_qa(scene, rng)] for scene in scenes]
-        return {"synthetic": self._question_loss(self.connector.tell(ideal_predictions(scenes, rng)), pairs)}
+        return {
+            "synthetic": self._question_loss(self.connector.embed_predictions(ideal_predictions(scenes, rng)), pairs)
+        }
 
     def caption_targets(self, scenes: list[Scene]) -> Tensor:
         """Build the matrix [b, captions] that is 1 where a caption is true of a scene."""

@@ -78,9 +78,11 @@ def stir(model: nn.Module, seed: int = 0) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
-        if weight.ndim < 2 or "stages." in name:
+        if weight.ndim < 2:
             continue
-        gain = 0.1 if "embed_tokens" in name else 2.5 * weight[0].numel() ** -0.5
+        # convolutions keep the variance (arXiv:1502.01852), so that tokens depend on the image
+        scale = 2**0.5 if "stages." in name else 2.5
+        gain = 0.1 if "embed_tokens" in name else scale * weight[0].numel() ** -0.5
         weight.normal_(0, gain, generator=generator)
     return model
 
@@ -139,9 +141,9 @@ def vlm(loaded) -> BaseVLM:
 
 
 @torch.no_grad()
-def randomly_adapted(model: nn.Module, base: Path) -> nn.Module:
-    """A PeftModel with LoRA whose weights are all random, where new ones are half zero."""
-    peft_model = add_lora(model, 4, str(base))
+def randomly_adapted(model: nn.Module, base: Path, exclude: str | None = None) -> nn.Module:
+    """Return a PeftModel with LoRA whose weights are all random, where new ones are half zero."""
+    peft_model = add_lora(model, 4, str(base), exclude)
     generator = torch.Generator().manual_seed(0)
     for weight in peft_model.parameters():
         if weight.requires_grad:
@@ -220,7 +222,7 @@ def is_tux_nano(vlm: BaseVLM) -> bool:
 
 
 def reference_logits(vlm: BaseVLM, image: Path, ids: list[int]) -> torch.Tensor:
-    """Compute logits [s, tokens] of one unpacked sequence, without a cache; for SmolVLM by transformers' own forward."""
+    """Compute logits [s, tokens] of one unpacked sequence without a cache; for SmolVLM by transformers' own forward."""
     inputs = {"input_ids": torch.tensor([ids]), "pixel_values": vlm.pixel_values([image])}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if not is_tux_nano(vlm):

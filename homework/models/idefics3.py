@@ -1,6 +1,7 @@
 """SmolVLM and other Idefics3 models, by transformers (from 4.52 on) and peft. No code of a checkpoint is run."""
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +22,16 @@ LAYER_COUNTS = {"num_hidden_layers"}  # names of a config's numbers of layers
 
 @contextlib.contextmanager
 def library_errors_as_input_error(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
-    """Silence transformers and peft, and turn whatever they raise (each has its own errors) into one line about `path`.
+    """Silence all libraries, and turn whatever they raise (each has its own errors) into one line about `path`.
 
     Raises:
         InputError: the block raised.
     """
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    disabled_level, has_bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
+    logging.disable()  # every logger: each library has its own, some with a level of their own
+    transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -40,9 +41,9 @@ def library_errors_as_input_error(path: str | Path, problem: str, remedy: str) -
     except Exception as error:
         raise InputError(path, f"{problem} ({first_line(error)})", remedy) from None
     finally:
-        logging.set_verbosity(verbosity)
+        logging.disable(disabled_level)
         if has_bars:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def load_model(base: str, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -1,5 +1,6 @@
 """LoRA adapters of a PEFT folder: reading their config, and merging them into TuxNano's weights without peft."""
 
+import math
 import re
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from ..utils.io import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 REMEDY = "train again on this base, or use the adapter's own"
-# Settings that change what an adapter computes, beside its rank, alpha and modules; plain LoRA has none of them.
-VARIANTS = (
-    *("use_dora", "use_rslora", "use_qalora", "use_bdlora", "fan_in_fan_out", "lora_bias", "modules_to_save"),
-    *("rank_pattern", "alpha_pattern", "layer_replication", "layers_to_transform", "trainable_token_indices"),
-    *("target_parameters", "arrow_config", "velora_config", "alora_invocation_tokens", "kasa_config"),
-)
+# Settings that plain LoRA has, or that change only how it is trained; a true value of any other one changes what an
+# adapter computes.
+PLAIN_SETTINGS = {
+    *("peft_type", "r", "lora_alpha", "target_modules", "exclude_modules", "bias", "init_lora_weights"),
+    *("lora_dropout", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version"),
+    *("auto_mapping", "auto_map", "megatron_config", "megatron_core", "qalora_group_size", "layers_pattern"),
+}
+PLAIN_INITIALIZATIONS = (True, False, "gaussian")  # others change the base's weights too
 
 
 def is_adapter(checkpoint: str | Path) -> bool:
@@ -48,7 +51,7 @@ def read_lora_config(checkpoint: str | Path) -> dict:
     """Read an `adapter_config.json` of LoRA.
 
     Raises:
-        ValueError: not LoRA, or a higher rank than its weights have: memory would be allocated for it.
+        ValueError: not LoRA, or not a rank, or a higher one than its weights have: memory would be allocated for it.
     """
     config = read_json(Path(checkpoint) / ADAPTER_CONFIG)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -56,9 +59,11 @@ def read_lora_config(checkpoint: str | Path) -> dict:
     with safe_open(Path(checkpoint) / ADAPTER_WEIGHTS, "pt") as weights:
         names = [name for name in weights.keys() if "lora_A." in name or "lora_embedding_A" in name]  # noqa: SIM118
         max_rank = max((weights.get_slice(name).get_shape()[0] for name in names), default=0)
-    claimed = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    if claimed > max_rank:
-        raise ValueError(f"{ADAPTER_CONFIG} claims rank {claimed}, its weights have {max_rank}")
+    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    if not all(type(rank) is int and rank > 0 for rank in ranks):
+        raise ValueError(f"{ADAPTER_CONFIG} has ranks {ranks}, expected integers above 0")
+    if max(ranks) > max_rank:
+        raise ValueError(f"{ADAPTER_CONFIG} claims rank {max(ranks)}, its weights have {max_rank}")
     return config
 
 
@@ -67,30 +72,59 @@ def merge_lora(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     """Add a PEFT folder's LoRA to the linear layers that it names: W + B A alpha / r (arXiv:2106.09685).
 
     Raises:
-        InputError: a file is missing or broken, or the adapter is of another base, or not plain LoRA.
+        InputError: a file is missing or broken, or the adapter is of another base, or not plain LoRA; the model is
+            unchanged then.
     """
     try:
         config = read_lora_config(checkpoint)
-        variants = [name for name in VARIANTS if config.get(name)]
-        if variants or config.get("bias", "none") != "none":
-            raise ValueError(f"only plain LoRA can be merged, not {', '.join(variants) or 'a trained bias'}")
-        targets, excluded = config["target_modules"], config.get("exclude_modules")
-        layers = {
-            name: module
-            for name, module in model.named_modules()
-            if name.rsplit(".", 1)[-1] in targets and not (excluded and re.fullmatch(excluded, name))
-        }
+        _check_is_plain(config)
+        layers, rank = _target_layers(model, config), config["r"]
         weights, prefix = load_file(Path(checkpoint) / ADAPTER_WEIGHTS), "base_model.model."
-        differing = weights.keys() ^ {f"{prefix}{name}.lora_{half}.weight" for name in layers for half in "AB"}
+        expected = {f"{prefix}{name}.lora_A.weight": (rank, layer.weight.shape[-1]) for name, layer in layers.items()}
+        expected |= {f"{prefix}{name}.lora_B.weight": (layer.weight.shape[0], rank) for name, layer in layers.items()}
+        differing = weights.keys() ^ expected.keys()
         if differing:
             raise ValueError(f"{len(differing)} weights are in only one of adapter and base, e.g. {min(differing)}")
+        for name, shape in expected.items():
+            if weights[name].shape != shape:
+                raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, expected {shape}")
         for name, layer in layers.items():
-            down, up = (weights[f"{prefix}{name}.lora_{half}.weight"].float() for half in "AB")  # [r, in], [out, r]
-            layer.weight.addmm_(
-                up.to(layer.weight.device), down.to(layer.weight.device), alpha=config["lora_alpha"] / config["r"]
-            )
+            down, up = (weights[f"{prefix}{name}.lora_{half}.weight"].to(layer.weight) for half in "AB")
+            layer.weight.addmm_(up, down, alpha=config["lora_alpha"] / rank)  # [out, r] @ [r, in]
     except InputError:
         raise
     except Exception as error:  # safetensors and torch have errors of their own, and a broken config makes any
         raise InputError(checkpoint, f"not an adapter of this base ({first_line(error)})", REMEDY) from None
     return model
+
+
+def _check_is_plain(config: dict) -> None:
+    """Check that an adapter is plain LoRA, so that `merge_lora` computes what peft would.
+
+    Raises:
+        ValueError: a setting changes what it computes, or has a value of a wrong type.
+    """
+    variants = [name for name, value in config.items() if value and name not in PLAIN_SETTINGS]
+    if config.get("bias", "none") != "none":
+        variants.append("a trained bias")
+    if config.get("init_lora_weights", True) not in PLAIN_INITIALIZATIONS:
+        variants.append(f"init_lora_weights {config['init_lora_weights']!r}")
+    if variants:
+        raise ValueError(f"only plain LoRA can be merged, not {', '.join(variants)}")
+    alpha, targets, excluded = (config.get(name) for name in ("lora_alpha", "target_modules", "exclude_modules"))
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise ValueError(f"lora_alpha is {alpha!r}, expected a number")
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise ValueError(f"target_modules is {targets!r}, expected a list of names")
+    if not isinstance(excluded, str | None):
+        raise ValueError(f"exclude_modules is {excluded!r}, expected a regular expression")
+
+
+def _target_layers(model: nn.Module, config: dict) -> dict[str, nn.Module]:
+    """Return the layers that `target_modules` and `exclude_modules` select, by their names, as peft does."""
+    suffixes, excluded = tuple(f".{target}" for target in config["target_modules"]), config.get("exclude_modules")
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if f".{name}".endswith(suffixes) and not (excluded and re.fullmatch(excluded, name))
+    }

@@ -1,9 +1,13 @@
 """Turn functions into command lines with tyro: parameters become flags, and docstrings their help."""
 
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
-from .errors import cli_errors
+from .errors import INTERRUPTED, cli_errors
 from .progress import show_messages, suppress_output
 
 
@@ -18,7 +22,7 @@ def run(*functions: Callable) -> None:
     """
     show_messages({"homework", "__main__", *(function.__module__.partition(".")[0] for function in functions)})
     arguments = [argument for argument in sys.argv[1:] if argument != "--quiet"]
-    with cli_errors(), suppress_output("--quiet" in sys.argv[1:]):
+    with cli_errors(), _interruptible_imports(), suppress_output("--quiet" in sys.argv[1:]):
         import tyro  # deferred: a grader imports this module without needing a command line
 
         settings = {"prog": _program(), "config": (tyro.conf.FlagCreatePairsOff,)}
@@ -30,6 +34,33 @@ def run(*functions: Callable) -> None:
             arguments[0] = _command_name(arguments[0])
         description = (sys.modules["__main__"].__doc__ or "").split("\n\n")[0]
         tyro.extras.subcommand_cli_from_dict(commands, args=arguments, description=description, **settings)
+
+
+@contextlib.contextmanager
+def _interruptible_imports() -> Iterator[None]:
+    """Let Ctrl-C during an import end the process at once; elsewhere it raises KeyboardInterrupt as usual.
+
+    Importing torch takes seconds, and a KeyboardInterrupt inside it may get lost: torch imports numpy from C++ and
+    ignores its errors, and importlib's weak references can only print them.
+    """
+
+    def interrupt(_, frame) -> None:
+        while frame:
+            if frame.f_code.co_filename.startswith("<frozen importlib."):
+                print(INTERRUPTED, file=sys.stderr, flush=True)
+                os._exit(130)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _program() -> str:

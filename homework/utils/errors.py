@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MAX_SEED = 2**32  # exclusive: NumPy takes no larger seed
+INTERRUPTED = "interrupted: finished files are kept; run the same command again to resume"
 
 
 class InputError(ValueError):
@@ -86,5 +87,5 @@ def cli_errors() -> Iterator[None]:
         name = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {name}{error.strerror}; check the path, its permissions and the free space, then run again")
     except KeyboardInterrupt:
-        print("interrupted: finished files are kept; run the same command again to resume", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         raise SystemExit(130) from None

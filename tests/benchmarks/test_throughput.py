@@ -1,4 +1,4 @@
-"""Test benchmarks.throughput: one rate for each kind of work."""
+"""Test benchmarks.throughput: one rate per workload."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The course's own grader, call by call, on a submission with a base of its own."""
+"""Test a submission with a base of its own against every call of the course's grader."""
 
 import json
 import os
@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from homework import clip, finetune
-from homework.models import loading as checkpoint
+from homework.models import loading
 from tests.tiny_models import save_tiny_nano
 
 ROOT = Path(__file__).parents[2]
 
-# What that grader does, with torchvision's two transforms written out. `argv`: the submission's folder.
+# The grader's calls, with torchvision's two transforms written out; `argv` holds the submission's folder.
 GRADER = """
 import importlib, json, os, sys
 from pathlib import Path
 
-sys.modules["tyro"] = sys.modules["msgspec"] = None  # it needn't have what our commands and the data pipeline need
-watched, seen = str(Path(sys.argv[1])), []
+sys.modules["tyro"] = sys.modules["msgspec"] = None  # needed by commands and the data pipeline only
+watched, events = str(Path(sys.argv[1])), []
 
 def watch(event, args):
     if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
@@ -29,11 +29,11 @@ def watch(event, args):
         writes = any(letter in mode for letter in "wax+") or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         path = os.path.abspath(os.fsdecode(args[0]))
         if writes and (path.startswith(watched) or path.startswith(os.path.realpath(watched + "/data"))):
-            seen.append(("write", path))
+            events.append(("write", path))
     elif event in ("os.remove", "os.rename", "os.mkdir") and str(args[0]).startswith(watched):
-        seen.append((event, str(args[0])))
+        events.append((event, str(args[0])))
     elif event == "socket.connect":
-        seen.append((event, str(args[1])))
+        events.append((event, str(args[1])))
 
 sys.addaudithook(watch)
 sys.path.insert(0, watched)
@@ -43,7 +43,7 @@ assert Path(module.__file__).is_relative_to(watched), module.__file__
 import torch
 import numpy as np
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoTokenizer
 
 report = {}
 vlm = module.load_vlm()
@@ -58,10 +58,9 @@ clip = module.load_clip()
 clip.model.eval()
 report["clip_parameters"] = sum(p.numel() for p in clip.model.parameters())
 device = next(clip.model.parameters()).device
-# the grader's tokenizer is SmolVLM's; the submission's, of a class that transformers has yet to know, has the same ids
-importlib.import_module("homework.models.tux_nano.modeling_hf")
-processor = AutoProcessor.from_pretrained(Path(watched) / "homework" / "weights" / "tux_nano")
-right, rows = 0, module.data.MultiChoiceQADataset("valid_grader")
+# the grader loads SmolVLM's processor from the hub; the submission's tokenizer has the same ids
+tokenizer = AutoTokenizer.from_pretrained(Path(watched) / "homework" / "weights" / "tux_nano")
+correct, rows = 0, module.data.MultiChoiceQADataset("valid_grader")
 for row in rows:
     image = Image.open(row["image_path"]).convert("RGB")
     width, height = image.size
@@ -70,58 +69,50 @@ for row in rows:
     image = image.crop((left, 0, left + 192, 192))
     pixels = (torch.tensor(np.array(image)).permute(2, 0, 1) / 255 - 0.5) / 0.5
     pixels = pixels.unsqueeze(0).to(device).bfloat16()
-    texts = [candidate + processor.tokenizer.eos_token for candidate in row["candidates"]]
-    text = processor(text=texts, return_tensors="pt", padding=True, truncation=True)
+    texts = [candidate + tokenizer.eos_token for candidate in row["candidates"]]
+    text = tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
     with torch.inference_mode():
-        vision, texts, scale = clip(pixels, text["input_ids"].to(device), text["attention_mask"].to(device))
-    assert vision.shape[0] == 1 and texts.shape[0] == 5 and vision.shape[1] == texts.shape[1] and scale > 0
-    for feature in (vision, texts):
+        text = {name: values.to(device) for name, values in text.items()}
+        image_features, text_features, scale = clip(pixels, text["input_ids"], text["attention_mask"])
+    assert image_features.shape == (1, text_features.shape[1]) and text_features.shape[0] == 5 and scale > 0
+    for feature in (image_features, text_features):
         assert torch.allclose(feature.float().norm(dim=-1), torch.ones(len(feature)), atol=1e-2)
-    right += int(torch.matmul(vision, texts.T).argmax(dim=-1)) == row["correct_index"]
-report["clip_accuracy"], report["questions"], report["seen"] = right / len(rows), len(rows), seen
+    correct += int(torch.matmul(image_features, text_features.T).argmax(dim=-1)) == row["correct_index"]
+report["clip_accuracy"], report["questions"], report["events"] = correct / len(rows), len(rows), events
 print("REPORT", json.dumps(report))
 """
 
 
 @pytest.fixture
 def submission(tiny_data, no_progress, tmp_path, monkeypatch) -> Path:
-    """A folder with `homework/` (code, a tiny base, trained adapters) and a link to the data beside it."""
+    """Make a folder with `homework/` (code, a tiny base, trained adapters) and a link to the data beside it."""
     package = tmp_path / "unpacked" / "homework"
     shutil.copytree(ROOT / "homework", package, ignore=shutil.ignore_patterns("weights", "__pycache__"))
-    save_tiny_nano(package / "weights" / "tux_nano")
-    # as if trained by the submission itself, whose embedded base this is
-    monkeypatch.setattr(checkpoint, "DEFAULT_BASE", str(package / "weights" / "tux_nano"))
-    settings = {
-        "base": str(package / "weights" / "tux_nano"),
-        "data": str(no_progress),
-        "steps": 2,
-        "batch_size": 3,
-        "rank": 4,
-    }
+    base = package / "weights" / "tux_nano"
+    save_tiny_nano(base)
+    shutil.copy(Path(loading.DEFAULT_BASE) / "tokenizer_config.json", base)
+    # as if trained by the submission itself, whose bundled base this is
+    monkeypatch.setattr(loading, "DEFAULT_BASE", str(base))
+    settings = {"base": str(base), "data": str(no_progress), "steps": 2, "batch_size": 3, "rank": 4}
     for part, name in ((finetune, "vlm"), (clip, "clip")):
-        part.train(**settings, output=str(package / "weights" / name), work=str(tmp_path / f"work_{name}"))
+        part.train(**settings, output=str(package / "weights" / name), run_dir=str(tmp_path / f"run_{name}"))
     (package.parent / "data").symlink_to(tiny_data)
     return package.parent
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file and folder, with size and time of change."""
+    """Map every file and folder to its size and modification time."""
     return {str(f): (f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(folder.rglob("*"))}
 
 
 def test_course_grader_runs_through(submission, tiny_data, tmp_path):
-    """Every call of the course's grader works, offline and from elsewhere; nothing is written."""
+    """Every call of the course's grader works offline, from another directory; nothing is written."""
     elsewhere, home = tmp_path / "elsewhere", tmp_path / "home"
     elsewhere.mkdir()
     home.mkdir()
     before = files(submission), files(tiny_data)
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_HOME")}
-    environment = clean | {
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": str(home),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_HOME")}
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(home), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-c", GRADER, str(submission)],
         cwd=elsewhere,
@@ -135,13 +126,13 @@ def test_course_grader_runs_through(submission, tiny_data, tmp_path):
     assert report["samples"] == 5 and report["questions"] == 6
     assert 0 <= report["vlm_accuracy"] <= 1 and 0 <= report["clip_accuracy"] <= 1
     assert 0 < report["clip_parameters"] <= 300_000_000 and 0 < report["vlm_parameters"] <= 300_000_000
-    assert report["seen"] == []
+    assert report["events"] == []
     assert (files(submission), files(tiny_data)) == before
     assert not list(elsewhere.iterdir())
 
 
-def test_package_exports_what_a_grader_asks_for():
-    """`homework` gives the contract's names as attributes."""
+def test_package_exports_the_names_of_the_contract():
+    """`homework` has the names that a grader uses as attributes."""
     import homework
 
     for name in ("BaseVLM", "VQADataset", "benchmark", "train", "load_vlm", "load_clip", "data"):

@@ -1,4 +1,4 @@
-"""SmolVLM-256M-Instruct's exact geometry, with random weights: everything runs. Slow: 256 million parameters."""
+"""Test training and inference on a randomly initialised SmolVLM-256M. Slow: 256 million parameters."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from benchmarks.random_smolvlm import write
 from homework import clip, finetune
 from homework.base_vlm import BaseVLM
 from homework.labels.rows import VQADataset
-from homework.models.clip import CLIP
+from homework.models.clip import CLIP, tokenize
 from homework.models.images import clip_pixels
 from homework.models.loading import load_processor
 from homework.utils.images import open_image
@@ -18,15 +18,15 @@ from homework.utils.images import open_image
 
 @pytest.fixture(scope="module")
 def smolvlm_folder(tmp_path_factory) -> Path:
-    """A base of that geometry."""
+    """Write a base with SmolVLM-256M-Instruct's config and random weights."""
     folder = tmp_path_factory.mktemp("bases") / "smolvlm_256m"
-    write(out=folder)
+    write(output=folder)
     return folder
 
 
 @pytest.mark.slow
 def test_smolvlm_runs(smolvlm_folder, no_progress, tmp_path):
-    """Fine-tuning, saving, loading, answering and CLIP work on SmolVLM's geometry."""
+    """Fine-tuning, saving, loading, answering and CLIP work with SmolVLM's config."""
     model = AutoModelForImageTextToText.from_pretrained(smolvlm_folder, dtype=torch.bfloat16)
     assert 250e6 < sum(p.numel() for p in model.parameters()) < 260e6
     del model
@@ -35,20 +35,20 @@ def test_smolvlm_runs(smolvlm_folder, no_progress, tmp_path):
     assert processor.image_processor([[image]], return_tensors="pt")["pixel_values"].shape == (1, 1, 3, 512, 512)
 
     settings = {"base": str(smolvlm_folder), "data": str(no_progress), "steps": 1, "batch_size": 1, "rank": 8}
-    finetune.train(**settings, output=str(tmp_path / "vlm"), work=str(tmp_path / "work_vlm"))
+    finetune.train(**settings, output=str(tmp_path / "vlm"), run_dir=str(tmp_path / "run_vlm"))
     vlm = BaseVLM(tmp_path / "vlm")
-    assert len(vlm.tokens.prefix) == 3 + 2 + 64 + 1  # (512 / 16)^2 / 4^2 = 64 tokens an image
+    assert len(vlm.tokens.prefix) == 3 + 2 + 64 + 1  # (512 / 16)^2 / 4^2 = 64 tokens per image
     assert sum(p.numel() for p in vlm.model.parameters()) < 300e6
     row = VQADataset("valid_grader", no_progress)[0]
     answer = vlm.answer([row["image_path"]], [row["question"]])
     assert answer == vlm.generate([row["image_path"]], [row["question"]])[0]
     del vlm
 
-    clip.train(**settings, output=str(tmp_path / "clip"), work=str(tmp_path / "work_clip"))
+    clip.train(**settings, output=str(tmp_path / "clip"), run_dir=str(tmp_path / "run_clip"))
     loaded = clip.load(tmp_path / "clip")
     assert type(loaded.model) is CLIP and sum(p.numel() for p in loaded.model.parameters()) < 300e6
-    texts = clip.tokenize(["tux is the ego car.", "The track is hacienda."], processor.tokenizer)
+    texts = tokenize(["tux is the ego car.", "The track is hacienda."], processor.tokenizer)
     with torch.inference_mode():
-        vision, text, _ = loaded(clip_pixels([image]).bfloat16(), **texts)
-    assert vision.shape == (1, 128) and text.shape == (2, 128)
-    assert torch.allclose(vision.float().norm(dim=-1), torch.ones(1), atol=1e-2)
+        image_features, text_features, _ = loaded(clip_pixels([image]).bfloat16(), **texts)
+    assert image_features.shape == (1, 128) and text_features.shape == (2, 128)
+    assert torch.allclose(image_features.float().norm(dim=-1), torch.ones(1), atol=1e-2)

@@ -1,4 +1,4 @@
-"""CLIP: training, checkpoints, and the grader's crop."""
+"""Test homework.clip: training, checkpoints, and the grader's crop."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from homework import clip
 from homework.labels.rows import MultiChoiceQADataset
 from homework.models.clip import ADDITIONAL_WEIGHTS, CLIP
 from homework.models.images import clip_pixels
-from homework.training import trainer as training
+from homework.training import trainer
 from homework.training.trainer import last_checkpoint
 from homework.utils.errors import InputError
 from tests.tiny_models import build_clip, features
@@ -24,17 +24,17 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def train(base: Path, data: Path, folder: Path, steps: int = 4, **settings) -> Path:
-    """Train for a moment; the checkpoint's folder."""
+    """Train a few steps; return the checkpoint's folder."""
     settings = {"batch_size": 3, "learning_rate": 0.02, "rank": 4} | settings
     clip.train(
-        str(base), data=str(data), output=str(folder / "clip"), run_dir=str(folder / "work"), steps=steps, **settings
+        str(base), data=str(data), output=str(folder / "clip"), run_dir=str(folder / "run"), steps=steps, **settings
     )
     return folder / "clip"
 
 
 @pytest.mark.parametrize("size", [(150, 100), (600, 400), (100, 150), (301, 201), (192, 192), (193, 195), (40, 31)])
 def test_clip_pixels_are_the_graders(size):
-    """Short side to 192, centre crop, mean and deviation 0.5: as torchvision's Resize and CenterCrop do it."""
+    """The short side becomes 192 before a centre crop, as by torchvision's Resize and CenterCrop."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     width, height = size
@@ -48,15 +48,15 @@ def test_clip_pixels_are_the_graders(size):
     assert torch.allclose(pixels[0], reference, atol=1e-6) and torch.equal(pixels[0], pixels[1])
 
 
-def test_trained_checkpoint_is_what_was_trained(base_folder, loaded, no_progress, tmp_path, views, monkeypatch):
-    """Loading gives the trained features again, as a PEFT model whose `.model` is the CLIP."""
-    tokenizer, before, save_adapter_atomically = loaded[1].tokenizer, [], training.save_adapter_atomically
+def test_loading_gives_the_trained_model(base_folder, loaded, no_progress, tmp_path, views, monkeypatch):
+    """A loaded checkpoint has the trained features, and its `.model` is the CLIP."""
+    tokenizer, before, save_adapter_atomically = loaded[1].tokenizer, [], trainer.save_adapter_atomically
 
-    def recording(module, output, told) -> None:
+    def record(module, output, manifest) -> None:
         before.extend(features(module.base, tokenizer, views))
-        save_adapter_atomically(module, output, told)
+        save_adapter_atomically(module, output, manifest)
 
-    monkeypatch.setattr(training, "save_adapter_atomically", recording)
+    monkeypatch.setattr(trainer, "save_adapter_atomically", record)
     folder = train(base_folder, no_progress, tmp_path)
     assert {"adapter_config.json", WEIGHTS, ADDITIONAL_WEIGHTS} <= {file.name for file in folder.iterdir()}
     again = clip.load(folder)
@@ -67,7 +67,7 @@ def test_trained_checkpoint_is_what_was_trained(base_folder, loaded, no_progress
     names = {
         k
         for k, p in build_clip(loaded).named_parameters()
-        if not k.startswith(("vision_enc", "text_enc", "recogniser"))
+        if not k.startswith(("vision_encoder", "text_encoder", "prediction_heads"))
     }
     saved = torch.load(folder / ADDITIONAL_WEIGHTS, weights_only=True)
     assert saved.keys() == names and "logit_scale" in names
@@ -76,30 +76,43 @@ def test_trained_checkpoint_is_what_was_trained(base_folder, loaded, no_progress
     assert all(not torch.equal(saved[name], fresh[name]) for name in ("logit_scale", "vision_projection.weight"))
 
 
-def test_a_vision_encoder_that_recognises_stays_as_it_is(base_folder, loaded, no_progress, tmp_path):
-    """LoRA is on both encoders, but on the text's alone where the image's is read by what it recognises."""
-    folder, recognises = train(base_folder, no_progress, tmp_path, steps=1), build_clip(loaded).recogniser is not None
+def test_a_vision_encoder_with_prediction_heads_is_frozen(base_folder, loaded, no_progress, tmp_path):
+    """LoRA is on both encoders, or only on the text encoder if prediction heads read the image."""
+    has_heads = build_clip(loaded).prediction_heads is not None
+    assert has_heads == (base_folder.name == "tiny_nano")
+    folder = train(base_folder, no_progress, tmp_path, steps=1)
     adapted = {name.split(".")[2] for name in load_file(folder / WEIGHTS)}
-    assert adapted == ({"text_encoder"} if recognises else {"text_encoder", "vision_encoder"})
+    assert adapted == ({"text_encoder"} if has_heads else {"text_encoder", "vision_encoder"})
     trained, base = clip.load(folder).model.state_dict(), build_clip(loaded).state_dict()
-    kept = {name for name in base if name.startswith("recogniser.")}
-    assert bool(kept) == recognises and all(torch.equal(trained[name], base[name]) for name in kept)
+    frozen = {name for name in base if name.startswith("prediction_heads.")}
+    if has_heads:
+        frozen |= {name for name in base if name.startswith("vision_encoder.")}
+    assert bool(frozen) == has_heads and all(torch.equal(trained[name], base[name]) for name in frozen)
 
 
-def test_resumed_run_is_the_undisturbed_one(nano_folder, no_progress, tmp_path, monkeypatch):
-    """Stopped and run again: the same LoRA weights and the same projections; half a checkpoint is passed over."""
-    expected, asked = train(nano_folder, no_progress, tmp_path / "whole"), []
+def test_training_writes_to_runs_clip_by_default(nano_folder, no_progress, tmp_path, monkeypatch):
+    """The adapter is in runs/clip of the working directory, checkpoints and TensorBoard in runs/clip-run."""
+    monkeypatch.chdir(tmp_path)
+    clip.train(str(nano_folder), data=str(no_progress), steps=1, batch_size=3)
+    assert (tmp_path / "runs" / "clip" / ADDITIONAL_WEIGHTS).exists()
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"clip", "clip-run"}
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "runs"}
 
-    def dying(*_) -> dict[str, float]:
-        asked.append(1)
-        if len(asked) == 3:
+
+def test_a_resumed_run_equals_an_uninterrupted_one(nano_folder, no_progress, tmp_path, monkeypatch):
+    """A stopped run that is started again gives the same LoRA and projections; an incomplete checkpoint is skipped."""
+    expected, calls = train(nano_folder, no_progress, tmp_path / "whole"), []
+
+    def interrupt(*arguments) -> dict[str, float]:
+        calls.append(arguments)
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return {}
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(clip, "_evaluate", dying)
+        patch.setattr(clip, "_evaluate", interrupt)
         train(nano_folder, no_progress, tmp_path / "cut")
-    saved = last_checkpoint(tmp_path / "cut" / "work")
+    saved = last_checkpoint(tmp_path / "cut" / "run")
     assert saved.name == "checkpoint-2"
     shutil.copytree(saved, saved.with_name("checkpoint-3"))
     (saved.with_name("checkpoint-3") / "trainer_state.json").unlink()
@@ -113,7 +126,7 @@ def test_resumed_run_is_the_undisturbed_one(nano_folder, no_progress, tmp_path, 
 
 
 def test_checkpoint_of_another_base(nano_folder, smol_folder, no_progress, tmp_path):
-    """A checkpoint whose base is another, though all widths agree: one line that names a file of it."""
+    """A checkpoint that names another base, though all widths agree, gives one line that names a file of it."""
     folder = train(nano_folder, no_progress, tmp_path, steps=1)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(smol_folder)}))
@@ -123,14 +136,14 @@ def test_checkpoint_of_another_base(nano_folder, smol_folder, no_progress, tmp_p
 
 
 @pytest.mark.parametrize("split", ["valid", "valid_grader"])
-def test_valid_splits_are_refused(nano_folder, tmp_path, split):
-    """What is measured on is not trained on."""
+def test_evaluation_splits_are_refused(nano_folder, tmp_path, split):
+    """Training on an evaluation split is an error."""
     with pytest.raises(InputError, match=f"^{split}: "):
         train(nano_folder, tmp_path, tmp_path, split=split)
 
 
-def test_predictions_do_not_depend_on_company(loaded, tiny_data, monkeypatch):
-    """Questions answered together or alone get the same candidate, in the rows' order."""
+def test_predictions_do_not_depend_on_the_batch(loaded, tiny_data, monkeypatch):
+    """Questions in one batch or alone get the same candidate, in the order of the rows."""
     model, tokenizer = build_clip(loaded), loaded[1].tokenizer
     rows = list(MultiChoiceQADataset("valid_grader", tiny_data))
     together = clip.predict(model, tokenizer, rows)
@@ -141,18 +154,18 @@ def test_predictions_do_not_depend_on_company(loaded, tiny_data, monkeypatch):
     assert [4 - i for i in clip.predict(model, tokenizer, reverse)] == together
 
 
-def test_test_prints_kinds(nano_folder, no_progress, tmp_path, monkeypatch, capsys):
-    """`test` prints accuracy in total and by the true caption's kind, and writes every prediction."""
+def test_test_prints_accuracy_by_type(nano_folder, no_progress, tmp_path, monkeypatch, capsys):
+    """`test` prints accuracy in total and by the type of the true caption, and writes every prediction."""
     folder = train(nano_folder, no_progress, tmp_path, steps=1)
     rows = MultiChoiceQADataset("valid_grader", no_progress).rows
-    right = [row["correct_index"] for row in rows]
-    monkeypatch.setattr(clip, "predict", lambda *_, **__: [*right[:-1], (right[-1] + 1) % 5])
+    correct = [row["correct_index"] for row in rows]
+    monkeypatch.setattr(clip, "predict", lambda *_, **__: [*correct[:-1], (correct[-1] + 1) % 5])
     capsys.readouterr()
     clip.test(str(folder), data=str(no_progress), output=str(tmp_path / "out.json"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    share = f"{100 * (len(rows) - 1) / len(rows):.1f}"
-    assert lines[-1] == ["all", "questions", share, str(len(rows)), "43.6-97.0"]
-    assert lines[2][:3] == ["ego", share, str(len(rows))]
+    accuracy = f"{100 * (len(rows) - 1) / len(rows):.1f}"
+    assert lines[-1] == ["all", "questions", accuracy, str(len(rows)), "43.6-97.0"]
+    assert lines[2][:3] == ["ego", accuracy, str(len(rows))]
     assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows)
     with pytest.raises(InputError):
         clip.test(str(tmp_path / "nothing"), data=str(no_progress))

@@ -207,7 +207,7 @@ def test_sampled_batch_matches_its_scenes(frames):
 
 
 def test_cropped_batch_shows_the_centre(frames):
-    """It has the columns of the grader's CLIP crop, the targets of their cells, and the whole view's scene."""
+    """The batch has the columns of the grader's CLIP crop, the targets of their cells, and the whole views' scenes."""
     pixels, targets, scenes = frames.sample_batch(np.random.default_rng(0), 4, AugmentConfig(0, center_crop_prob=1))
     assert pixels.shape == (4, 3, 100, 100)
     assert targets["kart"].shape == (4, 13, 13) and targets["total"].tolist() == [len(s.karts) for s in scenes]

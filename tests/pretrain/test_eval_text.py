@@ -29,7 +29,7 @@ def test_wrong_answers_are_counted_by_question_type():
     vlm = OracleVLM({"Name the ego car.": "gnu", "Count the karts behind the ego car.": "0"})
     correct, total = evaluate_paraphrased(vlm, {"valid/00000_00_im.jpg": SCENE}, Path("data"))
     assert total == {(3, "ego"): 3, (3, "total"): 3, (3, "track"): 3, (3, "relation"): 18, (3, "count"): 12}
-    assert {kind: correct[3, kind] for kind in QUESTION_TYPES} == {
+    assert {question_type: correct[3, question_type] for question_type in QUESTION_TYPES} == {
         "ego": 2,
         "total": 3,
         "track": 3,

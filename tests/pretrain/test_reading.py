@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor
 
 from homework.labels.questions import qa_pairs
-from homework.models.loading import DEFAULT_BASE
+from homework.models.loading import DEFAULT_BASE, load_processor
 from homework.models.prompts import PromptTokens
 from pretrain import cli
 from pretrain.init_name_attention import init_name_matching_head
@@ -20,7 +19,7 @@ from tests.tiny_models import SCENE, VISION
 def stage() -> TextStage:
     """A text stage with a small vision encoder and an initialised name-matching head."""
     torch.manual_seed(0)
-    stage = TextStage(VISION, PromptTokens(AutoProcessor.from_pretrained(DEFAULT_BASE)))
+    stage = TextStage(VISION, PromptTokens(load_processor(DEFAULT_BASE)))
     stage.init_connector()
     init_name_matching_head(stage)
     return stage.eval()
@@ -64,13 +63,13 @@ def test_listing_gives_all_other_karts_with_their_sides():
 
 def test_names_attend_to_their_kart_tokens(stage):
     """In the first head, a token that is in one kart's name only attends most to that kart's token."""
-    model, tokenizer = stage.model.model, stage.tokens.tokenizer
-    attention, norm = model.text_model.layers[0].self_attn, model.text_model.layers[0].input_layernorm
-    size, embedding = attention.head_dim, stage.model.get_input_embeddings()
+    language_model, tokenizer = stage.model.language_model, stage.tokens.tokenizer
+    attention, norm = language_model.layers[0].self_attn, language_model.layers[0].input_layernorm
+    size, embedding = attention.head_dim, language_model.embed_tokens
     names = [stage.vocabulary.row[tokenizer(f" {kart}", add_special_tokens=False)["input_ids"]] for kart in KARTS]
     times = torch.cat([name.unique() for name in names]).bincount(minlength=len(embedding.weight))
     with torch.no_grad():
-        slots = stage.connector.norm(stage.connector.slot.weight)  # image tokens without content
+        slots = stage.connector.norm(stage.connector.slot_embedding.weight)  # image tokens without content
         key = attention.k_proj(norm(slots))[:, :size]
         for number, name in enumerate(names):
             query = attention.q_proj(norm(embedding(name[times[name] == 1][-1])))[:size]
@@ -86,7 +85,7 @@ def test_name_matching_head_is_frozen(stage):
     assert not stage.connector.training
     sum(stage.synthetic_losses(np.random.default_rng(0)).values()).backward()
     for name in ("q_proj", "k_proj"):
-        gradient = getattr(stage.model.model.text_model.layers[0].self_attn, name).weight.grad
+        gradient = getattr(stage.model.language_model.layers[0].self_attn, name).weight.grad
         assert gradient[:32].abs().max() == 0 < gradient[32:].abs().max()
 
 
@@ -94,4 +93,4 @@ def test_read_needs_no_frames(tmp_path):
     """One step from random weights, without a data folder, writes a checkpoint for the text stage."""
     cli.read(run_dir=str(tmp_path), steps=1)
     saved = torch.load(tmp_path / "read.pt", weights_only=True)
-    assert saved["step"] == 1 and "model.model.connector.kart.weight" in saved["model"]
+    assert saved["step"] == 1 and "model.connector.kart_projection.weight" in saved["model"]

@@ -104,7 +104,7 @@ INFO = {
 
 
 def test_karts_below_the_label_rule_are_annotated():
-    """Karts that the label rule leaves out are kept as small, unless they are too small to be seen at all."""
+    """Karts that the label rule leaves out are kept as small, unless they are too small to be visible at all."""
     scene = annotated_scene(INFO, 0)
     assert [kart.name for kart in scene.karts] == ["tux"]
     assert [(kart.name, kart.box) for kart in scene.small] == [("gnu", (80, 37, 85, 41))]
@@ -117,12 +117,12 @@ def test_karts_below_the_label_rule_are_annotated():
 def test_fovea_cells_hold_karts_below_the_label_rule():
     """The fovea's cells have their names and sizes, but no token does."""
     maps = cell_targets([annotated_scene(INFO, 0)])
-    assert maps["fovea_kart"][0, 2, 14] == KART_ID["gnu"]  # the cell of (83, 39), 4 pixels wide, from (27, 32) on
-    width, height = maps["fovea_size"][0, 2, 14].reshape(2, -1)
+    assert maps["foveal_kart"][0, 2, 14] == KART_ID["gnu"]  # the cell of (83, 39), 4 pixels wide, from (27, 32) on
+    width, height = maps["foveal_map_size"][0, 2, 14].reshape(2, -1)
     assert width.tolist() == [size <= 5 for size in SIZE_THRESHOLDS_PX] and height.tolist() == [
         size <= 4 for size in SIZE_THRESHOLDS_PX
     ]
-    measured = (maps["fovea_size"] != UNKNOWN).all(-1)
-    assert measured.sum() == 2 and (maps["fovea_size"][~measured] == UNKNOWN).all()  # tux too
-    assert (maps["fovea_token_size"] != UNKNOWN).all(-1).sum() == 2
-    assert not maps["token"][..., KART_ID["gnu"]].any() and not maps["fovea_token"][..., KART_ID["gnu"]].any()
+    measured = (maps["foveal_map_size"] != UNKNOWN).all(-1)
+    assert measured.sum() == 2 and (maps["foveal_map_size"][~measured] == UNKNOWN).all()  # tux too
+    assert (maps["foveal_token_size"] != UNKNOWN).all(-1).sum() == 2
+    assert not maps["token"][..., KART_ID["gnu"]].any() and not maps["foveal_token"][..., KART_ID["gnu"]].any()

@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoProcessor
 
 from homework.labels.questions import QUESTION_TYPES, QUESTIONS, captions, generate_questions, qa_pairs
-from homework.models.loading import DEFAULT_BASE
+from homework.models.loading import DEFAULT_BASE, load_processor
 from homework.models.prompts import PromptTokens
 from homework.utils.errors import InputError
 from pretrain.assemble import VOCAB_SIZE
@@ -26,7 +25,7 @@ from tests.tiny_models import SCENE, VISION
 @pytest.fixture(scope="module")
 def tokens() -> PromptTokens:
     """The shipped processor's prompt parts."""
-    return PromptTokens(AutoProcessor.from_pretrained(DEFAULT_BASE))
+    return PromptTokens(load_processor(DEFAULT_BASE))
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +65,12 @@ def test_paraphrases_have_the_same_answers():
     assert not official.keys() & {question for question, *_ in sampled}
     by_template = {row.template: row for row in PARAPHRASED_QUESTIONS}
     assert len(by_template) == len(PARAPHRASED_QUESTIONS) == 3 * len(QUESTIONS)
-    kinds = Counter(
+    question_types = Counter(
         row.question_type
         for row, question, _ in generate_questions(SCENE, PARAPHRASED_QUESTIONS)
         if question in {q for q, *_ in sampled}
     )
-    assert set(kinds) == set(QUESTION_TYPES)
+    assert set(question_types) == set(QUESTION_TYPES)
     answers = {question: answer for _, question, answer in generate_questions(SCENE, PARAPHRASED_QUESTIONS)}
     assert all(answers[question] == answer for question, answer, _ in sampled)
     assert answers["Does gnu drive to the left or right of the ego car?"] == "left"
@@ -99,7 +98,7 @@ def test_text_stage_loads_another_text_stage(tokens, tmp_path):
     assert trainable and not any(map(is_frozen, trainable))
     losses = second.losses(torch.zeros(1, 3, 100, 150), [SCENE], np.random.default_rng(0), whole=True)
     assert losses.keys() == {"captions", "questions", "synthetic"} and all(loss > 0 for loss in losses.values())
-    torch.save({"step": 1, "model": {"tower.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
+    torch.save({"step": 1, "model": {"vision_encoder.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
     with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
         load_text_weights(second, file)
 
@@ -108,8 +107,8 @@ def test_text_stage_loads_an_exported_base(tokens, tmp_path):
     """Text model and connector are the base's, its embedding table reduced; other folders are rejected."""
     stage, saved = TextStage(VISION_CONFIG, tokens), load_file(Path(DEFAULT_BASE) / "model.safetensors")
     load_text_weights(stage, Path(DEFAULT_BASE))
-    table = stage.vocabulary.expand(stage.model.get_input_embeddings())
-    assert torch.equal(table, saved.pop("model.text_model.embed_tokens.weight").float())
+    table = stage.vocabulary.expand(stage.model.language_model.embed_tokens)
+    assert torch.equal(table, saved.pop("language_model.embed_tokens.weight").float())
     state = stage.state_dict()
     for name, weight in saved.items():
         if not is_frozen(f"model.{name}"):

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from homework.models.tux_nano.config import VisionConfig
 from homework.models.tux_nano.vision import VisionEncoder
 from homework.utils.errors import InputError
 from pretrain import checkpoints, cli
@@ -113,14 +112,14 @@ def test_added_attention_layers_begin_as_the_identity(tmp_path):
     """An encoder with more layers than the saved one has the same outputs at first."""
     torch.manual_seed(0)
     small = VisionEncoder(replace(VISION, batch_norm=True)).eval()
-    large = VisionEncoder(VisionConfig(**VISION | {"num_hidden_layers": 3}, batch_norm=True)).eval()
+    large = VisionEncoder(replace(VISION, num_layers=3, batch_norm=True)).eval()
     file = tmp_path / "stage.safetensors"
-    save_file({f"tower.{name}": weight for name, weight in small.state_dict().items()}, file)
+    save_file({f"vision_encoder.{name}": weight for name, weight in small.state_dict().items()}, file)
     stage = VisionStage(large.config).eval()
     load_vision_weights(stage, file)
     pixels = torch.randn(2, 3, 100, 150)
     with torch.no_grad():
-        assert torch.equal(small(pixels).last_hidden_state, stage.tower(pixels).last_hidden_state)
+        assert torch.equal(small(pixels).last_hidden_state, stage.vision_encoder(pixels).last_hidden_state)
 
 
 def test_dense_stage_loads_a_fovea_checkpoint(tmp_path):
@@ -146,24 +145,24 @@ def test_fovea_stage_trains_only_the_foveal_branch(tiny_data, tmp_path, monkeypa
     trained = torch.load(tmp_path / "fovea.pt", weights_only=True)
     changed = {name for name, weight in initial.state_dict().items() if not torch.equal(weight, trained["model"][name])}
     changed = {name for name in changed if not name.startswith("last.")}
-    assert changed and all(name.startswith(("tower.fovea.", "heads.fovea_fine.")) for name in changed)
+    assert changed and all(name.startswith(("vision_encoder.foveal_stages.", "heads.foveal_map.")) for name in changed)
     assert "cells 5+ px" in json.loads((tmp_path / "fovea.jsonl").read_text())
 
 
 @pytest.mark.parametrize("saved", ["other channels", "no encoder", "no stage"])
-def test_files_that_are_no_saved_stage_are_rejected(tmp_path, saved):
+def test_files_without_a_saved_encoder_are_rejected(tmp_path, saved):
     """The error names the file."""
     file = tmp_path / "stage.safetensors"
     if saved == "no stage":
         file.write_bytes(b"broken")
     else:
-        other = VisionEncoder(VisionConfig(**VISION | {"channels": (8, 8, 16, 24)}, batch_norm=True))
-        prefix = "tower" if saved == "other channels" else "heads"
+        other = VisionEncoder(replace(VISION, channels=(8, 8, 16, 24), batch_norm=True))
+        prefix = "vision_encoder" if saved == "other channels" else "heads"
         save_file({f"{prefix}.{name}": weight for name, weight in other.state_dict().items()}, file)
     with pytest.raises(InputError, match="stage.safetensors"):
         load_vision_weights(VisionStage(replace(VISION, batch_norm=True)), file)
 
 
-def test_valid_is_not_trained_on(tiny_data, tmp_path):
-    with pytest.raises(InputError, match="valid: a split to measure on"):
+def test_dense_rejects_evaluation_splits(tiny_data, tmp_path):
+    with pytest.raises(InputError, match="valid: refusing to train on an evaluation split"):
         cli.dense(StageOptions(str(tiny_data), "train,valid", str(tmp_path)), steps=1)

@@ -1,6 +1,7 @@
 """Averaging of the weights of vision encoders."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def stages(tmp_path, monkeypatch) -> list[VisionStage]:
 
 
 def test_average_writes_a_stage(stages, tiny_data, tmp_path, monkeypatch):
-    """Its weights are the mean, its batch norms are recalibrated, and the next stages can load it."""
+    """The stage has the mean weights and recalibrated batch norms, and the next stages can load it."""
     frames = load_training_data(str(tiny_data), "train")
     batch, targets = frames.get_batch(list(range(len(frames))))
     monkeypatch.setattr(PretrainDataset, "sample_batch", lambda self, *_: (batch, targets, self.scenes))
@@ -41,10 +42,10 @@ def test_average_writes_a_stage(stages, tiny_data, tmp_path, monkeypatch):
         assert torch.allclose(found, sum(weights) / 2, atol=1e-6), name
     first_norm = next(module for module in mean.modules() if isinstance(module, nn.BatchNorm2d))
     outputs = []
-    convolution = mean.tower.stages[0][0][0]
+    convolution = mean.vision_encoder.stages[0][0][0]
     convolution.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with torch.no_grad():
-        mean.tower.feature_maps(batch)
+        mean.vision_encoder.feature_maps(batch)
     assert torch.allclose(first_norm.running_mean, outputs[0].mean((0, 2, 3)), atol=1e-3)
     assert first_norm.running_mean.abs().max() > 0.2  # it was 0 before
 

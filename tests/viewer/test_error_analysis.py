@@ -70,7 +70,7 @@ def test_wrong_answers_can_be_consistent():
 
 
 def test_view_without_karts_has_no_checks():
-    """Only the track is asked."""
+    """The only question is about the track."""
     assert consistency(answer_view({}, Scene("abyss", ()))) == {}
 
 

@@ -93,7 +93,7 @@ def test_only_answers_and_their_end_carry_loss(vlm, views):
             assert label == expected and weight == pytest.approx(share)
             if label != tokens.end:  # the end is predicted and never read
                 assert batch["input_ids"][row, place + 1] == label
-    decoded = tokenizer.decode(batch["labels"][0][batch["labels"][0] != IGNORE_INDEX])
+    decoded = tokenizer.decode(batch["labels"][0][batch["labels"][0] != IGNORE_INDEX].tolist())
     assert decoded == "".join(f" {answer}<end_of_utterance>" for _, answer, _ in PAIRS)
 
 

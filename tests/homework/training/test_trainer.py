@@ -1,4 +1,4 @@
-"""Training of VLM and CLIP: adapters are swapped whole, a run resumes with its own data only, bad numbers are refused."""
+"""Test training.trainer: adapters are swapped atomically, a run resumes only with its own data, flags are checked."""
 
 import json
 import shutil
@@ -8,13 +8,13 @@ import pytest
 
 from homework import clip, finetune
 from homework.models.loading import DEFAULT_BASE, load_for_inference, resolve_base
-from homework.training import trainer as training
+from homework.training import trainer
 from homework.utils.errors import InputError, UsageError
 from tests.homework.test_finetune import stop_at_evaluation, train
 
 
 class Adapter:
-    """What `save_adapter_atomically` needs of a module."""
+    """Write one file, as a training module writes an adapter."""
 
     def save_adapter(self, folder: Path) -> None:
         folder.mkdir()
@@ -23,27 +23,27 @@ class Adapter:
 
 @pytest.mark.parametrize("rename", [1, 2])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_stopped_while_the_folders_are_swapped_the_old_adapter_stays(tmp_path, monkeypatch, rename, error):
-    """After the first folder was moved, or before it; nothing else is left."""
+def test_an_interrupted_swap_keeps_the_old_adapter(tmp_path, monkeypatch, rename, error):
+    """An error before or after the first rename leaves the old adapter and nothing else."""
     output, real, renames = tmp_path / "vlm", Path.rename, []
     output.mkdir()
     (output / "weights").write_text("old")
 
-    def stopped(self, target):
+    def fail(self, target):
         renames.append(target)
         if len(renames) == rename:
             raise error
         return real(self, target)
 
-    monkeypatch.setattr(Path, "rename", stopped)
+    monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(error):
-        training.save_adapter_atomically(Adapter(), output, {})
+        trainer.save_adapter_atomically(Adapter(), output, {})
     assert (output / "weights").read_text() == "old" and list(tmp_path.iterdir()) == [output]
-    training.save_adapter_atomically(Adapter(), output, {})
+    trainer.save_adapter_atomically(Adapter(), output, {})
     assert (output / "weights").read_text() == "new"
 
 
-def test_other_answers_are_another_run(nano_folder, tiny_data, tmp_path, monkeypatch):
+def test_other_data_is_another_run(nano_folder, tiny_data, tmp_path, monkeypatch):
     """A stopped run does not resume with equally many views of other pairs."""
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at_evaluation(patch, 3)
@@ -54,7 +54,7 @@ def test_other_answers_are_another_run(nano_folder, tiny_data, tmp_path, monkeyp
         file.write_text(json.dumps([row | {"answer": "tux"} for row in rows]))
     with pytest.raises(InputError, match="other settings"):
         train(nano_folder, other, tmp_path)
-    assert training.last_checkpoint(tmp_path / "work")
+    assert trainer.last_checkpoint(tmp_path / "run")
 
 
 @pytest.mark.parametrize("module", [finetune, clip])
@@ -62,31 +62,33 @@ def test_other_answers_are_another_run(nano_folder, tiny_data, tmp_path, monkeyp
     ("flag", "value"),
     [("steps", 0), ("steps", -1), ("batch_size", 0), ("rank", 0), ("seed", -1), ("learning_rate", float("nan"))],
 )
-def test_numbers_that_cannot_be_are_refused_before_anything_is_read(tmp_path, module, flag, value):
+def test_invalid_numbers_are_refused_before_anything_is_read(tmp_path, module, flag, value):
     with pytest.raises(UsageError, match=f"--{flag.replace('_', '-')}: "):
         module.train(data=str(tmp_path / "none"), output=str(tmp_path / "out"), **{flag: value})
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("module", [finetune, clip])
-def test_what_is_no_adapter_is_not_replaced(nano_folder, tiny_data, tmp_path, module):
-    """Said before anything is trained; an empty folder and an adapter may be replaced."""
+def test_only_an_adapter_is_overwritten(nano_folder, no_progress, tmp_path, module):
+    """Another folder is an error before anything is trained; an empty folder and an adapter are replaced."""
     output = tmp_path / "notes"
     output.mkdir()
     (output / "notes.txt").write_text("mine")
     for there in (output, output / "notes.txt"):
         with pytest.raises(InputError, match="choose another --output"):
-            module.train(str(nano_folder), data=str(tiny_data), output=str(there), run_dir=str(tmp_path / "w"), steps=1)
+            module.train(
+                str(nano_folder), data=str(no_progress), output=str(there), run_dir=str(tmp_path / "w"), steps=1
+            )
     assert (output / "notes.txt").read_text() == "mine" and not (tmp_path / "w").exists()
     (output / "notes.txt").unlink()
-    module.train(str(nano_folder), data=str(tiny_data), output=str(output), run_dir=str(tmp_path / "w"), steps=1)
-    training.check_output_dir(output)
-    rights = {file.stat().st_mode & 0o777 for file in output.iterdir()}
-    assert len(rights) == 1 and (output / "training.json").exists()
+    module.train(str(nano_folder), data=str(no_progress), output=str(output), run_dir=str(tmp_path / "w"), steps=1)
+    trainer.check_output_dir(output)
+    modes = {file.stat().st_mode & 0o777 for file in output.iterdir()}
+    assert len(modes) == 1 and (output / "training.json").exists()
 
 
 def test_names_of_bases(tmp_path, monkeypatch):
-    """A mistyped path is not looked up on the hub, and a folder called tux_nano does not hide the bundled base."""
+    """A mistyped path is not searched on the hub, and a folder called tux_nano does not hide the bundled base."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tux_nano").mkdir()
     assert resolve_base("tux_nano") == DEFAULT_BASE

@@ -3,15 +3,17 @@
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from homework.utils.errors import InputError
 from homework.utils.io import atomic_write, read_json, write_json
-from tests.conftest import assert_one_line_error
+from tests.conftest import assert_one_line_error, heed_ctrl_c
 
 ROOT = Path(__file__).parents[3]
 
@@ -108,3 +110,37 @@ def test_writing_to_a_folder_names_it(tmp_path: Path):
     with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path))}: is a folder"), atomic_write(tmp_path):
         raise AssertionError("nothing is to be written")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("delay_seconds", [0, 0.3])
+@pytest.mark.parametrize("command", ["homework.finetune test homework/weights/vlm", "viewer.error_analysis vlm"])
+def test_ctrl_c_while_a_command_starts_gives_no_traceback(sample_data, command, delay_seconds):
+    """Slow libraries are imported inside commands; `-X importtime` shows when that begins."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", *command.split(), "--data", sample_data],
+        **{"cwd": ROOT, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c},
+    )
+    assert any(line.split("|")[-1].strip().startswith("torch.") for line in process.stderr)
+    time.sleep(delay_seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted: " in err and "Traceback" not in err
+
+
+def test_ctrl_c_in_an_import_that_ignores_errors(tmp_path):
+    """As torch's import of numpy does; after the import Ctrl-C raises KeyboardInterrupt as usual."""
+    (tmp_path / "slow.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    pass\n"
+    )
+    for statement, expected in (("import slow", ""), ("signal.raise_signal(signal.SIGINT)", "cleanup\n")):
+        script = "import signal\nfrom homework.utils.cli import run\n"
+        script += (
+            f"def main():\n  try:\n    {statement}\n  except KeyboardInterrupt:\n    print('cleanup'); raise\nrun(main)"
+        )
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
+        done = subprocess.run(
+            [sys.executable, "-c", script + "run(main)"],
+            **{"env": environment, "capture_output": True, "text": True, "preexec_fn": heed_ctrl_c},
+        )
+        assert (done.returncode, done.stdout) == (130, expected)
+        assert done.stderr.startswith("interrupted: ") and "Traceback" not in done.stderr
