@@ -3,32 +3,35 @@
 Each sample is one question or caption; every sample opens its image again and, as SmolVLM's stock processor does,
 upscales it before resizing it to the model's input; labels mask the prompt; logits are computed for all tokens; CLIP is
 trained with InfoNCE; questions are answered 32 per batch in file order, each with its own image. Base model, LoRA,
-optimizer and dtype are this repo's, so that ratios compare the pipelines alone; but CLIP pools vision tokens and has LoRA
-on both encoders.
+optimizer and dtype are this repo's, so that ratios compare the pipelines alone; but CLIP pools vision tokens and has
+LoRA on both encoders.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 from PIL import Image
 
 from homework.labels.generate import RowsFn
 from homework.labels.rows import image_file, info_files
 from homework.labels.scene import build_scene
+from homework.utils.images import open_image
 
 LONGEST_EDGE_PX = 2048  # `size.longest_edge` of SmolVLM-256M-Instruct's processor
 ANSWER_BATCH_SIZE = 32
 IGNORED_LABEL = -100  # of torch's cross entropy
 
 
-def write_pairs(split_dir: Path, file: str, rows: RowsFn) -> None:
-    """Write a split's QA pairs with a plain loop that reads a frame's file again for each view."""
+def write_pairs(split_dir: Path, file: str, rows: RowsFn) -> str:
+    """Write a split's QA pairs by a plain loop that reads a frame's file again for each view; return the file."""
     pairs = []
     for path in info_files(split_dir):
         for view in range(len(json.loads(path.read_text())["detections"])):
             pairs += rows(build_scene(json.loads(path.read_text()), view), image_file(path, view))
     Path(file).write_text(json.dumps(pairs, indent=2))
+    return file
 
 
 def load_trained(base: str, adapter: str | Path) -> tuple:
@@ -85,19 +88,14 @@ def make_trainable_clip(base: str, rank: int) -> tuple:
     return InfoNCE(add_lora_to_clip(clip, rank, base)), processor
 
 
-def open_native(path: str) -> Image.Image:
-    """Open an image at its stored size."""
-    return Image.open(path).convert("RGB")
-
-
 def open_upscaled(path: str) -> Image.Image:
     """Open an image and upscale its longest edge to LONGEST_EDGE_PX by Lanczos, as the stock processor does."""
-    image = open_native(path)
+    image = open_image(path)
     scale = LONGEST_EDGE_PX / max(image.size)
     return image.resize([round(edge * scale) for edge in image.size], Image.Resampling.LANCZOS)
 
 
-def encode_question(row: dict, processor, open_image: Callable = open_upscaled) -> dict:
+def encode_question(row: dict, processor, open_file: Callable = open_upscaled) -> dict:
     """Encode a row with image_path, question and answer; labels mask all but the answer and its end token."""
     import torch
 
@@ -105,7 +103,7 @@ def encode_question(row: dict, processor, open_image: Callable = open_upscaled) 
 
     tokens = PromptTokens(processor)
     prompt, answer = tokens.prefix + tokens.question(row["question"]), tokens.answer(row["answer"])
-    pixels = processor.image_processor([[open_image(row["image_path"])]], return_tensors="pt")["pixel_values"][0]
+    pixels = processor.image_processor([[open_file(row["image_path"])]], return_tensors="pt")["pixel_values"][0]
     return {
         "input_ids": torch.tensor(prompt + answer),
         "attention_mask": torch.ones(len(prompt + answer), dtype=torch.long),
@@ -120,7 +118,7 @@ def encode_caption(row: dict, processor) -> dict:
 
     text = processor.tokenizer([row["caption"] + processor.tokenizer.eos_token], return_tensors="pt")
     item = {name: text[name][0] for name in ("input_ids", "attention_mask")}
-    return item | {"pixel_values": clip_pixels([open_native(row["image_path"])])[0], "labels": item["input_ids"]}
+    return item | {"pixel_values": clip_pixels([open_image(row["image_path"])])[0], "labels": item["input_ids"]}
 
 
 def encode_batch(rows: list[dict], encode: Callable, processor) -> dict:
@@ -135,18 +133,7 @@ def encode_batch(rows: list[dict], encode: Callable, processor) -> dict:
     return batch
 
 
-class FullHead:
-    """The output layer over all tokens, in place of `SharedRowHead`."""
-
-    def __init__(self, weight):
-        self.table = weight
-
-    def argmax_token(self, hidden_states):
-        """Return the most likely token. [n, d] -> [n]."""
-        return (hidden_states @ self.table.T).argmax(-1)
-
-
-def generate_answers(model, processor, rows: Sequence[dict], open_image: Callable = open_upscaled) -> list[str]:
+def generate_answers(model, processor, rows: Sequence[dict], open_file: Callable = open_upscaled) -> list[str]:
     """Answer questions greedily, ANSWER_BATCH_SIZE at a time in the order of the rows, each with its own image."""
     import torch
 
@@ -155,11 +142,13 @@ def generate_answers(model, processor, rows: Sequence[dict], open_image: Callabl
     from homework.models.loading import output_embedding
     from homework.models.prompts import PromptTokens
 
-    answers, tokens, head = [], PromptTokens(processor), FullHead(output_embedding(model))
+    answers, tokens, weight = [], PromptTokens(processor), output_embedding(model)
+    # the output layer over all tokens, in place of `SharedRowHead`
+    head = SimpleNamespace(table=weight, argmax_token=lambda hidden_states: (hidden_states @ weight.T).argmax(-1))
     with torch.inference_mode():
         for start in range(0, len(rows), ANSWER_BATCH_SIZE):
             batch = rows[start : start + ANSWER_BATCH_SIZE]
-            images = [[open_image(row["image_path"])] for row in batch]
+            images = [[open_file(row["image_path"])] for row in batch]
             pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
             cache = prefill_image_prefix(model, tokens, pixels.to(model.device, model.dtype))
             questions = [row["question"] for row in batch]

@@ -23,7 +23,6 @@ SMOLVLM_VISION = {
     "image_size": 512,
     "patch_size": 16,
 }
-SMOLVLM_SCALE_FACTOR = 4
 # SmolVLM's chat template (Apache-2.0), without its line about missing end tokens.
 CHAT_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
@@ -62,8 +61,6 @@ def save_smolvlm(folder: Path, config, prepare: Callable) -> None:
     prepare(Idefics3ForConditionalGeneration(config)).save_pretrained(folder)
     tokenizer, image_size = PreTrainedTokenizerFast.from_pretrained(DEFAULT_BASE), config.vision_config.image_size
     images = Idefics3ImageProcessorPil(
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
         size={"longest_edge": 4 * image_size},
         max_image_size={"longest_edge": image_size},
     )
@@ -80,7 +77,7 @@ def write(*, output: Path) -> None:
     Args:
         output: its folder.
     """
-    config = smolvlm_config(SMOLVLM_TEXT, SMOLVLM_VISION, SMOLVLM_SCALE_FACTOR)
+    config = smolvlm_config(SMOLVLM_TEXT, SMOLVLM_VISION, scale_factor=4)
     save_smolvlm(output, config, lambda model: model.bfloat16())
 
 

@@ -5,10 +5,8 @@ training loop, `homework.training.trainer.fit`. Nothing is written to `data/` bu
 """
 
 import itertools
-import os
 import platform
 import random
-import re
 import statistics
 import tempfile
 import time
@@ -23,7 +21,7 @@ from homework.labels.rows import DATA_DIR, add_image_paths
 from homework.labels.scene import Scene
 from homework.utils.cli import run
 from homework.utils.errors import check_min
-from homework.utils.io import write_json
+from homework.utils.io import read_json
 from homework.utils.parallel import available_cores
 from homework.utils.progress import suppress_output
 
@@ -32,24 +30,12 @@ FEATURE_BATCH_SIZE = 128
 NUM_ANSWER_VIEWS = 120  # as many views as the official evaluation asks about
 
 
-def print_system_info() -> dict:
-    """Print and return what the numbers depend on."""
+def print_system_info() -> None:
+    """Print what the numbers depend on."""
     import torch
-    import transformers
 
-    cpu_file = Path("/proc/cpuinfo")
-    cpu = re.search(r"model name\s*: (.*)", cpu_file.read_text()) if cpu_file.exists() else None
-    info = {
-        "cpu": cpu[1] if cpu else platform.processor(),
-        "cores": available_cores(),
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    print("\n".join(f"{name.replace('_', ' '):14}{value}" for name, value in info.items()))
-    return info
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"{available_cores()} cores, {gpu}, Python {platform.python_version()}, torch {torch.__version__}")
 
 
 def sample_views(data: Path, split: str, count: int) -> list[tuple[str, Scene]]:
@@ -85,13 +71,11 @@ class StepTimer:
         return [count / (end - start) for count, (start, end) in steps][1:]
 
 
-def training_rates(
-    module, dataset, collate: Callable, batch_size: int, steps: int, count: Callable[[dict], int] | None = None
-) -> list[float]:
-    """Train with `fit`; return the samples (`count` or `batch_size` per batch) per second of each of `steps` steps."""
+def training_rates(module, dataset, collate: Callable, batch_size: int, steps: int, count: Callable) -> list[float]:
+    """Train with `fit`; return the samples, `count(batch)` per batch, per second of each of `steps` steps."""
     from homework.training.trainer import TrainingConfig, fit
 
-    timer = StepTimer(count or (lambda _: batch_size))
+    timer = StepTimer(count)
     hook = module.register_forward_pre_hook(timer, with_kwargs=True)
     config = TrainingConfig(
         "benchmark", "train", steps + 2, batch_size, LEARNING_RATE, LORA_RANK, 0, len(dataset), "benchmark"
@@ -125,21 +109,17 @@ def clip_training_rates(base: str, rows: list[dict], data: Path, steps: int) -> 
     from homework.clip import DEFAULT_STEPS, default_batch_size
     from homework.models.clip import CLIP
     from homework.models.loading import load_base
-    from homework.training.clip_dataset import (
-        CaptionMatchingDataset,
-        CLIPTrainingModule,
-        add_lora_to_clip,
-        training_set,
-    )
+    from homework.training import clip_dataset
 
     torch.manual_seed(0)
     model, processor = load_base(base)
-    module = CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(model), LORA_RANK, base))
-    captioned = CaptionMatchingDataset(rows, data, data / ".cache")
-    dataset, collate = training_set(captioned, module.base, processor.tokenizer, seed=0)
+    clip = clip_dataset.add_lora_to_clip(CLIP.from_vlm(model), LORA_RANK, base)
+    module = clip_dataset.CLIPTrainingModule(clip)
+    captioned = clip_dataset.CaptionMatchingDataset(rows, data, data / ".cache")
+    dataset, collate = clip_dataset.training_set(captioned, module.base, processor.tokenizer, seed=0)
     cache_seconds, batch_size = feature_cache_seconds(dataset), default_batch_size(module.base)
     num_images = DEFAULT_STEPS * batch_size
-    rates = training_rates(module, dataset, collate, batch_size, steps)
+    rates = training_rates(module, dataset, collate, batch_size, steps, lambda _: batch_size)
     return [num_images / (cache_seconds + num_images / rate) for rate in rates]
 
 
@@ -162,22 +142,16 @@ def answer_rate(vlm, rows: list[dict]) -> float:
     return len(rows) / (time.perf_counter() - begin)
 
 
-def annotation_rates(split_dir: Path, repetitions: int) -> list[float]:
-    """Return the QA pairs generated per second, from a split's frames to the file, of each repetition."""
-    rates = []
+def generation_rate(write: Callable, split_dir: Path) -> float:
+    """Return the QA pairs per second that `write` makes of a split's frames and writes to a file."""
     with tempfile.TemporaryDirectory() as folder, suppress_output():
-        for _ in range(repetitions + 1):
-            begin = time.perf_counter()
-            file = generate_annotations(split_dir, str(Path(folder) / "qa_pairs.json"), generate_qa.rows)
-            seconds = time.perf_counter() - begin
-            with open(file) as stream:
-                rates.append((sum(1 for _ in stream) - 2) / seconds)  # one pair per line, between brackets
-    return rates[1:]
+        begin = time.perf_counter()
+        file = write(split_dir, str(Path(folder) / "qa_pairs.json"), generate_qa.rows)
+        seconds = time.perf_counter() - begin
+        return len(read_json(file)) / seconds
 
 
-def main(
-    data: Path = DATA_DIR, repetitions: int = 5, batch_size: int = 32, steps: int = 20, output: Path | None = None
-) -> None:
+def main(data: Path = DATA_DIR, repetitions: int = 5, batch_size: int = 32, steps: int = 20) -> None:
     """Print the throughput of data generation, training and inference with the bundled base model.
 
     Args:
@@ -185,7 +159,6 @@ def main(
         repetitions: timed repetitions of generation and inference.
         batch_size: views per step of the VLM's training.
         steps: timed training steps.
-        output: write all numbers to this JSON file.
     """
     check_min(1, repetitions=repetitions, batch_size=batch_size, steps=steps)
     from homework import load_vlm
@@ -193,27 +166,23 @@ def main(
     from homework.training.trainer import use_all_cores
 
     use_all_cores()
-    info = print_system_info()
+    print_system_info()
     views = sample_views(data, "train", batch_size * (steps + 2))
     pairs, captions = annotate(views, generate_qa.rows, data), annotate(views, generate_captions.rows, data)
     answered = annotate(views[:NUM_ANSWER_VIEWS], generate_qa.rows, data)
-    single = list({row["image_path"]: row for row in random.Random(0).sample(answered, len(answered))}.values())
-    vlm = load_vlm()
-    measure_answers = lambda rows: [answer_rate(vlm, rows) for _ in range(repetitions + 1)][1:]
+    generate = partial(generation_rate, generate_annotations, data / "train")
+    answer = partial(answer_rate, load_vlm(), answered)
+    runs = range(repetitions + 1)  # the first is a warm-up
     measures = {
-        "QA pairs generated": partial(annotation_rates, data / "train", repetitions),
+        "QA pairs generated": lambda: [generate() for _ in runs][1:],
         "questions trained": partial(vlm_training_rates, DEFAULT_BASE, pairs, data / ".cache", batch_size, steps),
-        "questions answered, all of a view": partial(measure_answers, answered),
-        "questions answered, one per view": partial(measure_answers, single),
+        "questions answered": lambda: [answer() for _ in runs][1:],
         "CLIP images trained": partial(clip_training_rates, DEFAULT_BASE, captions, data, steps),
     }
     print(f"\n{'per second':36}{'median':>10}{'lowest':>10}{'highest':>10}")
-    results = {}
     for name, measure in measures.items():
-        results[name] = rates = measure()
+        rates = measure()
         print(f"{name:36}{statistics.median(rates):10,.0f}{min(rates):10,.0f}{max(rates):10,.0f}", flush=True)
-    if output:
-        write_json(output, {"system": info, "per_second": results})
 
 
 if __name__ == "__main__":

@@ -1,37 +1,14 @@
 """Grade a bundle from the command line: `python3 -m grader ID.zip`, or a folder of such zips."""
 
-import logging
 import math
 import signal
 import sys
-import time
 from pathlib import Path
 
 from homework.utils.cli import run
 from homework.utils.errors import InputError, UsageError, check_min
 from homework.utils.io import check_writable, write_json
 from homework.utils.progress import is_quiet, progress_bar
-
-logger = logging.getLogger(__name__)
-
-
-def print_unenforced_limits(require_sandbox: bool) -> None:
-    """Print to stderr which limits this system cannot enforce.
-
-    Raises:
-        InputError: no sandbox can be started, or a limit is missing although all are required.
-    """
-    from .runner import PartError, unenforced_limits
-
-    try:
-        limits = unenforced_limits()
-    except PartError as error:
-        raise InputError("this system", str(error), "grade on another system") from None
-    for limit in limits:
-        print(f"not enforced: {limit}", file=sys.stderr)
-    if limits and require_sandbox:
-        problem = f"cannot enforce {len(limits)} of the sandbox's limits"
-        raise InputError("this system", problem, "grade on another system, or omit --require-sandbox")
 
 
 def grade(
@@ -75,34 +52,32 @@ def grade(
     from . import report
     from .grader import Grader, find_bundles
     from .redact import read_truth
+    from .runner import unenforced_limits
 
     bundles = find_bundles(bundle)
-    grader = Grader(read_truth(data), timeout, tokenizer, show_progress=bundles is None)
-    print_unenforced_limits(require_sandbox)
+    grader = Grader(read_truth(data), timeout, tokenizer)
+    limits = unenforced_limits()
+    for limit in limits:
+        print(f"not enforced: {limit}", file=sys.stderr)
+    if limits and require_sandbox:
+        problem = f"cannot enforce {len(limits)} of the sandbox's limits"
+        raise InputError("this system", problem, "grade on another system, or omit --require-sandbox")
     grades = []
-
-    def save() -> None:
-        entries = [report.to_json(one) for one in grades]
-        if json:
-            write_json(json, entries[0] if bundles is None else entries)
-        if csv:
-            report.write_csv(csv, grades)
-
-    if bundles is None:
-        grades.append(grader.grade(bundle))
-        print(report.format_grade(grades[0]))
-        save()
-    else:
-        start = time.monotonic()
-        on_result = (lambda _: None) if is_quiet() else report.print_result
-        results = grader.grade_all(bundles, min(workers, len(bundles)), on_result)
-        try:
+    try:
+        if bundles is None:
+            grades.append(grader.grade(bundle))
+        else:
+            on_result = (lambda _: None) if is_quiet() else report.print_result
+            results = grader.grade_all(bundles, min(workers, len(bundles)), on_result)
             grades.extend(progress_bar(results, total=len(bundles), desc="grading", unit="bundle"))
-        finally:  # after Ctrl-C: the bundles graded so far
-            if grades:
-                print(report.format_table(grades))
-                logger.info(f"{len(grades)} bundles in {time.monotonic() - start:.0f} s")
-                save()
+    finally:  # after Ctrl-C: the bundles graded so far
+        if grades:
+            print(report.format_grade(grades[0]) if bundles is None else report.format_table(grades))
+            entries = [report.to_json(one) for one in grades]
+            if json:
+                write_json(json, entries[0] if bundles is None else entries)
+            if csv:
+                report.write_csv(csv, grades)
     sys.exit(not all(one.is_scored for one in grades))
 
 

@@ -8,14 +8,11 @@ from pathlib import Path
 
 from homework.utils.errors import InputError
 from homework.utils.parallel import cancel_on_error, interruptible_as_completed
-from homework.utils.progress import progress_bar
 
 from .redact import Truth, write_redacted_data
 from .runner import PartError, run_part, stop_requested, stop_workers
 from .score import PartGrade, score_part
 from .unpack import unpack_bundle
-
-TIME_BAR = "{desc}: {n:.0f} s of at most {total:.0f} s |{bar}|"
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,6 @@ class Grader:
     truth: Truth
     timeout: float  # seconds per part, loading included
     tokenizer: str | None = None  # folder or hub name
-    show_progress: bool = False  # show a bar of each part's time; for one bundle at a time
 
     def grade(self, bundle: Path) -> Grade:
         """Run and score both parts.
@@ -94,11 +90,8 @@ class Grader:
 
     def _grade_part(self, name: str, root: Path) -> PartGrade:
         start = time.monotonic()
-        bar = progress_bar(total=self.timeout, desc=f"{name} answers", bar_format=TIME_BAR, shown=self.show_progress)
         try:
-            with bar:
-                on_poll = lambda seconds: bar.update(min(self.timeout, seconds) - bar.n)
-                run = run_part(name, root, self.timeout, self.tokenizer, on_poll=on_poll)
+            run = run_part(name, root, self.timeout, self.tokenizer)
         except PartError as error:
             return PartGrade(name, reason=str(error), seconds=time.monotonic() - start)
         seconds = time.monotonic() - start

@@ -15,9 +15,7 @@ from .runner import make_printable
 from .score import MAX_EXTRA_POINTS, MAX_POINTS, PartGrade
 from .worker import COURSE_MAX_SAMPLES
 
-TITLES = {"vlm": "VLM", "clip": "CLIP"}
 FORMULA_PREFIXES = ("=", "+", "-", "@")  # a spreadsheet evaluates cells that begin with one of these
-COLUMNS = ("bundle", "vlm", "clip", "total", "seconds", "problem")
 JSON_FIELDS = ("points", "extra", "reason", "unanswered", "parameters", "seconds", "load_seconds", "answer_seconds")
 
 
@@ -31,7 +29,7 @@ def format_grade(grade: Grade) -> str:
 
 
 def _format_part(part: PartGrade) -> list[str]:
-    head = f"{TITLES[part.name]:<5} {part.points:.1f} of {MAX_POINTS:.0f} points"
+    head = f"{part.name.upper():<5} {part.points:.1f} of {MAX_POINTS:.0f} points"
     if part.result is None:
         return [f"{head}: {part.reason}", f"      {part.seconds:.1f} s"]
     by_type, exact_by_type = part.result.accuracy_by_type, part.result.exact_accuracy_by_type
@@ -62,24 +60,26 @@ def to_json(grade: Grade) -> dict:
     for part in grade.parts:
         if part.result is not None:
             parts[part.name] |= {"course_accuracy": part.course.accuracy} | part.result.to_json()
-    possible = MAX_POINTS * len(TITLES)
-    totals = {"total": grade.total, "possible": possible, "refused": grade.refused}
+    totals = {"total": grade.total, "possible": 2 * MAX_POINTS, "refused": grade.refused}
     return {"bundle": str(grade.bundle), **totals, "parts": parts}
 
 
-def _make_row(grade: Grade) -> tuple:
-    """Return one value for each of `COLUMNS`; points and seconds are numbers."""
+def _make_row(grade: Grade) -> dict:
+    """Return the columns of a table; points and seconds are numbers."""
     points = {part.name: part.points + part.extra for part in grade.parts}
-    reasons = [f"{TITLES[part.name]}: {part.reason}" for part in grade.parts if part.reason]
-    problem = " | ".join(reasons) or make_printable(grade.refused)
-    numbers = (points.get("vlm", 0.0), points.get("clip", 0.0), grade.total, sum(part.seconds for part in grade.parts))
-    return (make_printable(grade.bundle.name), *numbers, problem)
+    problems = [f"{part.name.upper()}: {part.reason}" for part in grade.parts if part.reason]
+    return {
+        "bundle": make_printable(grade.bundle.name),
+        **{"vlm": 0.0, "clip": 0.0, **points, "total": grade.total},
+        "seconds": sum(part.seconds for part in grade.parts),
+        "problem": " | ".join(problems) or make_printable(grade.refused),
+    }
 
 
 def format_table(grades: Sequence[Grade]) -> str:
     """Return a text table with one line per bundle."""
-    rows = [_make_row(grade) for grade in grades]
-    width = max(len(row[0]) for row in rows)
+    rows = [_make_row(grade).values() for grade in grades]
+    width = max(len(name) for name, *_ in rows)
     lines = [f"{'bundle':<{width}} {'VLM':>6} {'CLIP':>6} {'total':>6} {'s':>6}"]
     for name, *numbers, problem in rows:
         cells = " ".join(f"{number:6.1f}" for number in numbers)
@@ -97,6 +97,7 @@ def write_csv(path: Path, grades: Sequence[Grade]) -> None:
     """Write the table as a CSV file with column names, atomically."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        for row in map(_make_row, grades):
-            writer.writerow([f"'{cell}" if str(cell).startswith(FORMULA_PREFIXES) else cell for cell in row])
+        rows = [_make_row(grade) for grade in grades]
+        writer.writerow(rows[0])
+        for row in rows:
+            writer.writerow([f"'{cell}" if str(cell).startswith(FORMULA_PREFIXES) else cell for cell in row.values()])

@@ -10,10 +10,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from homework.utils.errors import InputError
 
 from .worker import MAX_ANSWER_CHARS, MAX_PARAMETERS
 
@@ -44,21 +45,12 @@ class PartRun:
     records: list[dict]
 
 
-def run_part(
-    part: str,
-    root: Path,
-    timeout: float,
-    tokenizer: str | Path | None = None,
-    memory: int = MAX_MEMORY_BYTES,
-    on_poll: Callable[[float], None] = lambda seconds: None,
-) -> PartRun:
+def run_part(part: str, root: Path, timeout: float, tokenizer: str | Path | None = None) -> PartRun:
     """Run one model, `vlm` or `clip`, of the bundle unpacked in `root`, its data beside it.
 
     Args:
         timeout: seconds from the start of the process to its last answer, loading included.
         tokenizer: folder or hub name of CLIP's tokenizer.
-        memory: bytes that the process may fill.
-        on_poll: called about ten times per second with the seconds since the start.
 
     Raises:
         PartError: the worker failed, took too long, is too large, or sent malformed output.
@@ -66,10 +58,9 @@ def run_part(
     tokenizer = tokenizer or DEFAULT_TOKENIZER
     if Path(tokenizer).exists():
         tokenizer = Path(tokenizer).resolve()
-    job = {"part": part, "root": str(root), "tokenizer": str(tokenizer), "memory": memory}
-    job["unenforced"] = unenforced_limits()
+    job = {"part": part, "root": str(root), "tokenizer": str(tokenizer), "unenforced": unenforced_limits()}
     start = time.monotonic()
-    lines, status = _communicate(job, timeout, on_poll)
+    lines, status = _communicate(job, timeout)
     if status:
         name = next((s.name for s in signal.Signals if s == -status), f"signal {-status}")
         how = f"was killed by {name}" if status < 0 else f"exited with status {status}"
@@ -96,15 +87,14 @@ def unenforced_limits() -> list[str]:
     """Return the limits that this system cannot enforce, found by a worker without a bundle.
 
     Raises:
-        PartError: the sandbox cannot be started.
+        InputError: the sandbox cannot be started.
     """
     with tempfile.TemporaryDirectory(prefix="grader-") as name:
         root = str(Path(name).resolve())
-        job = {"part": None, "root": root, "tokenizer": "", "memory": MAX_MEMORY_BYTES, "unenforced": []}
-        lines, _ = _communicate(job, 60, lambda seconds: None)
+        lines, _ = _communicate({"part": None, "root": root, "tokenizer": "", "unenforced": []}, 60)
     message = _parse_message(lines[0][1]) if lines else {"error": "the process exited without a message"}
     if "error" in message:
-        raise PartError(f"cannot start the sandbox: {message['error']}")
+        raise InputError("this system", f"cannot start the sandbox: {message['error']}", "grade on another system")
     return message["unenforced"]
 
 
@@ -138,13 +128,13 @@ def _make_environment(work: str) -> dict[str, str]:
     }
 
 
-def _communicate(job: dict, timeout: float, on_poll: Callable) -> tuple[list[tuple[float, bytes]], int]:
+def _communicate(job: dict, timeout: float) -> tuple[list[tuple[float, bytes]], int]:
     """Run a worker to its end or kill it; return two lines with their arrival times, and its status."""
     # An empty working directory: a bundle that relied on the repository's files would fail elsewhere.
     work = Path(job["root"], "work")
     work.mkdir(exist_ok=True)
     # -P: do not import from the script's folder, so that `homework` is the bundle's.
-    arguments = json.dumps(job | {"hub": _hub_cache(), "parent": os.getpid()})
+    arguments = json.dumps(job | {"memory": MAX_MEMORY_BYTES, "hub": _hub_cache(), "parent": os.getpid()})
     command = [sys.executable, "-P", str(WORKER_SCRIPT), arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     start = time.monotonic()
@@ -164,7 +154,6 @@ def _communicate(job: dict, timeout: float, on_poll: Callable) -> tuple[list[tup
         while reader.is_alive() or worker.poll() is None:
             reader.join(POLL_SECONDS) if reader.is_alive() else time.sleep(POLL_SECONDS)
             seconds = time.monotonic() - start
-            on_poll(seconds)
             if len(output) > MAX_OUTPUT_BYTES:
                 raise PartError(f"stopped: sent more than {MAX_OUTPUT_BYTES / 1e6:.0f} MB")
             # one second more for the last output of a worker that has exited

@@ -50,21 +50,15 @@ def _copy_folder(folder: Path, target: Path) -> None:
     if not (folder / "__init__.py").is_file():
         raise InputError(folder, NO_INIT, "give the folder of the package")
     size, home = 0, folder.resolve()
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        for path in (Path(place, name) for name in [*folders, *names]):
-            if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(home)):
-                raise InputError(path, "a link to a folder or out of the bundle", "replace it by a copy")
-            if path.is_dir():
-                continue
-            if not path.is_file():
-                raise InputError(path, "not a regular file", "remove it from the package")
-            size += path.stat().st_size
-            if size > MAX_UNPACKED_BYTES:
-                raise InputError(folder, f"more than {MAX_UNPACKED_BYTES / 1e6:.0f} MB", f"grade its zip; {REMEDY}")
-            copy = target / path.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+    for path in folder.rglob("*"):
+        if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(home)):
+            raise InputError(path, "a link to a folder or out of the bundle", "replace it by a copy")
+        if not (path.is_dir() or path.is_file()):
+            raise InputError(path, "not a regular file", "remove it from the package")
+        size += path.stat().st_size
+    if size > MAX_UNPACKED_BYTES:
+        raise InputError(folder, f"more than {MAX_UNPACKED_BYTES / 1e6:.0f} MB", f"grade its zip; {REMEDY}")
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"), copy_function=shutil.copyfile)
 
 
 def _extract_zip(bundle: Path, root: Path) -> None:

@@ -5,6 +5,7 @@ the official evaluation (no count of 0); consistency is measured over all questi
 """
 
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SIZE_BINS_PX = (5, 7, 10, 15, 25)  # lower edges, in pixels of the 150x100 view
+# lower edges, in pixels of the 150x100 view; the names sort as text
+SIZE_BINS_PX = {25: "25 or more", 15: "15 to 24", 10: "10 to 14", 7: " 7 to 9", 5: " 5 to 6"}
+NUM_MISTAKES = 30  # lines
 MAX_KARTS_BIN = 5  # views with at least this many karts form one group
 TOTAL_QUESTION = "How many karts are there in the scenario?"
 COUNT_QUESTIONS = [
@@ -35,13 +38,18 @@ COUNT_QUESTIONS = [
 
 @dataclass(frozen=True)
 class AnsweredQuestion:
-    """A question about a view with the true answer and the model's. `image` is relative to the data folder."""
+    """A question about a view with the true answer and the model's. `image` is relative to the data folder.
+
+    The model's probabilities of either answer, 0 to 1, are added for a report.
+    """
 
     image: str
     scene: Scene
     question: str
     truth: str
     answer: str
+    p_truth: float = math.nan
+    p_answer: float = math.nan
 
     @property
     def question_type(self) -> str:
@@ -116,9 +124,7 @@ def group_by_kart_size(answer: AnsweredQuestion) -> str | None:
     kart = answer.deciding_kart
     if kart is None:
         return None
-    index = max(i for i, edge in enumerate(SIZE_BINS_PX) if kart.min_side >= edge)
-    upper = f"to {SIZE_BINS_PX[index + 1] - 1}" if index + 1 < len(SIZE_BINS_PX) else "or more"
-    return f"{SIZE_BINS_PX[index]:2} {upper}"  # padded, so that the groups sort as text
+    return next(name for edge, name in SIZE_BINS_PX.items() if kart.min_side >= edge)
 
 
 def group_by_training_pair(pairs: Counter) -> Group:
@@ -129,26 +135,6 @@ def group_by_training_pair(pairs: Counter) -> Group:
         return ego and ("in train" if pairs[ego.name, track] else "not in train")
 
     return group
-
-
-def confusion_counts(answers: Iterable[AnsweredQuestion], question_type: str) -> dict[str, Counter]:
-    """Count the answers, in lower case, by true answer for one question type."""
-    counts = defaultdict(Counter)
-    for answer in answers:
-        if answer.question_type == question_type:
-            counts[answer.truth][answer.answer.strip().lower()] += 1
-    return dict(counts)
-
-
-def format_confusions(answers: Iterable[AnsweredQuestion], question_type: str, max_lines: int = 30) -> list[str]:
-    """Format each true answer's accuracy and its most frequent wrong answers as lines, the worst first."""
-    counts = confusion_counts(answers, question_type)
-    lines = [f"{question_type}: true answer, accuracy, most frequent wrong answers"]
-    for truth, given in sorted(counts.items(), key=lambda item: item[1][item[0].lower()] / item[1].total())[:max_lines]:
-        wrong = [f"{answer} {number}" for answer, number in given.most_common(4) if answer != truth.lower()]
-        share = _format_share(given[truth.lower()], given.total())
-        lines.append(f"  {truth:22}{share:>16}  {', '.join(wrong[:3])}".rstrip())
-    return [*lines, ""]
 
 
 def group_by_image(answers: Iterable[AnsweredQuestion]) -> dict[str, list[AnsweredQuestion]]:
@@ -204,7 +190,7 @@ def count_training_pairs(data_dir: Path) -> Counter:
 
 
 def analyze(checkpoint: str, /, split: str = "valid", data: str = str(DATA_DIR), output: str | None = None) -> None:
-    """Answer every question about a split; print accuracy by difficulty, confusions and consistency.
+    """Answer every question about a split; print accuracy by difficulty, mistakes and consistency.
 
     Example: python -m viewer.error_analysis homework/weights/vlm --split valid
 
@@ -224,15 +210,16 @@ def analyze(checkpoint: str, /, split: str = "valid", data: str = str(DATA_DIR),
     answers = answer_all_questions(vlm, scenes, data_dir)
     official = [answer for answer in answers if answer.is_official]
     print(f"{checkpoint} on all of {split}: {len(official):,} questions, exact-match accuracy in percent\n")
-    counts = [answer for answer in answers if answer.question_type == "count"]
     lines = format_table("all", official, lambda _: "")
     lines += format_table("karts in the view", official, group_by_num_karts)
     lines += format_table("kart size in pixels", official, group_by_kart_size)
     if pairs:
         lines += format_table("ego kart on the track", official, group_by_training_pair(pairs))
-    for question_type in ("ego", "total", "count", "track"):
-        lines += format_confusions(official, question_type)
-    lines += format_table("counts, 0 included", counts, lambda answer: "0" if answer.truth == "0" else "others")
+    mistakes = Counter((row.question_type, row.truth, row.answer) for row in official if not row.is_correct)
+    lines += ["most frequent mistakes: type, truth, answer, number"]
+    lines += [f"  {row[0]:12}{row[1]:22}{row[2]:22}{number:6,}" for row, number in mistakes.most_common(NUM_MISTAKES)]
+    counts = [answer for answer in answers if answer.question_type == "count"]
+    lines += ["", *format_table("counts, 0 included", counts, lambda row: "0" if row.truth == "0" else "others")]
     found = consistency(answers)
     lines += ["consistency", *(f"  {name:32}{_format_share(*numbers):>16}" for name, numbers in found.items())]
     print("\n".join(lines))

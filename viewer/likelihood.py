@@ -17,7 +17,7 @@ IMAGE_BATCH_SIZE = 16  # an image's pairs form one sequence of about 400 tokens;
 @torch.inference_mode()
 def compute_probabilities(
     vlm: BaseVLM, pairs: Mapping[str, Sequence[tuple[str, str]]], show_progress: bool = False
-) -> dict[str, list[float]]:
+) -> dict[str, dict[tuple[str, str], float]]:
     """Compute the probability, 0 to 1, of each answer with its end token, given the image and the question.
 
     Args:
@@ -29,8 +29,8 @@ def compute_probabilities(
     """
     paths, probabilities = list(pairs), {}
     head = SharedRowHead(output_embedding(vlm.model))
-    progress = progress_bar(total=len(paths), desc="answer probabilities", unit="view", shown=show_progress)
-    for start in range(0, len(paths), IMAGE_BATCH_SIZE):
+    starts = range(0, len(paths), IMAGE_BATCH_SIZE)
+    for start in progress_bar(starts, desc="answer probabilities", unit="batch", shown=show_progress):
         chunk = paths[start : start + IMAGE_BATCH_SIZE]
         packed = [pack(vlm.tokens, [(question, answer, 1.0) for question, answer in pairs[path]]) for path in chunk]
         batch = collate(packed, vlm.pixel_values(chunk), vlm.processor.tokenizer.pad_token_id)
@@ -44,7 +44,5 @@ def compute_probabilities(
             for segment, label in zip(view.segment_ids, view.labels, strict=True):
                 if label != IGNORE_INDEX:
                     log_probs[segment - 1] -= next(losses)
-            probabilities[path] = [math.exp(log_prob) for log_prob in log_probs]
-        progress.update(len(chunk))
-    progress.close()
+            probabilities[path] = dict(zip(pairs[path], map(math.exp, log_probs), strict=True))
     return probabilities

@@ -89,7 +89,7 @@ def test_grades_a_folder(place, bundles, tmp_path):
     done = run_grader(bundles, place / "data", *flags)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["bundle", "VLM", "CLIP", "total", "s"] and len(lines) == 5
+    assert lines[0].split() == ["bundle", "VLM", "CLIP", "total", "s"] and len(lines) == 4
     assert lines[1].startswith("=good.zip     50.0    0.0   50.0") and "CLIP: homework.load_clip()" in lines[1]
     assert "VLM: homework.data.benchmark" not in lines[3] and "VLM: vlm.answer: 0 answers to 1 questions" in lines[3]
     assert "\x1b" not in done.stdout + done.stderr and "not a readable zip" in lines[2]

@@ -59,9 +59,10 @@ def test_a_running_thread_does_not_delay_the_grader(place, tmp_path):
 
 
 @pytest.mark.skipif(bool(unenforced_limits()), reason="this system does not enforce every limit")
-def test_memory_is_limited(tmp_path):
+def test_memory_is_limited(tmp_path, monkeypatch):
     """The limit counts what a bundle fills, in small pieces too, not what it reserves."""
+    monkeypatch.setattr("grader.runner.MAX_MEMORY_BYTES", 200_000_000)
     models = "def load_vlm():\n    kept = []\n    while True: kept.append(bytes(100_000))"
     package = write_package(tmp_path / "bundle", models)
     with unpack_bundle(package) as root, pytest.raises(PartError, match="MemoryError"):
-        run_part("vlm", root, 60, memory=200_000_000)
+        run_part("vlm", root, 60)

@@ -14,7 +14,6 @@ from viewer.error_analysis import (
     analyze,
     answer_all_questions,
     consistency,
-    format_confusions,
     format_table,
     group_by_image,
     group_by_kart_size,
@@ -90,15 +89,6 @@ def test_tables_group_by_difficulty():
     assert relation[0][3:] == ["-", "100.0", "of", "1", "66.7", "of", "3", "100.0", "of", "4"]
 
 
-def test_confusions_list_wrong_answers():
-    """The worst true answer comes first, with its wrong answers and how often they were given."""
-    rows = [*answer_view({"What kart is the ego car?": "gnu"}), *answer_view({"What kart is the ego car?": "kiki"})]
-    other = Scene("abyss", (Kart(0, "xue", (60, 40, 90, 71)),))
-    lines = format_confusions(rows + answer_view({}, other), "ego")
-    assert lines[1].split() == ["tux", "0.0", "of", "2", "gnu", "1,", "kiki", "1"]
-    assert lines[2].split() == ["xue", "100.0", "of", "1"]
-
-
 def test_all_questions_are_answered(vlm, tiny_data):
     """Each view gets an answer to every question that its labels answer, counts of 0 included."""
     scenes = split_scenes(tiny_data, "valid")
@@ -115,6 +105,14 @@ def test_command_prints_tables_and_consistency(call, nano_folder, tiny_data, tmp
     for words in ("karts in the view", "kart size in pixels", "not in train", "all of a view"):
         assert words in out
     samples = json.loads((tmp_path / "a.json").read_text())["samples"]
+    official = [row for row in samples if row["correct_answer"] != "0"]
+    wrong = Counter(
+        (row["correct_answer"], row["model_answer"])
+        for row in official
+        if row["model_answer"].strip().lower() != row["correct_answer"].lower()
+    )
+    first = out.split("most frequent mistakes: type, truth, answer, number\n")[1].splitlines()[0].split()
+    assert (int(first[-1]), first[1] in {truth for truth, _ in wrong}) == (wrong.most_common(1)[0][1], True)
     counts = [row["correct_answer"] for row in samples if classify_question(row["question"]) == "count"]
     for name, number in (("0", counts.count("0")), ("others", len(counts) - counts.count("0"))):
         assert re.search(rf"^  {name} +[\d.]+ of {number}$", out.split("counts, 0 included")[1], re.M)

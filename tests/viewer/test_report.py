@@ -14,9 +14,10 @@ from homework.labels.scene import Kart, Scene, build_scene
 from homework.labels.visualize import boxes_for_drawing
 from tests.conftest import TRACKS, VIEWS, assert_one_line_error, write_frame
 from tests.tiny_models import reference_logits, save_adapter, save_clip
+from viewer.error_analysis import AnsweredQuestion
 from viewer.likelihood import compute_probabilities
 from viewer.report.cli import report
-from viewer.report.collect import ScoredAnswer, suspected_label_errors, top_errors
+from viewer.report.collect import suspected_label_errors, top_errors
 
 CURVE = [
     {"loss": 2.0, "step": 1},
@@ -90,8 +91,10 @@ def test_probability_of_an_answer_is_the_product_over_its_tokens(vlm, views):
     question, answers = "What track is this?", ("abyss", "gran_paradiso_island")
     path = str(views[0])
     packed = compute_probabilities(vlm, {path: [(question, a) for a in answers], str(views[1]): [(question, "tux")]})
-    for answer, probability in zip(answers, packed[path], strict=True):
-        assert compute_probabilities(vlm, {path: [(question, answer)]})[path] == pytest.approx([probability], rel=1e-3)
+    for answer in answers:
+        pair = question, answer
+        probability = packed[path][pair]
+        assert compute_probabilities(vlm, {path: [pair]})[path] == {pair: pytest.approx(probability, rel=1e-3)}
         question_ids, answer_ids = vlm.tokens.question(question), vlm.tokens.answer(answer)
         ids = [*vlm.tokens.prefix, *question_ids, *answer_ids]
         with torch.inference_mode():
@@ -101,8 +104,8 @@ def test_probability_of_an_answer_is_the_product_over_its_tokens(vlm, views):
         assert probability == pytest.approx(float(torch.stack(steps).prod()), rel=1e-3)
 
 
-def make_answer(image: str, question: str, answer: str, p_answer: float, p_truth: float) -> ScoredAnswer:
-    return ScoredAnswer(image, SCENE, question, dict(qa_pairs(SCENE))[question], answer, p_answer, p_truth)
+def make_answer(image: str, question: str, answer: str, p_answer: float, p_truth: float) -> AnsweredQuestion:
+    return AnsweredQuestion(image, SCENE, question, dict(qa_pairs(SCENE))[question], answer, p_truth, p_answer)
 
 
 def test_top_errors_have_the_least_probable_truth():

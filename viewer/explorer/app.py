@@ -6,51 +6,27 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Body, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import Field, StringConstraints
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from homework.utils.errors import InputError
 
 from . import library
-from .library import UPLOADS, Library, NotAnImageError, TooLargeError, UnknownViewError
-from .models import Models, NotReadyError
+from .library import UPLOADS, Library
+from .models import Models
 
 HOSTS = ["127.0.0.1", "localhost"]  # accepted Host headers: protects against DNS rebinding
 STATIC = Path(str(resources.files(__package__) / "static"))
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-ERROR_STATUS = {UnknownViewError: 404, NotReadyError: 503, InputError: 500, TooLargeError: 413, NotAnImageError: 415}
 
+Name = Annotated[str, Body(embed=True)]
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
-
-
-class ViewRequest(BaseModel):
-    """A request about a view."""
-
-    split: str
-    key: str
-
-
-class AskRequest(ViewRequest):
-    """A question about a view."""
-
-    question: Line
-
-
-class CompareRequest(ViewRequest):
-    """Texts to compare with a view."""
-
-    texts: Annotated[list[Line], Field(min_length=1, max_length=20)]
-
-
-class CheckRequest(BaseModel):
-    """A split to search for wrong answers."""
-
-    split: str
+Lines = Annotated[list[Line], Field(min_length=1, max_length=20)]
 
 
 def make_app(views: Library, models: Models) -> FastAPI:
@@ -58,7 +34,15 @@ def make_app(views: Library, models: Models) -> FastAPI:
     app = FastAPI(openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     app.mount("/static", StaticFiles(directory=STATIC))
-    _add_error_handlers(app)
+
+    @app.exception_handler(InputError)
+    def report_bad_data(_: Request, error: InputError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 500)
+
+    @app.exception_handler(RequestValidationError)
+    def report_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
     @app.middleware("http")
     async def protect(request: Request, call_next):
@@ -88,12 +72,9 @@ def make_app(views: Library, models: Models) -> FastAPI:
     @app.get("/api/views/{split}")
     def get_views(split: str, track: str = "", kart: str = "", number: int | None = None, wrong: bool = False) -> dict:
         in_split = views.in_split(split)
-        labelled = {} if split == UPLOADS else in_split
-        keys = list(library.filter_views(labelled, track, kart, number) if labelled else in_split)
-        if wrong:
-            wrong_keys = set(models.find_wrong(split, in_split)[0])
-            keys = [key for key in keys if key in wrong_keys]
-        return {"keys": keys, "total": len(in_split)} | library.count_facets(labelled, track, kart, number)
+        found = library.filter_views(in_split, track, kart, number)
+        keys = [key for key in models.find_wrong(split, in_split)[0] if key in found] if wrong else list(found)
+        return {"keys": keys, "total": len(in_split)} | library.count_facets(in_split, track, kart, number)
 
     @app.get("/api/views/{split}/{key}")
     def get_view(split: str, key: str) -> dict:
@@ -111,19 +92,19 @@ def make_app(views: Library, models: Models) -> FastAPI:
         return {"answers": models.answer_labelled(split, views.find(split, key))}
 
     @app.post("/api/ask")
-    def ask(body: AskRequest) -> dict:
-        view, start = views.find(body.split, body.key), time.perf_counter()
-        answer, probability = models.ask(view, body.question)
-        seconds, truth = time.perf_counter() - start, dict(view.pairs).get(body.question)
+    def ask(split: Name, key: Name, question: Annotated[Line, Body()]) -> dict:
+        view, start = views.find(split, key), time.perf_counter()
+        answer, probability = models.ask(view, question)
+        seconds, truth = time.perf_counter() - start, dict(view.pairs).get(question)
         return {"answer": answer, "probability": probability, "truth": truth, "seconds": seconds}
 
     @app.post("/api/compare")
-    def compare(body: CompareRequest) -> dict:
-        return {"probabilities": models.compare(views.find(body.split, body.key), body.texts)}
+    def compare(split: Name, key: Name, texts: Annotated[Lines, Body()]) -> dict:
+        return {"probabilities": models.compare(views.find(split, key), texts)}
 
     @app.post("/api/check")
-    def start_check(body: CheckRequest) -> dict:
-        models.start_check(body.split, views.in_split(body.split))
+    def start_check(split: Name) -> dict:
+        models.start_check(split, views.in_split(split))
         return {}
 
     @app.delete("/api/check")
@@ -143,15 +124,3 @@ def make_app(views: Library, models: Models) -> FastAPI:
         return {"split": UPLOADS, "key": entry.key}
 
     return app
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    """Report every error as one line, under `detail`."""
-    for error_type, status in ERROR_STATUS.items():
-        app.add_exception_handler(error_type, lambda _, error, s=status: JSONResponse({"detail": str(error)}, s))
-
-    def report_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
-
-    app.add_exception_handler(RequestValidationError, report_invalid)

@@ -34,7 +34,10 @@ def explore(data: str = str(DATA_DIR), checkpoint: str = "vlm", clip: str = "cli
     from .models import Models
 
     library, models = Library(Path(data)), Models(checkpoint, clip)
-    listener = _listen(port)
+    try:
+        listener = socket.create_server((HOST, port))  # a browser that opens the address at once waits
+    except (OSError, OverflowError) as error:
+        raise InputError(f"{HOST}:{port}", f"cannot listen ({error})", "choose another port: --port 8001") from None
     loading = threading.Thread(target=models.load, daemon=True)
     loading.start()
     print(f"open http://{HOST}:{listener.getsockname()[1]} in a browser; Ctrl-C ends it", flush=True)
@@ -51,14 +54,3 @@ def explore(data: str = str(DATA_DIR), checkpoint: str = "vlm", clip: str = "cli
     if loading.is_alive():
         os._exit(status)  # the interpreter cannot exit cleanly while a thread is inside torch
     sys.exit(status)
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-        listener.listen()  # so that a browser that opens the printed address at once waits instead of failing
-    except (OSError, OverflowError) as error:
-        raise InputError(f"{HOST}:{port}", f"cannot listen ({error})", "choose another port: --port 8001") from None
-    return listener

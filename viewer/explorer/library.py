@@ -4,16 +4,18 @@ import io
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fastapi import HTTPException
 from PIL import Image, ImageOps
 
-from homework.labels.frame_info import read_frame_info, read_scenes
+from homework.labels.eval_sets import split_scenes
+from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import captions, qa_pairs
-from homework.labels.rows import image_file, info_files
+from homework.labels.rows import parse_image_file
 from homework.labels.scene import Scene
 from homework.labels.visualize import boxes_for_drawing
 from homework.utils.errors import InputError
@@ -27,27 +29,17 @@ MAX_STORED_SIZE = (1200, 800)  # pixels; the models see far fewer
 UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
-class UnknownViewError(LookupError):
-    """There is no such split or view."""
-
-
-class TooLargeError(ValueError):
-    """An upload has too many bytes or pixels."""
-
-
-class NotAnImageError(ValueError):
-    """Pillow cannot decode an upload."""
-
-
 @dataclass(frozen=True)
 class ViewEntry:
-    """An image with its frame, its view index in it, and its labels; an upload has no frame."""
+    """An image with its labels; an upload has none."""
 
-    key: str
     path: Path
-    info_path: Path | None = None
-    index: int = 0
     scene: Scene | None = None
+
+    @property
+    def key(self) -> str:
+        """The view's name in requests, unique in its split."""
+        return self.path.stem.removesuffix("_im")
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -80,29 +72,32 @@ class Library:
         """Return the views of a split by key.
 
         Raises:
-            UnknownViewError: no such split.
+            HTTPException: no such split.
             InputError: a frame of it is broken.
         """
         with self._lock:  # prevents two requests from reading the split twice
             if split not in self._views:
                 if split not in self.splits:
-                    raise UnknownViewError("no such split")
-                self._views[split] = dict(_read_split(self._data, split))
+                    raise HTTPException(404, "no such split")
+                views = [
+                    ViewEntry(self._data / image, scene) for image, scene in split_scenes(self._data, split).items()
+                ]
+                self._views[split] = {view.key: view for view in views}
             return self._views[split]
 
     def find(self, split: str, key: str) -> ViewEntry:
         """Return one view."""
         views = self.in_split(split)
         if key not in views:
-            raise UnknownViewError("no such view")
+            raise HTTPException(404, "no such view")
         return views[key]
 
     def add_upload(self, content: bytes) -> ViewEntry:
         """Decode an image and store it re-encoded, under a generated name.
 
         Raises:
-            NotAnImageError: not an image of a known format, or a broken one.
-            TooLargeError: more than `MAX_UPLOAD_BYTES` or `MAX_UPLOAD_PIXELS`.
+            HTTPException: not an image of a known format, or a broken one, or more than `MAX_UPLOAD_BYTES` or
+                `MAX_UPLOAD_PIXELS`.
         """
         image = _decode(content)
         with self._lock:
@@ -110,34 +105,24 @@ class Library:
             path = Path(self._upload_dir.name) / f"{key}.png"
             image.save(path)
             uploads = self._views[UPLOADS]
-            uploads[key] = ViewEntry(key, path)
+            uploads[key] = ViewEntry(path)
             for old in list(uploads)[:-MAX_UPLOADS]:
                 uploads.pop(old).path.unlink(missing_ok=True)
             return uploads[key]
 
 
-def _read_split(data: Path, split: str) -> Iterator[tuple[str, ViewEntry]]:
-    for info_path in info_files(data / split):
-        for index, scene in read_scenes(info_path):
-            path = data / image_file(info_path, index)
-            key = path.name.removesuffix("_im.jpg")
-            yield key, ViewEntry(key, path, info_path, index, scene)
-
-
 def _decode(content: bytes) -> Image.Image:
     if len(content) > MAX_UPLOAD_BYTES:
-        raise TooLargeError(f"too large: more than {MAX_UPLOAD_BYTES // 1_000_000} MB")
+        raise HTTPException(413, f"too large: more than {MAX_UPLOAD_BYTES // 1_000_000} MB")
     try:
         with Image.open(io.BytesIO(content), formats=UPLOAD_FORMATS) as image:
             if image.width * image.height > MAX_UPLOAD_PIXELS:
                 raise Image.DecompressionBombError
-            image.verify()
-        with Image.open(io.BytesIO(content), formats=UPLOAD_FORMATS) as image:  # verify() consumes the image
             upright = as_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:  # Pillow raises it too, above 179 million pixels
-        raise TooLargeError(f"too large: more than {MAX_UPLOAD_PIXELS // 1_000_000} million pixels") from None
+        raise HTTPException(413, f"too large: more than {MAX_UPLOAD_PIXELS // 1_000_000} million pixels") from None
     except Exception:  # Pillow's decoders raise many types of errors on broken files
-        raise NotAnImageError(f"not a readable image; use a {', '.join(UPLOAD_FORMATS)} file") from None
+        raise HTTPException(415, f"not a readable image; use a {', '.join(UPLOAD_FORMATS)} file") from None
     upright.thumbnail(MAX_STORED_SIZE, Image.Resampling.LANCZOS)
     return upright
 
@@ -145,14 +130,16 @@ def _decode(content: bytes) -> Image.Image:
 def filter_views(
     views: dict[str, ViewEntry], track: str = "", kart: str = "", num_karts: int | None = None
 ) -> dict[str, ViewEntry]:
-    """Return the views on a track, with a kart, with a number of karts; empty values match all."""
-    return {
-        key: view
-        for key, view in views.items()
-        if (not track or view.scene.track == track)
-        and (not kart or any(other.name == kart for other in view.scene.karts))
-        and num_karts in (None, len(view.scene.karts))
-    }
+    """Return the views on a track, with a kart, with a number of karts; empty values, and uploads, match all."""
+
+    def matches(scene: Scene) -> bool:
+        return (
+            track in ("", scene.track)
+            and kart in ("", *(other.name for other in scene.karts))
+            and num_karts in (None, len(scene.karts))
+        )
+
+    return {key: view for key, view in views.items() if view.scene is None or matches(view.scene)}
 
 
 def count_facets(views: dict[str, ViewEntry], track: str, kart: str, num_karts: int | None) -> dict[str, dict]:
@@ -162,8 +149,8 @@ def count_facets(views: dict[str, ViewEntry], track: str, kart: str, num_karts: 
     """
 
     def count(values: Callable[[Scene], set], *filters) -> dict:
-        counts = Counter(value for view in filter_views(views, *filters).values() for value in values(view.scene))
-        return dict(sorted(counts.items()))
+        scenes = [view.scene for view in filter_views(views, *filters).values() if view.scene]
+        return dict(sorted(Counter(value for scene in scenes for value in values(scene)).items()))
 
     return {
         "tracks": count(lambda scene: {scene.track}, "", kart, num_karts),
@@ -173,15 +160,17 @@ def count_facets(views: dict[str, ViewEntry], track: str, kart: str, num_karts: 
 
 
 def view_to_json(view: ViewEntry) -> dict:
-    """Return a view's boxes, in pixels of the 150x100 view, QA pairs and captions."""
-    if view.scene is None:
-        return {"key": view.key, "track": None, "ego": None, "boxes": [], "pairs": [], "captions": []}
-    boxes = boxes_for_drawing(read_frame_info(view.info_path), view.index, view.scene)
+    """Return a view's boxes, in pixels of the 150x100 view, QA pairs and captions; an upload has none."""
+    scene = view.scene
+    boxes = []
+    if scene:
+        frame, number = parse_image_file(view.path.name)
+        boxes = boxes_for_drawing(read_frame_info(view.path.with_name(f"{frame}_info.json")), number, scene)
     return {
         "key": view.key,
-        "track": view.scene.track,
-        "ego": view.scene.ego.name if view.scene.ego else None,
+        "track": scene and scene.track,
+        "ego": scene and scene.ego and scene.ego.name,
         "boxes": [asdict(box) for box in boxes],
         "pairs": [{"question": question, "answer": answer} for question, answer in view.pairs],
-        "captions": list(captions(view.scene)),
+        "captions": list(captions(scene)) if scene else [],
     }

@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from fastapi import HTTPException
+
 from homework.data import is_exact_match
 from homework.utils.errors import InputError, first_line
 
@@ -16,10 +18,6 @@ REMEDIES = {
     "vlm": "train one with `python -m homework.finetune train`, or start this page with `--checkpoint FOLDER`",
     "clip": "train one with `python -m homework.clip train`, or start this page with `--clip FOLDER`",
 }
-
-
-class NotReadyError(RuntimeError):
-    """A model is still loading or could not be loaded."""
 
 
 class Models:
@@ -41,19 +39,14 @@ class Models:
         """Load both models, which takes seconds; `state` reports failures."""
         for part in self.state:
             try:
-                from homework.models.loading import checkpoint_folder  # imports torch
+                from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
+                from homework.clip import load_with_tokenizer
+                from homework.models.loading import checkpoint_folder
 
                 folder = checkpoint_folder(self.checkpoints[part])
                 if not folder.is_dir():
                     raise InputError(folder, "no such checkpoint", REMEDIES[part])
-                if part == "vlm":
-                    from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
-
-                    self._models[part] = (BaseVLM(folder),)
-                else:
-                    from homework.clip import load_with_tokenizer
-
-                    self._models[part] = load_with_tokenizer(folder.resolve())
+                self._models[part] = (BaseVLM(folder),) if part == "vlm" else load_with_tokenizer(folder.resolve())
                 self.state[part] = READY
             except Exception as error:  # also out of memory, which the page must report
                 self.state[part] = str(error) if isinstance(error, InputError) else first_line(error)
@@ -63,11 +56,11 @@ class Models:
         """Reserve a model for one request, with priority over the search for wrong answers.
 
         Raises:
-            NotReadyError: it is not loaded.
+            HTTPException: it is not loaded.
         """
         state = self.state[part]
         if state != READY:
-            raise NotReadyError("the model is still loading" if state == LOADING else state)
+            raise HTTPException(503, "the model is still loading" if state == LOADING else state)
         self._num_waiting += 1
         try:
             with self._lock:
@@ -82,7 +75,7 @@ class Models:
 
             path = str(view.path)
             (answer,) = vlm.answer([path], [question])
-            return answer, compute_probabilities(vlm, {path: [(question, answer)]})[path][0]
+            return answer, compute_probabilities(vlm, {path: [(question, answer)]})[path][question, answer]
 
     def answer_labelled(self, split: str, view: ViewEntry) -> dict[str, str]:
         """Return question -> answer for all labelled questions about a view."""

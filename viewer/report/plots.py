@@ -3,37 +3,32 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from homework.data import wilson_interval
 from homework.labels.questions import QUESTION_TYPES
 
-# Of medium lightness, so that they contrast with white and black.
-TYPE_COLORS = {"ego": "#3b82f6", "total": "#d97706", "track": "#16a34a", "relation": "#a855f7", "count": "#e11d48"}
-CORRECT, WRONG, GRAY = "#16a34a", "#e11d48", "#888888"
 TEXT_COLOR = "#010203"  # placeholder for the page's text colour, which CSS decides
 STYLE = {
     "svg.fonttype": "none",  # keeps text as text: small and searchable
-    "font.family": "sans-serif",
     "font.size": 9,
     "text.parse_math": False,  # a name may contain a $
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT_COLOR),
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "grid.color": "#8888884d",
 }
+# The page needs no namespaces, and would have each of matplotlib's ids but those of clip paths several times.
 UNUSED_SVG = re.compile(
-    r"<metadata>.*?</metadata>|<!--.*?-->"
-    r'| xmlns(:\w+)?="[^"]*"| version="[^"]*"| id="(?:figure|axes|text|line2d|patch|xtick|ytick)[^"]*"',
+    r'<metadata>.*?</metadata>| xmlns(:\w+)?="[^"]*"| id="(?:figure|axes|text|line2d|patch|xtick|ytick)[^"]*"',
     re.DOTALL,
 )
-MAX_CLASSES = 30  # columns of a confusion matrix; all other answers share one more
-CLASS_NAME = re.compile(r"[a-zA-Z0-9_ -]{1,24}")  # an untrained model's answers may be anything, at any length
 
 
 def _draw_svg(name: str, width: float, height: float, draw: Callable[[Axes], None]) -> str:
@@ -44,21 +39,18 @@ def _draw_svg(name: str, width: float, height: float, draw: Callable[[Axes], Non
         draw(figure.add_subplot())
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
-    text = UNUSED_SVG.sub("", text[text.index("<svg") :])
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 sans-serif", text).replace(TEXT_COLOR, "currentColor")
+    text = UNUSED_SVG.sub("", text[text.index("<svg") :]).replace(TEXT_COLOR, "currentColor")
     return text.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
 
 
-def _percent_with_interval(counts: Sequence[tuple[int, int]]) -> tuple[list[float], list[list[float]]]:
-    """Return the percentages of (correct, total) pairs and their 95 % error bars below and above."""
-    shares = [correct / total for correct, total in counts]
-    ends = [wilson_interval(share, total) for share, (_, total) in zip(shares, counts, strict=True)]
-    errors = [(max(0.0, share - low), max(0.0, high - share)) for share, (low, high) in zip(shares, ends, strict=True)]
-    return [100 * share for share in shares], [[100 * error for error in side] for side in zip(*errors, strict=True)]
+def _draw_line(axes: Axes, label: str, x: Sequence[float], y: Sequence[float], errors=None) -> None:
+    """Draw a line in the colour of its question type, or in gray; `errors` are lengths below and above."""
+    color = f"C{QUESTION_TYPES.index(label)}" if label in QUESTION_TYPES else "gray"
+    axes.errorbar(x, y, yerr=errors, fmt="o-", ms=3, lw=1.2, capsize=2, color=color, label=label)
 
 
-def _add_legend(axes: Axes, num_columns: int) -> None:
-    axes.legend(frameon=False, ncols=num_columns, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+def _add_legend(axes: Axes) -> None:
+    axes.legend(frameon=False, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
 
 
 def plot_accuracy_by_group(name: str, correct: Counter, total: Counter) -> str:
@@ -74,46 +66,42 @@ def plot_accuracy_by_group(name: str, correct: Counter, total: Counter) -> str:
         for number, type_ in enumerate(types):
             present = [place for place, group in enumerate(groups) if total[group, type_]]
             keys = [(groups[place], type_) for place in present]
-            percent, errors = _percent_with_interval([(correct[key], total[key]) for key in keys])
+            shares = np.array([correct[key] / total[key] for key in keys])
+            ends = np.transpose([wilson_interval(correct[key] / total[key], total[key]) for key in keys])
+            errors = np.maximum(0, [shares - ends[0], ends[1] - shares])  # rounding may make them negative
             offset = 0.08 * (number - (len(types) - 1) / 2)  # separates overlapping intervals
-            style = {"fmt": "o-", "ms": 4, "lw": 1.2, "capsize": 2, "color": TYPE_COLORS.get(type_, GRAY)}
-            axes.errorbar([place + offset for place in present], percent, yerr=errors, label=type_, **style)
+            _draw_line(axes, type_, np.array(present) + offset, 100 * shares, 100 * errors)
         axes.set_xticks(range(len(groups)), [group.strip() for group in groups])
         axes.set(ylim=(0, 101), ylabel="accuracy, %")
-        axes.grid(axis="y", color=GRAY, alpha=0.3)
-        _add_legend(axes, len(types))
+        axes.grid(axis="y")
+        _add_legend(axes)
 
     return _draw_svg(name, 5.2, 3.0, draw)
 
 
-def plot_confusions(name: str, counts: Mapping[str, Counter]) -> str:
-    """Plot a confusion matrix, true answers by given answers; opacity is the share of the row.
+def plot_confusions(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """Plot a confusion matrix: true answers by given answers, in percent of the row, which is also the opacity.
 
     Args:
-        counts: true answer -> number of times each answer was given.
+        pairs: (true answer, given answer) of each question. What is never a true answer shares one column.
     """
-    truths = sorted(counts)
-    given = sum(counts.values(), Counter())
-    others = [answer for answer, _ in given.most_common() if answer not in counts and CLASS_NAME.fullmatch(answer)]
-    columns = truths + sorted(others[: max(0, MAX_CLASSES - len(truths))])
-    rest = [answer for answer in given if answer not in columns]
-    names = columns + (["others"] if rest else [])
+    counts = Counter(pairs)
+    truths = sorted({truth for truth, _ in counts})
+    names = [*truths, "others"]
+    matrix = np.zeros((len(truths), len(names)))
+    for (truth, given), number in counts.items():
+        matrix[truths.index(truth), names.index(given if given in truths else "others")] += number
+    matrix /= matrix.sum(axis=1, keepdims=True)
 
     def draw(axes: Axes) -> None:
-        for y, truth in enumerate(truths):
-            row = counts[truth]
-            for x, answer in enumerate(names):
-                number = row[answer] if x < len(columns) else sum(row[other] for other in rest)
-                share, color = number / row.total(), CORRECT if answer == truth else WRONG
-                if number:
-                    axes.add_patch(Rectangle((x, y), 1, 1, color=color, alpha=max(0.05, share), lw=0))
-                if share >= 0.05:
-                    style = {"ha": "center", "va": "center_baseline", "fontsize": 6.5}
-                    axes.text(x + 0.5, y + 0.5, f"{100 * share:.0f}", **style)
-        axes.set_xticks([x + 0.5 for x in range(len(names))], names, rotation=90, fontsize=7.5)
-        axes.set_yticks([y + 0.5 for y in range(len(truths))], truths, fontsize=7.5)
+        axes.pcolormesh(np.eye(*matrix.shape), cmap=ListedColormap(["C3", "C2"]), alpha=matrix)
+        for y, x in np.argwhere(matrix >= 0.05):
+            place = {"ha": "center", "va": "center_baseline"}
+            axes.text(x + 0.5, y + 0.5, f"{100 * matrix[y, x]:.0f}", fontsize=6.5, **place)
+        axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, fontsize=7.5)
+        axes.set_yticks(np.arange(len(truths)) + 0.5, truths, fontsize=7.5)
         axes.tick_params(length=0)
-        axes.set(xlim=(0, len(names)), ylim=(len(truths), 0), xlabel="answer", ylabel="truth")
+        axes.set(ylim=(len(truths), 0), xlabel="answer", ylabel="truth")
 
     return _draw_svg(name, 1.4 + 0.27 * len(names), 1.2 + 0.24 * len(truths), draw)
 
@@ -126,25 +114,22 @@ def plot_training_curves(name: str, curve: Sequence[dict]) -> list[str]:
     """
     accuracies = {f"eval_accuracy_{type_}": type_ for type_ in QUESTION_TYPES} | {"eval_accuracy": "all"}
     plots = []
-    for title, fields, label in (("loss", {"loss": "all"}, "loss"), ("accuracy", accuracies, "accuracy, %")):
+    for label, fields in ("loss", {"loss": "all"}), ("accuracy", accuracies):
         lines = {name: [(row["step"], row[field]) for row in curve if field in row] for field, name in fields.items()}
-        lines = {name: points for name, points in lines.items() if points}
 
-        def draw(axes: Axes, title=title, label=label, lines=lines) -> None:
+        def draw(axes: Axes, label=label, lines=lines) -> None:
             for line, points in lines.items():
-                style = {"ms": 3, "lw": 2 if line == "all" else 1, "color": TYPE_COLORS.get(line, GRAY)}
-                axes.plot(*zip(*points, strict=True), "o-", label=line, **style)
-            if title == "loss" and all(value > 0 for _, value in lines["all"]):
-                axes.set_yscale("log")
-                # the default labels are formulas, which `text.parse_math` leaves unrendered
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter("{x:g}")
-                axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.set(xlabel="step", ylabel=label)
-            axes.grid(color=GRAY, alpha=0.3)
-            if len(lines) > 1:
-                _add_legend(axes, len(lines))
+                if points:
+                    _draw_line(axes, line, *zip(*points, strict=True))
+            if label == "loss":
+                axes.set_yscale("log", subs=(2, 5))
+                for set_formatter in axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter:
+                    set_formatter("{x:g}")  # the default labels are formulas
+            else:
+                _add_legend(axes)
+            axes.set(xlabel="step", ylabel="accuracy, %" if label == "accuracy" else label)
+            axes.grid()
 
-        if lines:
-            plots.append(_draw_svg(f"{name}, {title}", 5.2, 2.6, draw))
+        if any(lines.values()):
+            plots.append(_draw_svg(f"{name}, {label}", 5.2, 2.6, draw))
     return plots
