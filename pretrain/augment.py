@@ -12,37 +12,39 @@ from homework.labels.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE
 LIGHT_RING_PX = 4  # width of the ring around a box that counts towards its mean light
 MAX_LIGHT_GAIN = 2.0  # limit of the per-channel gain or loss in light of a pasted kart
 
+# Sizes of karts are those of the shorter side of their boxes
+MAX_HARDNESS = 4  # karts beside the first and far karts are counted up to this many
+MAX_ZOOM = 1.25
+NUM_SOURCES = 8  # views among which the kart of the most similar box is chosen
+MAX_ADDED = 6  # far karts per view
+OCCLUDED_PROB = 0.5  # of an added kart: it stands in the columns of the nearest kart, and behind it
+MIN_VISIBLE = 0.4  # share of an added kart that nearer karts may not cover
+FAR_MAX_SIZE_PX = 12  # smaller karts are far
+ADDED_MAX_SIZE_PX = 18  # boxes of smaller karts are those that karts are added in
+FLIP_PROB = 0.5
+WINDOW_KARTS = 8  # karts that are tried in a window of the fovea's size
+WINDOW_TOP_PX = (8, 56)  # range of a window's first row
+
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How views are drawn and changed. A size of a kart is that of the shorter side of its box."""
+    """How views are drawn and changed."""
 
-    hardness_weight: float = 1.0  # growth of a view's probability per kart beside the first and per far kart,
-    max_hardness: int = 4  # counted up to this many
+    hardness_weight: float = 1.0  # growth of a view's probability per kart beside the first and per far kart
     zoom_prob: float = 0.5  # of a view: a random part of it becomes the whole view
-    max_zoom: float = 1.25
     swap_ego_prob: float = 0.3  # of a view: another view's kart takes the place of its ego kart
-    num_sources: int = 8  # views among which the kart of the most similar box is chosen
     add_far_karts_prob: float = 0.4  # of a view: far karts are added
-    max_added: int = 6
-    occluded_prob: float = 0.5  # of an added kart: it stands in the columns of the nearest kart, and behind it
-    min_visible: float = 0.4  # share of an added kart that nearer karts may not cover
-    far_max_size_px: int = 12  # smaller karts are far
-    added_max_size_px: int = 18  # boxes of smaller karts are those that karts are added in
-    flip_prob: float = 0.5
     center_crop_prob: float = 0.2  # of a batch: only the columns of the grader's CLIP crop are shown
-    window_karts: int = 8  # karts that are tried in a window of the fovea's size
-    window_top_px: tuple[int, int] = (8, 56)  # range of a window's first row
 
 
 AUGMENT = AugmentConfig()
 
 
-def random_window(rng: np.random.Generator, max_zoom: float = AUGMENT.max_zoom) -> tuple[float, float, float]:
+def random_window(rng: np.random.Generator) -> tuple[float, float, float]:
     """Sample a part of a view, of the view's shape: left, top and width in pixels of the 150x100 view."""
-    width = VIEW_SIZE[0] / rng.uniform(1, max_zoom)
+    width = VIEW_SIZE[0] / rng.uniform(1, MAX_ZOOM)
     height = width * VIEW_SIZE[1] / VIEW_SIZE[0]
     return rng.uniform(0, VIEW_SIZE[0] - width), rng.uniform(0, VIEW_SIZE[1] - height), width
 

@@ -1,18 +1,15 @@
-"""Build the dense targets of the vision encoder from scenes."""
+"""Scenes with all visible karts, and the dense targets of the vision encoder."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from homework.labels.game import KARTS, TRACKS
-from homework.labels.scene import VIEW_SIZE, Kart, Scene
+from homework.labels.scene import VIEW_SIZE, Kart, Scene, detected_karts
 from homework.models.tux_nano.vision import FOVEA_SIZE, FOVEA_TOP
 
-if TYPE_CHECKING:  # dataset.py imports this module
-    from .dataset import AnnotatedScene
-
+MIN_VISIBLE_SIZE_PX = 2  # of a box's shorter side: smaller karts are not visible
 KART_ID = {name: index for index, name in enumerate(KARTS)}
 TRACK_ID = {name: index for index, name in enumerate(TRACKS)}
 BACKGROUND = len(KARTS)  # class of a cell without a kart
@@ -21,6 +18,34 @@ MAX_COUNT = 9  # class of this number and of larger ones
 KART_WEIGHT = 10  # loss weight of a kart of one cell; background cells weigh 1
 SMALL_KART_WEIGHT = 3  # the same for a kart too small for the label rule
 SIZE_THRESHOLDS_PX = (3, 4, 5, 6, 7)  # of a box's width, and of its height
+
+
+@dataclass(frozen=True)
+class AnnotatedScene(Scene):
+    """A scene with the visible karts that are too small for the label rule as well.
+
+    A single pixel decides whether a kart is large enough, so what is learned of a kart must not end there.
+    """
+
+    small: tuple[Kart, ...] = ()
+
+    @property
+    def all_karts(self) -> tuple[Kart, ...]:
+        """Karts that are large enough for the label rule, then those that are not."""
+        return self.karts + self.small
+
+    def mirror(self) -> "AnnotatedScene":
+        """Build the scene of the image flipped left to right."""
+        flip = lambda x1, y1, x2, y2: (VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2)
+        karts, small = ([k._replace(box=flip(*k.box)) for k in group] for group in (self.karts, self.small))
+        return replace(self, karts=tuple(karts), small=tuple(small))
+
+
+def annotated_scene(info: dict, view_index: int) -> AnnotatedScene:
+    """Build the scene of a view by the label rule, as `build_scene`, with the karts that the rule leaves out."""
+    karts = [kart for kart in detected_karts(info, view_index) if kart.min_side >= MIN_VISIBLE_SIZE_PX]
+    large, small = (tuple(kart for kart in karts if kart.is_large_enough == counts) for counts in (True, False))
+    return AnnotatedScene(info["track"], large, small)
 
 
 @dataclass(frozen=True)
@@ -96,7 +121,7 @@ def image_targets(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     return targets
 
 
-def cell_targets(scenes: Sequence["AnnotatedScene"], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, np.ndarray]:
+def cell_targets(scenes: Sequence[AnnotatedScene], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, np.ndarray]:
     """Build the targets of each cell, for the image's columns from `left` to `left + width` and for the fovea.
 
     Returns:
@@ -112,7 +137,7 @@ def cell_targets(scenes: Sequence["AnnotatedScene"], left: int = 0, width: int =
     return targets | {"foveal_map_size": size_targets(scenes, FOVEA_GRID), "foveal_token_size": size}
 
 
-def kart_maps(scenes: Sequence["AnnotatedScene"], grid: Grid) -> dict[str, np.ndarray]:
+def kart_maps(scenes: Sequence[AnnotatedScene], grid: Grid) -> dict[str, np.ndarray]:
     """Build maps of karts, their centres and boxes, including karts too small for the label rule.
 
     Returns:
@@ -163,7 +188,7 @@ def token_targets(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
     return {"token": token.reshape(n, -1, len(KARTS) + 1), "side": side.reshape(n, -1, 2)}
 
 
-def size_targets(scenes: Sequence["AnnotatedScene"], grid: Grid) -> np.ndarray:
+def size_targets(scenes: Sequence[AnnotatedScene], grid: Grid) -> np.ndarray:
     """Compare the width and height of the kart centred in each cell with `SIZE_THRESHOLDS_PX`.
 
     Returns:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,7 +96,7 @@ def train_stage(
 
 
 def save_checkpoint(path: Path, step: int, module: nn.Module, optimizer: dict) -> None:
-    """Write a checkpoint; `optimizer` is its state, empty if only other stages are to be initialised from it."""
+    """Write a checkpoint; `optimizer` is its state."""
     with atomic_write(path) as temporary:
         torch.save({"step": step, "model": module.state_dict(), "optimizer": optimizer}, temporary)
 
@@ -124,12 +125,14 @@ def errors_as_input_error(
     """Report what goes wrong with a file of weights as an `InputError`."""
     try:
         yield
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(path, "no such checkpoint", "run the previous stage first, or correct the path") from None
     except (OSError, RuntimeError, LookupError, ValueError, SafetensorError) as error:
         # PyTorch names the weights that do not fit in the last lines
         reason = str(error).splitlines()[-1].strip() if isinstance(error, RuntimeError) else first_line(error)
-        raise InputError(path, f"{problem} ({reason})", remedy) from None
+        raise InputError(path, f"{problem} ({textwrap.shorten(reason, 160)})", remedy) from None
 
 
 def _truncate_curve(curve: Path, step: int) -> None:

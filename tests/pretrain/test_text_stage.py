@@ -1,12 +1,10 @@
 """The text stage: compact vocabulary, paraphrases, initial weights."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,7 +13,7 @@ from homework.models.loading import DEFAULT_BASE, load_processor
 from homework.models.prompts import PromptTokens
 from homework.utils.errors import InputError
 from pretrain.assemble import VOCAB_SIZE
-from pretrain.checkpoints import FROZEN_PREFIXES, VISION_CONFIG, load_text_weights
+from pretrain.checkpoints import FROZEN_PREFIXES, load_text_weights
 from pretrain.compact_vocab import CompactVocabulary, answer_texts, caption_texts
 from pretrain.paraphrases import PARAPHRASED_QUESTIONS
 from pretrain.text_stage import TextStage, sample_pairs
@@ -101,18 +99,3 @@ def test_text_stage_loads_another_text_stage(tokens, tmp_path):
     torch.save({"step": 1, "model": {"vision_encoder.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
     with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
         load_text_weights(second, file)
-
-
-def test_text_stage_loads_an_exported_base(tokens, tmp_path):
-    """Text model and connector are the base's, its embedding table reduced; other folders are rejected."""
-    stage, saved = TextStage(VISION_CONFIG, tokens), load_file(Path(DEFAULT_BASE) / "model.safetensors")
-    load_text_weights(stage, Path(DEFAULT_BASE))
-    table = stage.vocabulary.expand(stage.model.language_model.embed_tokens)
-    assert torch.equal(table, saved.pop("language_model.embed_tokens.weight").float())
-    state = stage.state_dict()
-    for name, weight in saved.items():
-        if not is_frozen(f"model.{name}"):
-            assert torch.equal(state[f"model.{name}"], weight.float()), name
-    (tmp_path / "model.safetensors").write_bytes(b"{")
-    with pytest.raises(InputError, match="not an exported base .* give homework/weights/tux_nano"):
-        load_text_weights(stage, tmp_path)
