@@ -47,7 +47,8 @@ def fovea(options: Options, steps: int = 2000) -> None:
     Args:
         steps: number of batches.
     """
-    from . import checkpoints, eval_vision, trainer
+    from . import checkpoints, trainer
+    from .eval_vision import kart_accuracy_by_size, predict_views
 
     _set_up(options.seed)
     stage = checkpoints.FoveaStage(checkpoints.VISION_CONFIG)
@@ -55,7 +56,7 @@ def fovea(options: Options, steps: int = 2000) -> None:
     compute_losses = lambda rng: stage.losses(*views.sample_windows(rng, options.batch_size))
 
     def evaluate() -> dict[str, float]:
-        sizes = eval_vision.kart_accuracy_by_size(eval_vision.predict_views(stage, held_out), held_out.scenes)
+        sizes = kart_accuracy_by_size(predict_views(stage, held_out), held_out.scenes)
         return {f"cells {size}": round(100 * correct / max(1, karts), 1) for size, (correct, karts) in sizes.items()}
 
     run_dir, seed = Path(options.run_dir), options.seed
@@ -68,8 +69,9 @@ def dense(options: Options, steps: int = 3700) -> None:
     Args:
         steps: number of batches.
     """
-    from . import checkpoints, dense_heads, eval_vision, trainer
+    from . import checkpoints, dense_heads, trainer
     from .augment import AUGMENT
+    from .eval_vision import head_accuracy, predict_views
 
     _set_up(options.seed)
     stage = checkpoints.VisionStage()
@@ -81,7 +83,7 @@ def dense(options: Options, steps: int = 3700) -> None:
 
     as_rendered = replace(AUGMENT, zoom_prob=0, add_far_karts_prob=0)  # as many karts, and as sharp, as the game shows
     cooldown = lambda rng: compute_losses(rng, as_rendered)
-    evaluate = lambda: eval_vision.head_accuracy(eval_vision.predict_views(stage, held_out))
+    evaluate = lambda: head_accuracy(predict_views(stage, held_out))
     run_dir, seed = Path(options.run_dir), options.seed
     trainer.train_stage(stage, compute_losses, run_dir, "dense", steps, 2e-3, seed, cooldown, evaluate)
 
@@ -103,12 +105,12 @@ def read(run_dir: str = RUN_DIR, steps: int = 800, seed: int = 0) -> None:
         steps: number of batches.
         seed: of weights and scenes.
     """
-    from . import init_name_attention, trainer
+    from . import text_stage, trainer
 
     _set_up(seed)
     stage = _make_text_stage()
     stage.init_connector()
-    init_name_attention.init_name_matching_head(stage, seed)
+    text_stage.init_name_matching_head(stage, seed)
     stage.perturb_predictions = False
     trainer.train_stage(stage, stage.synthetic_losses, Path(run_dir), "read", steps, 1e-3, seed, warmup=50)
 
@@ -157,7 +159,7 @@ def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
 
     stage = _make_text_stage(output)
     trainer.load_checkpoint(Path(run_dir) / "text.pt", stage)
-    encoder = assemble.fold_batch_norm(stage.vision_encoder)
+    encoder = assemble.fold_batch_norm(stage.model.vision_encoder)
     model = TuxNano(assemble.make_config(encoder.config)).eval()
     weights = {k: v for k, v in stage.model.state_dict().items() if not k.startswith("vision_encoder.")}
     weights["language_model.embed_tokens.weight"] = stage.vocabulary.expand(stage.model.language_model.embed_tokens)
@@ -165,13 +167,13 @@ def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
     model.load_state_dict(weights)
     model.half().save(Path(output))
     # norms and biases stay in float32: they are small, and a variance may be below float16's range
-    parts = {"vision_encoder": stage.vision_encoder.state_dict(), "heads": stage.heads.state_dict()}
+    parts = {"vision_encoder": stage.model.vision_encoder.state_dict(), "heads": stage.heads.state_dict()}
     saved = {f"{part}.{k}": v.half() if v.ndim > 1 else v for part, state in parts.items() for k, v in state.items()}
     with atomic_write(SAVED_STAGE) as temporary:
         save_file({k: v.contiguous() for k, v in saved.items()}, temporary)
 
 
-def evaluate_vision(split: str = "valid", data: str = "data", checkpoint: str = str(SAVED_STAGE)) -> None:
+def eval_vision(split: str = "valid", data: str = "data", checkpoint: str = str(SAVED_STAGE)) -> None:
     """Evaluate the vision encoder by its heads: accuracies in percent, also by kart size and difficulty.
 
     Args:
@@ -179,14 +181,15 @@ def evaluate_vision(split: str = "valid", data: str = "data", checkpoint: str = 
         data: the data folder.
         checkpoint: a run's dense.pt, or pretrain/stage.safetensors.
     """
-    from . import checkpoints, dataset, eval_vision
+    from . import checkpoints, dataset
+    from .eval_vision import format_report, predict_views
 
     _set_up()
     stage, views = checkpoints.load_vision_stage(Path(checkpoint)).eval(), dataset.PretrainDataset(Path(data), [split])
-    print("\n".join(eval_vision.format_report(list(eval_vision.predict_views(stage, views)), views)))
+    print("\n".join(format_report(list(predict_views(stage, views)), views)))
 
 
-def evaluate_text(split: str = "valid", data: str = "data", base: str = str(BASE_DIR)) -> None:
+def eval_text(split: str = "valid", data: str = "data", base: str = str(BASE_DIR)) -> None:
     """Evaluate a base (no LoRA) on the paraphrased questions; print accuracy by kart count and question type.
 
     Args:
@@ -197,17 +200,13 @@ def evaluate_text(split: str = "valid", data: str = "data", base: str = str(BASE
     from homework.base_vlm import BaseVLM
     from homework.labels.eval_sets import split_scenes
 
-    from . import eval_text
+    from .eval_text import evaluate_paraphrased, format_accuracy_table
 
     _set_up()
     vlm = BaseVLM(base)
     vlm.show_progress = True
-    counts = eval_text.evaluate_paraphrased(vlm, split_scenes(data, split), Path(data))
-    print("\n".join(eval_text.format_accuracy_table(*counts)))
-
-
-# The commands are eval-vision and eval-text; functions of these names would hide the modules.
-evaluate_vision.__name__, evaluate_text.__name__ = "eval_vision", "eval_text"
+    counts = evaluate_paraphrased(vlm, split_scenes(data, split), Path(data))
+    print("\n".join(format_accuracy_table(*counts)))
 
 
 def _set_up(seed: int = 0) -> None:
@@ -234,4 +233,4 @@ def _make_text_stage(base: str = str(BASE_DIR)):
 
 def main() -> None:
     """Run the command line."""
-    run(processor, fovea, dense, read, text, export, evaluate_vision, evaluate_text)
+    run(processor, fovea, dense, read, text, export, eval_vision, eval_text)

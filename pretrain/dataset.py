@@ -23,12 +23,10 @@ from .targets import (
     KART_ID,
     MIN_VISIBLE_SIZE_PX,
     AnnotatedScene,
-    Grid,
     annotated_scene,
     cell_targets,
     image_targets,
-    kart_maps,
-    token_targets,
+    window_targets,
 )
 
 MIN_SOURCE_SIZE_PX = 10  # smaller karts are not pasted elsewhere, nor replaced
@@ -202,8 +200,7 @@ class PretrainDataset:
             boxes = [self._random_box(left, top, rng) for _ in range(augment.WINDOW_KARTS)]
             view, scene = self._copy_paste(view, scene, boxes, sources, rng)
             views.append(view[top : top + height, left : left + width])
-            fine, coarse = (Grid(left, top, width, height, stride) for stride in (4, 8))
-            targets.append(kart_maps([scene], fine) | token_targets([scene], coarse))
+            targets.append(window_targets([scene], left, top))
         names = ("kart", "weight", "token")
         stacked = {name: torch.from_numpy(np.concatenate([target[name] for target in targets])) for name in names}
         return augment.jitter_colors(normalise(np.stack(views)), rng), stacked

@@ -88,8 +88,8 @@ class Grid:
         return ((kart, cell) for kart in karts if (cell := self.find_cell(*kart.center)))
 
 
-FOVEA_REGION = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP, *FOVEA_SIZE
-FOVEA_GRID = Grid(*FOVEA_REGION, 4)
+FOVEA_CORNER = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP
+FOVEA_GRID, FOVEA_TOKEN_GRID = (Grid(*FOVEA_CORNER, *FOVEA_SIZE, stride) for stride in (4, 8))
 
 
 def image_targets(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
@@ -129,12 +129,18 @@ def cell_targets(scenes: Sequence[AnnotatedScene], left: int = 0, width: int = V
         token, side at stride 16, foveal_token, foveal_side at stride 8 in the fovea: see `token_targets`;
         foveal_map_size at stride 4, foveal_token_size at stride 8, both in the fovea: see `size_targets`.
     """
-    part, foveal_tokens = (left, 0, width, VIEW_SIZE[1]), Grid(*FOVEA_REGION, 8)
+    part = left, 0, width, VIEW_SIZE[1]
     targets = kart_maps(scenes, Grid(*part, 8)) | token_targets(scenes, Grid(*part, 16))
-    in_fovea = kart_maps(scenes, FOVEA_GRID) | token_targets(scenes, foveal_tokens)
+    in_fovea = window_targets(scenes, *FOVEA_CORNER)
     targets |= {f"foveal_{name}": in_fovea[name] for name in ("kart", "weight", "token", "side")}
-    size = size_targets(scenes, foveal_tokens).reshape(len(scenes), foveal_tokens.rows * foveal_tokens.columns, -1)
-    return targets | {"foveal_map_size": size_targets(scenes, FOVEA_GRID), "foveal_token_size": size}
+    token_size = size_targets(scenes, FOVEA_TOKEN_GRID).reshape(*in_fovea["token"].shape[:2], -1)
+    return targets | {"foveal_map_size": size_targets(scenes, FOVEA_GRID), "foveal_token_size": token_size}
+
+
+def window_targets(scenes: Sequence[AnnotatedScene], left: int, top: int) -> dict[str, np.ndarray]:
+    """Build `kart_maps` at stride 4 and `token_targets` at stride 8 in a window of the fovea's size."""
+    fine, coarse = (Grid(left, top, *FOVEA_SIZE, stride) for stride in (4, 8))
+    return kart_maps(scenes, fine) | token_targets(scenes, coarse)
 
 
 def kart_maps(scenes: Sequence[AnnotatedScene], grid: Grid) -> dict[str, np.ndarray]:

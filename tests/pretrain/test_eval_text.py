@@ -8,7 +8,7 @@ from pretrain.eval_text import evaluate_paraphrased, format_accuracy_table
 from pretrain.paraphrases import PARAPHRASED_QUESTIONS
 from tests.tiny_models import SCENE
 
-COMMANDS = (cli.evaluate_text, cli.evaluate_vision)
+COMMANDS = (cli.eval_text, cli.eval_vision)
 
 
 class OracleVLM:
