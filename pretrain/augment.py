@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +27,7 @@ WINDOW_KARTS = 8  # karts that are tried in a window of the fovea's size
 WINDOW_TOP_PX = (8, 56)  # range of a window's first row
 
 Box = tuple[int, int, int, int]
+Window = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,14 @@ class AugmentConfig:
 AUGMENT = AugmentConfig()
 
 
-def random_window(rng: np.random.Generator) -> tuple[float, float, float]:
+def random_window(rng: np.random.Generator) -> Window:
     """Sample a part of a view, of the view's shape: left, top and width in pixels of the 150x100 view."""
     width = VIEW_SIZE[0] / rng.uniform(1, MAX_ZOOM)
     height = width * VIEW_SIZE[1] / VIEW_SIZE[0]
     return rng.uniform(0, VIEW_SIZE[0] - width), rng.uniform(0, VIEW_SIZE[1] - height), width
 
 
-def zoom_view(
-    view: np.ndarray, detections: list[list], window: tuple[float, float, float]
-) -> tuple[np.ndarray, list[list]]:
+def zoom_view(view: ndarray, detections: list[list], window: Window) -> tuple[ndarray, list[list]]:
     """Resize a part of a view to a whole view, and give its karts' detections in the new view.
 
     Args:
@@ -88,13 +88,8 @@ def jitter_colors(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def paste_patch(
-    view: np.ndarray,
-    box: Box,
-    source: np.ndarray,
-    source_box: Box,
-    light_match: float = 0.0,
-    occluded: np.ndarray | None = None,
-) -> np.ndarray:
+    view: ndarray, box: Box, source: ndarray, source_box: Box, light_match: float = 0.0, occluded: ndarray | None = None
+) -> ndarray:
     """Copy a view with the content of another view's box pasted into a box, with soft, round corners.
 
     Args:
@@ -120,7 +115,7 @@ def paste_patch(
     return view
 
 
-def _mean_light(view: np.ndarray, box: Box) -> np.ndarray:
+def _mean_light(view: ndarray, box: Box) -> ndarray:
     """Average the pixels of a box and of a ring around it: [3] float32, never 0."""
     x1, y1, x2, y2 = box
     ring = LIGHT_RING_PX
@@ -128,7 +123,7 @@ def _mean_light(view: np.ndarray, box: Box) -> np.ndarray:
     return around.mean((0, 1), dtype=np.float32) + 8
 
 
-def occlusion_mask(box: Box, shape: tuple[int, int]) -> np.ndarray:
+def occlusion_mask(box: Box, shape: tuple[int, int]) -> ndarray:
     """Approximate the pixels that a kart covers, as a mask of a shape (rows, columns).
 
     These are its box without the sides of the upper part: the driver is narrower than the kart.
@@ -141,7 +136,7 @@ def occlusion_mask(box: Box, shape: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def visible_box(box: Box, occluded: np.ndarray) -> tuple[Box | None, float]:
+def visible_box(box: Box, occluded: ndarray) -> tuple[Box | None, float]:
     """Find the box around the visible part of a box (None if there is none), and the visible share of its pixels."""
     x1, y1, x2, y2 = box
     free = ~occluded[y1 : y2 + 1, x1 : x2 + 1]

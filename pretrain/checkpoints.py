@@ -1,4 +1,4 @@
-"""The vision encoder's stages, and the weights that a stage is initialised from."""
+"""The vision encoder's stages, and the weights that they begin with."""
 
 from pathlib import Path
 
@@ -12,17 +12,8 @@ from homework.models.tux_nano.vision import VisionEncoder
 from .assemble import init_weights
 from .dense_heads import DenseHeads, cell_loss, run_heads, token_loss
 from .targets import KARTS
-from .text_stage import TextStage
 from .trainer import errors_as_input_error, read_checkpoint
 
-# weights of a text stage that the dense stage has trained, by their names in the model and in the CLIP
-FROZEN_PREFIXES = (
-    "heads.",
-    "model.vision_encoder.",
-    "model.connector.prediction_heads.",
-    "clip.vision_encoder.",
-    "clip.prediction_heads.",
-)
 VISION_CONFIG = VisionConfig(batch_norm=True)
 
 
@@ -78,11 +69,3 @@ def load_vision_weights(stage: VisionStage, file: Path) -> VisionStage:
 def load_vision_stage(file: Path) -> VisionStage:
     """Build the stage that was saved in a file, see `load_vision_weights`."""
     return load_vision_weights(VisionStage(), file)
-
-
-def load_text_weights(stage: TextStage, file: Path) -> None:
-    """Load text model and connector of a run's read.pt or text.pt; what the dense stage has trained stays as it is."""
-    weights = read_checkpoint(file)["model"]
-    frozen = {name: weight for name, weight in stage.state_dict().items() if name.startswith(FROZEN_PREFIXES)}
-    with errors_as_input_error(file, remedy="give a run's text.pt"):
-        stage.load_state_dict(weights | frozen)

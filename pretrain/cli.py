@@ -59,8 +59,7 @@ def fovea(options: Options, steps: int = 2000) -> None:
         sizes = kart_accuracy_by_size(predict_views(stage, held_out), held_out.scenes)
         return {f"cells {size}": round(100 * correct / max(1, karts), 1) for size, (correct, karts) in sizes.items()}
 
-    run_dir, seed = Path(options.run_dir), options.seed
-    trainer.train_stage(stage, compute_losses, run_dir, "fovea", steps, 2e-3, seed, evaluate=evaluate)
+    trainer.train_stage(stage, compute_losses, options.run_dir, "fovea", steps, 2e-3, options.seed, evaluate=evaluate)
 
 
 def dense(options: Options, steps: int = 3700) -> None:
@@ -84,12 +83,12 @@ def dense(options: Options, steps: int = 3700) -> None:
     as_rendered = replace(AUGMENT, zoom_prob=0, add_far_karts_prob=0)  # as many karts, and as sharp, as the game shows
     cooldown = lambda rng: compute_losses(rng, as_rendered)
     evaluate = lambda: head_accuracy(predict_views(stage, held_out))
-    run_dir, seed = Path(options.run_dir), options.seed
+    run_dir, seed = options.run_dir, options.seed
     trainer.train_stage(stage, compute_losses, run_dir, "dense", steps, 2e-3, seed, cooldown, evaluate)
 
 
 def _load_views_and_weights(options: StageOptions, stage):
-    """Load the views to train on, those held out, and the weights that the vision stage begins with."""
+    """Load the weights that the vision stage begins with; return the views to train on, and those held out."""
     from . import checkpoints, dataset
 
     if options.init_from:
@@ -112,7 +111,7 @@ def read(run_dir: str = RUN_DIR, steps: int = 800, seed: int = 0) -> None:
     stage.init_connector()
     text_stage.init_name_matching_head(stage, seed)
     stage.perturb_predictions = False
-    trainer.train_stage(stage, stage.synthetic_losses, Path(run_dir), "read", steps, 1e-3, seed, warmup=50)
+    trainer.train_stage(stage, stage.synthetic_losses, run_dir, "read", steps, 1e-3, seed, warmup=50)
 
 
 def text(options: Options, steps: int = 800) -> None:
@@ -127,12 +126,11 @@ def text(options: Options, steps: int = 800) -> None:
     from . import checkpoints, dataset, trainer
 
     _set_up(options.seed)
-    run_dir = Path(options.run_dir)
-    vision = checkpoints.load_vision_stage(run_dir / "dense.pt")
+    vision = checkpoints.load_vision_stage(Path(options.run_dir) / "dense.pt")
     views = dataset.load_training_data(options.data, options.splits)
     stage = _make_text_stage()
     if options.init_from:
-        checkpoints.load_text_weights(stage, Path(options.init_from))
+        trainer.load_checkpoint(Path(options.init_from), stage)
     stage.load_vision(vision.vision_encoder, vision.heads)
     caption_types = [classify_caption(caption) for caption in stage.captions]
     stage.prior_logits = class_prior_logits(stage.caption_targets(views.scenes), caption_types)
@@ -141,7 +139,7 @@ def text(options: Options, steps: int = 800) -> None:
         pixels, _, scenes = views.sample_batch(rng, options.batch_size)
         return stage.losses(pixels, scenes, rng, whole=pixels.shape[-1] == views.views.shape[2])
 
-    trainer.train_stage(stage, compute_losses, run_dir, "text", steps, 1e-3, options.seed, warmup=50)
+    trainer.train_stage(stage, compute_losses, options.run_dir, "text", steps, 1e-3, options.seed, warmup=50)
 
 
 def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:

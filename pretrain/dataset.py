@@ -54,8 +54,7 @@ class PretrainDataset:
     def __init__(self, data_dir: Path, splits: list[str], keep: Callable[[int], bool] = lambda state: True):
         self.files, self.scenes, self.labels, self.num_duplicates, probs = [], [], [], [], []
         for split in splits:
-            counts = self._read(data_dir / split, keep)
-            self.num_duplicates += counts
+            self.num_duplicates += (counts := self._read(data_dir / split, keep))
             # n duplicates weigh as much as sqrt(n) unique frames, since they are all the same
             weights = np.array(counts) ** -0.5
             probs += (weights / weights.sum()).tolist()
@@ -216,13 +215,7 @@ class PretrainDataset:
 
 
 def load_training_data(data: str, splits: str, held_out: bool = False) -> PretrainDataset:
-    """Load the views to train on, or those that are held out.
-
-    Args:
-        data: the data folder.
-        splits: names, separated by commas, see `PretrainDataset`.
-        held_out: whether to load the held-out game states instead of all others.
-    """
+    """Load the views of splits, separated by commas, to train on, or those of the held-out game states."""
     for name in splits.split(","):
         check_not_eval_split(name)
     return PretrainDataset(Path(data), splits.split(","), lambda state: (state % HELD_OUT_PERIOD == 0) == held_out)

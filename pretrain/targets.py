@@ -59,21 +59,17 @@ class Grid:
     stride: int
 
     @property
-    def columns(self) -> int:
-        """Number of cells in a row."""
-        return -(-self.width // self.stride)
-
-    @property
-    def rows(self) -> int:
-        """Number of cells in a column."""
-        return -(-self.height // self.stride)
+    def shape(self) -> tuple[int, int]:
+        """Return the numbers of rows and columns."""
+        return -(-self.height // self.stride), -(-self.width // self.stride)
 
     def find_cell(self, x: float, y: float) -> tuple[int, int] | None:
         """Find the cell (row, column) that holds a point of the view; None for a point outside the part."""
         x, y = x - self.left, y - self.top
         if not (0 <= x < self.width and 0 <= y < self.height):
             return None
-        return min(round(y / self.stride), self.rows - 1), min(round(x / self.stride), self.columns - 1)
+        row, column = (min(round(at / self.stride), n - 1) for at, n in zip((y, x), self.shape, strict=True))
+        return row, column
 
     def find_cells(self, x1: float, y1: float, x2: float, y2: float) -> tuple[slice, slice]:
         """Find the rows and columns of the cells whose centre lies in a box."""
@@ -152,7 +148,7 @@ def kart_maps(scenes: Sequence[AnnotatedScene], grid: Grid) -> dict[str, np.ndar
         center [n, h, w]: whether a kart's centre lies in the cell; box [n, h, w, 4]: log of that kart's width and
         height, and the offset of its centre from the cell's, in cells; 0 elsewhere.
     """
-    shape = len(scenes), grid.rows, grid.columns
+    shape = len(scenes), *grid.shape
     kart_map, weight = np.full(shape, BACKGROUND, dtype=np.int8), np.ones(shape, dtype=np.float16)
     center, box = np.zeros(shape, dtype=bool), np.zeros((*shape, 4), dtype=np.float16)
     for i, scene in enumerate(scenes):
@@ -179,8 +175,8 @@ def token_targets(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
         any, or where two differ.
     """
     n = len(scenes)
-    token = np.zeros((n, grid.rows, grid.columns, len(KARTS) + 1), dtype=bool)
-    side, found = np.full((n, grid.rows, grid.columns, 2), UNKNOWN, dtype=np.int8), set()
+    token = np.zeros((n, *grid.shape, len(KARTS) + 1), dtype=bool)
+    side, found = np.full((n, *grid.shape, 2), UNKNOWN, dtype=np.int8), set()
     for i, scene in enumerate(scenes):
         for kart, at in grid.place_karts(scene.karts):
             cell = (i, *at)
@@ -200,7 +196,7 @@ def size_targets(scenes: Sequence[AnnotatedScene], grid: Grid) -> np.ndarray:
     Returns:
         [n, h, w, 2 * thresholds]: whether the width, then the height reach each; `UNKNOWN` without a kart, or with two.
     """
-    size = np.full((len(scenes), grid.rows, grid.columns, 2 * len(SIZE_THRESHOLDS_PX)), UNKNOWN, dtype=np.int8)
+    size = np.full((len(scenes), *grid.shape, 2 * len(SIZE_THRESHOLDS_PX)), UNKNOWN, dtype=np.int8)
     for i, scene in enumerate(scenes):
         found = set()
         for kart, cell in grid.place_karts(scene.all_karts):

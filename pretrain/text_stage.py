@@ -99,11 +99,8 @@ class TextStage(nn.Module):
         """Compute the loss of questions about synthetic scenes."""
         scenes = sample_scenes(rng, SYNTHETIC_BATCH_SIZE)
         pairs = [[*sample_pairs(scene, rng), *list_all_karts_qa(scene, rng)] for scene in scenes]
-        return {
-            "synthetic": self._question_loss(
-                self.model.connector.embed_predictions(ideal_predictions(scenes, rng)), pairs
-            )
-        }
+        image_features = self.model.connector.embed_predictions(ideal_predictions(scenes, rng))
+        return {"synthetic": self._question_loss(image_features, pairs)}
 
     def caption_targets(self, scenes: list[Scene]) -> Tensor:
         """Build the matrix [b, captions] that is 1 where a caption is true of a scene."""
@@ -112,8 +109,7 @@ class TextStage(nn.Module):
 
     def _question_loss(self, image_features: Tensor, pairs: list[list[QAPair]]) -> Tensor:
         """Compute the answers' weighted loss, given each view's connector output [b, image_seq_len, d]."""
-        packed = [pack(self.tokens, view_pairs) for view_pairs in pairs]
-        batch = collate(packed, torch.empty(0), pad_id=2)
+        batch = collate([pack(self.tokens, view_pairs) for view_pairs in pairs], torch.empty(0), pad_id=2)
         rows = self.vocabulary.row[batch["input_ids"]]
         embedding = self.model.language_model.embed_tokens
         hidden_states = self.model.language_model(
@@ -151,7 +147,7 @@ def sample_scenes(rng: np.random.Generator, count: int) -> list[Scene]:
     return scenes
 
 
-def list_all_karts_qa(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
+def list_all_karts_qa(scene: Scene, rng: np.random.Generator) -> list[QAPair]:
     """Ask for the sides of all other karts, in random order: [(question, answer, weight)], or [] without other karts.
 
     Each side follows its kart's name, so that the text model learns to attend from a name to the kart's token.
@@ -159,9 +155,8 @@ def list_all_karts_qa(scene: Scene, rng: np.random.Generator) -> list[tuple[str,
     if not scene.others:
         return []
     others = [scene.others[i] for i in rng.permutation(len(scene.others))]
-    words = [
-        f"{kart.name} {questions.front_or_back(scene, kart)} {questions.left_or_right(scene, kart)}" for kart in others
-    ]
+    sides = questions.front_or_back, questions.left_or_right
+    words = [" ".join([kart.name, *(side(scene, kart) for side in sides)]) for kart in others]
     return [("Tell the place of the karts.", " ".join(words), LISTING_WEIGHT)]
 
 
@@ -191,8 +186,8 @@ def init_name_matching_head(stage: TextStage, seed: int = 0) -> None:
     batches of 8 synthetic scenes the model still guessed sides from the numbers of karts (81 % correct); with the first
     step initialised here it had 99.3 %.
     """
-    text_model, connector = stage.model.language_model, stage.model.connector
-    embedding, row = stage.model.language_model.embed_tokens.weight, stage.vocabulary.row
+    text_model, connector, row = stage.model.language_model, stage.model.connector, stage.vocabulary.row
+    embedding = text_model.embed_tokens.weight
     names = [row[stage.tokens.tokenizer(f" {kart}", add_special_tokens=False)["input_ids"]] for kart in KARTS]
     for slot, name in zip(connector.slot_embedding.weight, names, strict=False):
         word = embedding[name].sum(0)
