@@ -172,7 +172,7 @@ def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
 
 
 def eval_vision(split: str = "valid", data: str = "data", checkpoint: str = str(SAVED_STAGE)) -> None:
-    """Evaluate the vision encoder by its heads: accuracies in percent, also by kart size and difficulty.
+    """Evaluate the vision encoder by its heads: accuracies in percent, also by size, difficulty and number of karts.
 
     Args:
         split: folder of the data.
