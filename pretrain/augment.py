@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
@@ -12,44 +13,45 @@ from homework.labels.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE
 LIGHT_RING_PX = 4  # width of the ring around a box that counts towards its mean light
 MAX_LIGHT_GAIN = 2.0  # limit of the per-channel gain or loss in light of a pasted kart
 
+# Sizes of karts are those of the shorter side of their boxes
+MAX_HARDNESS = 4  # karts beside the first and far karts are counted up to this many
+MAX_ZOOM = 1.25
+NUM_SOURCES = 8  # views among which the kart of the most similar box is chosen
+MAX_ADDED = 6  # far karts per view
+OCCLUDED_PROB = 0.5  # of an added kart: it stands in the columns of the nearest kart, and behind it
+MIN_VISIBLE = 0.4  # share of an added kart that nearer karts may not cover
+FAR_MAX_SIZE_PX = 12  # smaller karts are far
+ADDED_MAX_SIZE_PX = 18  # boxes of smaller karts are those that karts are added in
+FLIP_PROB = 0.5
+WINDOW_KARTS = 8  # karts that are tried in a window of the fovea's size
+WINDOW_TOP_PX = (8, 56)  # range of a window's first row
+
 Box = tuple[int, int, int, int]
+Window = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How views are drawn and changed. A size of a kart is that of the shorter side of its box."""
+    """How views are drawn and changed."""
 
-    hardness_weight: float = 1.0  # growth of a view's probability per kart beside the first and per far kart,
-    max_hardness: int = 4  # counted up to this many
+    hardness_weight: float = 1.0  # growth of a view's probability per kart beside the first and per far kart
     zoom_prob: float = 0.5  # of a view: a random part of it becomes the whole view
-    max_zoom: float = 1.25
     swap_ego_prob: float = 0.3  # of a view: another view's kart takes the place of its ego kart
-    num_sources: int = 8  # views among which the kart of the most similar box is chosen
     add_far_karts_prob: float = 0.4  # of a view: far karts are added
-    max_added: int = 6
-    occluded_prob: float = 0.5  # of an added kart: it stands in the columns of the nearest kart, and behind it
-    min_visible: float = 0.4  # share of an added kart that nearer karts may not cover
-    far_max_size_px: int = 12  # smaller karts are far
-    added_max_size_px: int = 18  # boxes of smaller karts are those that karts are added in
-    flip_prob: float = 0.5
     center_crop_prob: float = 0.2  # of a batch: only the columns of the grader's CLIP crop are shown
-    window_karts: int = 8  # karts that are tried in a window of the fovea's size
-    window_top_px: tuple[int, int] = (8, 56)  # range of a window's first row
 
 
 AUGMENT = AugmentConfig()
 
 
-def random_window(rng: np.random.Generator, max_zoom: float = AUGMENT.max_zoom) -> tuple[float, float, float]:
+def random_window(rng: np.random.Generator) -> Window:
     """Sample a part of a view, of the view's shape: left, top and width in pixels of the 150x100 view."""
-    width = VIEW_SIZE[0] / rng.uniform(1, max_zoom)
+    width = VIEW_SIZE[0] / rng.uniform(1, MAX_ZOOM)
     height = width * VIEW_SIZE[1] / VIEW_SIZE[0]
     return rng.uniform(0, VIEW_SIZE[0] - width), rng.uniform(0, VIEW_SIZE[1] - height), width
 
 
-def zoom_view(
-    view: np.ndarray, detections: list[list], window: tuple[float, float, float]
-) -> tuple[np.ndarray, list[list]]:
+def zoom_view(view: ndarray, detections: list[list], window: Window) -> tuple[ndarray, list[list]]:
     """Resize a part of a view to a whole view, and give its karts' detections in the new view.
 
     Args:
@@ -86,13 +88,8 @@ def jitter_colors(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def paste_patch(
-    view: np.ndarray,
-    box: Box,
-    source: np.ndarray,
-    source_box: Box,
-    light_match: float = 0.0,
-    occluded: np.ndarray | None = None,
-) -> np.ndarray:
+    view: ndarray, box: Box, source: ndarray, source_box: Box, light_match: float = 0.0, occluded: ndarray | None = None
+) -> ndarray:
     """Copy a view with the content of another view's box pasted into a box, with soft, round corners.
 
     Args:
@@ -118,7 +115,7 @@ def paste_patch(
     return view
 
 
-def _mean_light(view: np.ndarray, box: Box) -> np.ndarray:
+def _mean_light(view: ndarray, box: Box) -> ndarray:
     """Average the pixels of a box and of a ring around it: [3] float32, never 0."""
     x1, y1, x2, y2 = box
     ring = LIGHT_RING_PX
@@ -126,7 +123,7 @@ def _mean_light(view: np.ndarray, box: Box) -> np.ndarray:
     return around.mean((0, 1), dtype=np.float32) + 8
 
 
-def occlusion_mask(box: Box, shape: tuple[int, int]) -> np.ndarray:
+def occlusion_mask(box: Box, shape: tuple[int, int]) -> ndarray:
     """Approximate the pixels that a kart covers, as a mask of a shape (rows, columns).
 
     These are its box without the sides of the upper part: the driver is narrower than the kart.
@@ -139,7 +136,7 @@ def occlusion_mask(box: Box, shape: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def visible_box(box: Box, occluded: np.ndarray) -> tuple[Box | None, float]:
+def visible_box(box: Box, occluded: ndarray) -> tuple[Box | None, float]:
     """Find the box around the visible part of a box (None if there is none), and the visible share of its pixels."""
     x1, y1, x2, y2 = box
     free = ~occluded[y1 : y2 + 1, x1 : x2 + 1]

@@ -7,7 +7,6 @@ from typing import Annotated
 import tyro
 
 from homework.utils.cli import run
-from homework.utils.errors import InputError, UsageError
 from homework.utils.io import atomic_write
 
 from . import BASE_DIR, SAVED_STAGE
@@ -20,11 +19,11 @@ class StageOptions:
     """Options of the stages that train on frames."""
 
     data: str = "data"  # the data folder
-    splits: str = "train"  # folders of the data, separated by commas, drawn equally often; own+more is drawn as one
+    splits: str = "train"  # folders of the data, separated by commas, drawn equally often
     run_dir: str = RUN_DIR  # folder of the checkpoint and the curve, e.g. dense.pt and dense.jsonl
     batch_size: int = 64  # views per step
     seed: int = 0  # of weights, batches and augmentation
-    init_from: str | None = None  # weights to begin with: a run's checkpoint, pretrain/stage.safetensors, or a base
+    init_from: str | None = None  # weights to begin with: a run's checkpoint, or pretrain/stage.safetensors
 
 
 Options = Annotated[StageOptions, tyro.conf.arg(name="")]  # flags without a prefix
@@ -48,21 +47,19 @@ def fovea(options: Options, steps: int = 2000) -> None:
     Args:
         steps: number of batches.
     """
-    from . import checkpoints, dataset, eval_vision, foveal_pretraining, trainer
+    from . import checkpoints, trainer
+    from .eval_vision import kart_accuracy_by_size, predict_views
 
     _set_up(options.seed)
-    stage = foveal_pretraining.FoveaStage(checkpoints.VISION_CONFIG)
-    if options.init_from:
-        checkpoints.load_vision_weights(stage, Path(options.init_from))
-    views, held_out = (dataset.load_training_data(options.data, options.splits, part) for part in (False, True))
+    stage = checkpoints.FoveaStage(checkpoints.VISION_CONFIG)
+    views, held_out = _load_views_and_weights(options, stage)
     compute_losses = lambda rng: stage.losses(*views.sample_windows(rng, options.batch_size))
 
     def evaluate() -> dict[str, float]:
-        sizes = eval_vision.kart_accuracy_by_size(eval_vision.predict_views(stage, held_out), held_out.scenes)
+        sizes = kart_accuracy_by_size(predict_views(stage, held_out), held_out.scenes)
         return {f"cells {size}": round(100 * correct / max(1, karts), 1) for size, (correct, karts) in sizes.items()}
 
-    run_dir, seed = Path(options.run_dir), options.seed
-    trainer.train_stage(stage, compute_losses, run_dir, "fovea", steps, 2e-3, seed, evaluate=evaluate)
+    trainer.train_stage(stage, compute_losses, options.run_dir, "fovea", steps, 2e-3, options.seed, evaluate=evaluate)
 
 
 def dense(options: Options, steps: int = 3700) -> None:
@@ -71,14 +68,13 @@ def dense(options: Options, steps: int = 3700) -> None:
     Args:
         steps: number of batches.
     """
-    from . import checkpoints, dataset, dense_heads, eval_vision, trainer
+    from . import checkpoints, dense_heads, trainer
     from .augment import AUGMENT
+    from .eval_vision import head_accuracy, predict_views
 
     _set_up(options.seed)
     stage = checkpoints.VisionStage()
-    if options.init_from:
-        checkpoints.load_vision_weights(stage, Path(options.init_from))
-    views, held_out = (dataset.load_training_data(options.data, options.splits, part) for part in (False, True))
+    views, held_out = _load_views_and_weights(options, stage)
 
     def compute_losses(rng, config=AUGMENT):
         pixels, targets, _ = views.sample_batch(rng, options.batch_size, config)
@@ -86,50 +82,36 @@ def dense(options: Options, steps: int = 3700) -> None:
 
     as_rendered = replace(AUGMENT, zoom_prob=0, add_far_karts_prob=0)  # as many karts, and as sharp, as the game shows
     cooldown = lambda rng: compute_losses(rng, as_rendered)
-    evaluate = lambda: eval_vision.head_accuracy(eval_vision.predict_views(stage, held_out))
-    run_dir, seed = Path(options.run_dir), options.seed
+    evaluate = lambda: head_accuracy(predict_views(stage, held_out))
+    run_dir, seed = options.run_dir, options.seed
     trainer.train_stage(stage, compute_losses, run_dir, "dense", steps, 2e-3, seed, cooldown, evaluate)
 
 
-def average(*, checkpoints: tuple[str, ...], splits: str, data: str = "data", run_dir: str = RUN_DIR) -> None:
-    """Average the weights of vision encoders trained from a common checkpoint, and recalibrate batch norms.
+def _load_views_and_weights(options: StageOptions, stage):
+    """Load the weights that the vision stage begins with; return the views to train on, and those held out."""
+    from . import checkpoints, dataset
 
-    Args:
-        checkpoints: dense.pt of two runs or more.
-        splits: folders of the data to recalibrate with, separated by commas.
-        data: the data folder.
-        run_dir: folder of the mean's checkpoint dense.pt.
-    """
-    from . import dataset, trainer, weight_averaging
-    from .checkpoints import load_vision_stage
-
-    _set_up()
-    path = Path(run_dir) / "dense.pt"
-    if path.exists():
-        raise InputError(path, "already the checkpoint of a run", "choose another --run-dir")
-    stage = weight_averaging.average_weights([load_vision_stage(Path(file)) for file in checkpoints])
-    weight_averaging.recalibrate_batch_norm(stage, dataset.load_training_data(data, splits))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    trainer.save_checkpoint(path, 0, stage, {})
+    if options.init_from:
+        checkpoints.load_vision_weights(stage, Path(options.init_from))
+    return [dataset.load_training_data(options.data, options.splits, held_out) for held_out in (False, True)]
 
 
-def read(run_dir: str = RUN_DIR, steps: int = 800, seed: int = 0, init_from: str | None = None) -> None:
+def read(run_dir: str = RUN_DIR, steps: int = 800, seed: int = 0) -> None:
     """Train text model and connector on synthetic scenes, to attend to the kart that a question names.
 
     Args:
         run_dir: folder of the checkpoint read.pt and the curve read.jsonl.
         steps: number of batches.
         seed: of weights and scenes.
-        init_from: a checkpoint text.pt or a base's folder to begin with, instead of random weights.
     """
-    from . import init_name_attention, trainer
+    from . import text_stage, trainer
 
     _set_up(seed)
-    stage = _make_text_stage(init_from)
+    stage = _make_text_stage()
     stage.init_connector()
-    init_name_attention.init_name_matching_head(stage, seed)
+    text_stage.init_name_matching_head(stage, seed)
     stage.perturb_predictions = False
-    trainer.train_stage(stage, stage.synthetic_losses, Path(run_dir), "read", steps, 1e-3, seed, warmup=50)
+    trainer.train_stage(stage, stage.synthetic_losses, run_dir, "read", steps, 1e-3, seed, warmup=50)
 
 
 def text(options: Options, steps: int = 800) -> None:
@@ -144,10 +126,11 @@ def text(options: Options, steps: int = 800) -> None:
     from . import checkpoints, dataset, trainer
 
     _set_up(options.seed)
-    run_dir = Path(options.run_dir)
-    vision = checkpoints.load_vision_stage(run_dir / "dense.pt")
+    vision = checkpoints.load_vision_stage(Path(options.run_dir) / "dense.pt")
     views = dataset.load_training_data(options.data, options.splits)
-    stage = _make_text_stage(options.init_from)
+    stage = _make_text_stage()
+    if options.init_from:
+        trainer.load_checkpoint(Path(options.init_from), stage)
     stage.load_vision(vision.vision_encoder, vision.heads)
     caption_types = [classify_caption(caption) for caption in stage.captions]
     stage.prior_logits = class_prior_logits(stage.caption_targets(views.scenes), caption_types)
@@ -156,7 +139,7 @@ def text(options: Options, steps: int = 800) -> None:
         pixels, _, scenes = views.sample_batch(rng, options.batch_size)
         return stage.losses(pixels, scenes, rng, whole=pixels.shape[-1] == views.views.shape[2])
 
-    trainer.train_stage(stage, compute_losses, run_dir, "text", steps, 1e-3, options.seed, warmup=50)
+    trainer.train_stage(stage, compute_losses, options.run_dir, "text", steps, 1e-3, options.seed, warmup=50)
 
 
 def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
@@ -172,9 +155,9 @@ def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
 
     from . import assemble, trainer
 
-    stage = _make_text_stage(base=output)
+    stage = _make_text_stage(output)
     trainer.load_checkpoint(Path(run_dir) / "text.pt", stage)
-    encoder = assemble.fold_batch_norm(stage.vision_encoder)
+    encoder = assemble.fold_batch_norm(stage.model.vision_encoder)
     model = TuxNano(assemble.make_config(encoder.config)).eval()
     weights = {k: v for k, v in stage.model.state_dict().items() if not k.startswith("vision_encoder.")}
     weights["language_model.embed_tokens.weight"] = stage.vocabulary.expand(stage.model.language_model.embed_tokens)
@@ -182,35 +165,29 @@ def export(run_dir: str = RUN_DIR, output: str = str(BASE_DIR)) -> None:
     model.load_state_dict(weights)
     model.half().save(Path(output))
     # norms and biases stay in float32: they are small, and a variance may be below float16's range
-    parts = {"vision_encoder": stage.vision_encoder.state_dict(), "heads": stage.heads.state_dict()}
+    parts = {"vision_encoder": stage.model.vision_encoder.state_dict(), "heads": stage.heads.state_dict()}
     saved = {f"{part}.{k}": v.half() if v.ndim > 1 else v for part, state in parts.items() for k, v in state.items()}
     with atomic_write(SAVED_STAGE) as temporary:
         save_file({k: v.contiguous() for k, v in saved.items()}, temporary)
 
 
-def evaluate_vision(
-    split: str = "valid", data: str = "data", checkpoint: str = str(SAVED_STAGE), quality: int | None = None
-) -> None:
-    """Evaluate the vision encoder by its heads: accuracies in percent, also by kart size, difficulty and ego kart.
+def eval_vision(split: str = "valid", data: str = "data", checkpoint: str = str(SAVED_STAGE)) -> None:
+    """Evaluate the vision encoder by its heads: accuracies in percent, also by size, difficulty and number of karts.
 
     Args:
         split: folder of the data.
         data: the data folder.
         checkpoint: a run's dense.pt, or pretrain/stage.safetensors.
-        quality: re-encode images at this JPEG quality (1-100) before evaluating.
     """
-    if quality is not None and not 1 <= quality <= 100:
-        raise UsageError("--quality", f"expected 1 to 100, got {quality}", "choose another quality")
-    from . import checkpoints, dataset, eval_vision
+    from . import checkpoints, dataset
+    from .eval_vision import format_report, predict_views
 
     _set_up()
     stage, views = checkpoints.load_vision_stage(Path(checkpoint)).eval(), dataset.PretrainDataset(Path(data), [split])
-    if quality is not None:
-        views.views = eval_vision.jpeg_roundtrip(quality, views.views)
-    print("\n".join(eval_vision.format_report(list(eval_vision.predict_views(stage, views)), views)))
+    print("\n".join(format_report(list(predict_views(stage, views)), views)))
 
 
-def evaluate_text(split: str = "valid", data: str = "data", base: str = str(BASE_DIR)) -> None:
+def eval_text(split: str = "valid", data: str = "data", base: str = str(BASE_DIR)) -> None:
     """Evaluate a base (no LoRA) on the paraphrased questions; print accuracy by kart count and question type.
 
     Args:
@@ -221,17 +198,13 @@ def evaluate_text(split: str = "valid", data: str = "data", base: str = str(BASE
     from homework.base_vlm import BaseVLM
     from homework.labels.eval_sets import split_scenes
 
-    from . import eval_text
+    from .eval_text import evaluate_paraphrased, format_accuracy_table
 
     _set_up()
     vlm = BaseVLM(base)
     vlm.show_progress = True
-    counts = eval_text.evaluate_paraphrased(vlm, split_scenes(data, split), Path(data))
-    print("\n".join(eval_text.format_accuracy_table(*counts)))
-
-
-# The commands are eval-vision and eval-text; functions of these names would hide the modules.
-evaluate_vision.__name__, evaluate_text.__name__ = "eval_vision", "eval_text"
+    counts = evaluate_paraphrased(vlm, split_scenes(data, split), Path(data))
+    print("\n".join(format_accuracy_table(*counts)))
 
 
 def _set_up(seed: int = 0) -> None:
@@ -243,8 +216,8 @@ def _set_up(seed: int = 0) -> None:
     torch.manual_seed(seed)
 
 
-def _make_text_stage(init_from: str | None = None, base: str = str(BASE_DIR)):
-    """Build a text stage with the tokenizer in a base's folder, and load the weights to begin with."""
+def _make_text_stage(base: str = str(BASE_DIR)):
+    """Build a text stage with the tokenizer in a base's folder."""
     from homework.models.prompts import PromptTokens
     from homework.models.tux_nano.connector import num_image_tokens
     from homework.models.tux_nano.processor import TuxNanoProcessor
@@ -253,12 +226,9 @@ def _make_text_stage(init_from: str | None = None, base: str = str(BASE_DIR)):
 
     # a new base has no config yet, so `load_processor` cannot read the folder
     processor = TuxNanoProcessor(Path(base), num_image_tokens(len(targets.KARTS)))
-    stage = text_stage.TextStage(checkpoints.VISION_CONFIG, PromptTokens(processor))
-    if init_from:
-        checkpoints.load_text_weights(stage, Path(init_from))
-    return stage
+    return text_stage.TextStage(checkpoints.VISION_CONFIG, PromptTokens(processor))
 
 
 def main() -> None:
     """Run the command line."""
-    run(processor, fovea, dense, average, read, text, export, evaluate_vision, evaluate_text)
+    run(processor, fovea, dense, read, text, export, eval_vision, eval_text)

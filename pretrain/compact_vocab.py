@@ -60,8 +60,3 @@ class CompactVocabulary:
     def expand(self, embedding: nn.Embedding) -> Tensor:
         """Build the full table [49280, d]."""
         return embedding.weight.detach()[self.row]
-
-    def shrink(self, table: Tensor) -> Tensor:
-        """Reduce the full table to the compact one, the reverse of `expand`."""
-        others = (self.row == len(self.used)).nonzero()[0]
-        return table[torch.cat([self.used, others])]

@@ -2,56 +2,38 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from homework.labels.duplicates import state_key
 from homework.labels.frame_info import read_frame_info
 from homework.labels.rows import check_not_eval_split, image_file, info_files
-from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE, Kart, Scene, detected_karts
+from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE, Kart, Scene
 from homework.models.images import load_views, normalise
 from homework.models.tux_nano.vision import FOVEA_SIZE
 
 from . import augment
 from .augment import AUGMENT, AugmentConfig, Box
-from .targets import KART_ID, Grid, cell_targets, image_targets, kart_maps, token_targets
+from .targets import (
+    KART_ID,
+    MIN_VISIBLE_SIZE_PX,
+    AnnotatedScene,
+    annotated_scene,
+    cell_targets,
+    image_targets,
+    window_targets,
+)
 
-MIN_VISIBLE_SIZE_PX = 2  # of a box's shorter side: smaller karts are not visible
 MIN_SOURCE_SIZE_PX = 10  # smaller karts are not pasted elsewhere, nor replaced
 CENTER_CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])  # left and width of the grader's CLIP crop
 HELD_OUT_PERIOD = 20  # every 20th game state of a split is held out to watch training
 
-
-@dataclass(frozen=True)
-class AnnotatedScene(Scene):
-    """A scene with the visible karts that are too small for the label rule as well.
-
-    A single pixel decides whether a kart is large enough, so what is learned of a kart must not end there.
-    """
-
-    small: tuple[Kart, ...] = ()
-
-    @property
-    def all_karts(self) -> tuple[Kart, ...]:
-        """Karts that are large enough for the label rule, then those that are not."""
-        return self.karts + self.small
-
-    def mirror(self) -> "AnnotatedScene":
-        """Build the scene of the image flipped left to right."""
-        flip = lambda x1, y1, x2, y2: (VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2)
-        karts, small = ([k._replace(box=flip(*k.box)) for k in group] for group in (self.karts, self.small))
-        return replace(self, karts=tuple(karts), small=tuple(small))
-
-
-def annotated_scene(info: dict, view_index: int) -> AnnotatedScene:
-    """Build the scene of a view by the label rule, as `build_scene`, with the karts that the rule leaves out."""
-    karts = [kart for kart in detected_karts(info, view_index) if kart.min_side >= MIN_VISIBLE_SIZE_PX]
-    large, small = (tuple(kart for kart in karts if kart.is_large_enough == counts) for counts in (True, False))
-    return AnnotatedScene(info["track"], large, small)
+LabelledView = tuple[np.ndarray, AnnotatedScene]  # pixels [100, 150, 3] uint8, and what they show
 
 
 class PretrainDataset:
@@ -65,30 +47,22 @@ class PretrainDataset:
 
     Args:
         data_dir: the data folder.
-        splits: folders in it; those joined by a plus (own+more) are drawn from as one.
+        splits: folders in it.
         keep: whether to keep a game state, by its number within its split, from 0.
-        config: defines far karts, hardness, and the size of added karts.
     """
 
-    def __init__(
-        self,
-        data_dir: Path,
-        splits: list[str],
-        keep: Callable[[int], bool] = lambda state: True,
-        config: AugmentConfig = AUGMENT,
-    ):
+    def __init__(self, data_dir: Path, splits: list[str], keep: Callable[[int], bool] = lambda state: True):
         self.files, self.scenes, self.labels, self.num_duplicates, probs = [], [], [], [], []
         for split in splits:
-            counts = [count for part in split.split("+") for count in self._read(data_dir / part, keep)]
-            self.num_duplicates += counts
+            self.num_duplicates += (counts := self._read(data_dir / split, keep))
             # n duplicates weigh as much as sqrt(n) unique frames, since they are all the same
             weights = np.array(counts) ** -0.5
             probs += (weights / weights.sum()).tolist()
         self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
         self.probs = np.array(probs)
-        self.hardness = np.array([_hardness(scene, config) for scene in self.scenes])
+        self.hardness = np.array([_hardness(scene) for scene in self.scenes])
         karts = (kart for scene in self.scenes for kart in scene.all_karts)
-        self.far_boxes = [kart.box for kart in karts if kart.min_side < config.added_max_size_px]
+        self.far_boxes = [kart.box for kart in karts if kart.min_side < augment.ADDED_MAX_SIZE_PX]
         sources = [i for i, scene in enumerate(self.scenes) if len(scene.karts) == 1 and _has_pastable_ego(scene)]
         self.sources = np.array(sources, dtype=int)  # views of a single kart, which nothing covers
         self.source_probs = _balance_classes([self.scenes[i].ego.name for i in sources], self.probs[self.sources])
@@ -117,7 +91,7 @@ class PretrainDataset:
         return normalise(self.views[index]), build_targets([self.scenes[i] for i in index])
 
     def sample_batch(
-        self, rng: np.random.Generator, batch_size: int, config: AugmentConfig = AUGMENT
+        self, rng: Generator, batch_size: int, config: AugmentConfig = AUGMENT
     ) -> tuple[Tensor, dict[str, Tensor], list[AnnotatedScene]]:
         """Draw a random batch of augmented views, from each split equally often.
 
@@ -126,21 +100,19 @@ class PretrainDataset:
         """
         views, scenes = [], []
         chosen = _choose(rng, batch_size, self.probs * (1 + config.hardness_weight * self.hardness))
-        sources = self._sample_sources(rng, batch_size, config)
+        sources = self._sample_sources(rng, batch_size)
         for i, candidates in zip(chosen, sources, strict=True):
             view, scene = self.views[i], self.scenes[i]
             if rng.random() < config.zoom_prob:
                 info, number = self.labels[i]
-                view, zoomed = augment.zoom_view(
-                    view, info["detections"][number], augment.random_window(rng, config.max_zoom)
-                )
+                view, zoomed = augment.zoom_view(view, info["detections"][number], augment.random_window(rng))
                 scene = annotated_scene(info | {"detections": [zoomed]}, 0)
             if rng.random() < config.swap_ego_prob:
                 view, scene = self._swap_ego(view, scene, candidates, rng.random())
             if self.far_boxes and rng.random() < config.add_far_karts_prob:
-                boxes = self._sample_boxes(scene, rng, config)
-                view, scene = self._copy_paste(view, scene, boxes, sources.ravel(), rng, config)
-            if rng.random() < config.flip_prob:
+                boxes = self._sample_boxes(scene, rng)
+                view, scene = self._copy_paste(view, scene, boxes, sources.ravel(), rng)
+            if rng.random() < augment.FLIP_PROB:
                 view, scene = view[:, ::-1], scene.mirror()
             views.append(view)
             scenes.append(scene)
@@ -148,17 +120,17 @@ class PretrainDataset:
         pixels = normalise(np.stack(views)[:, :, left : left + width])
         return augment.jitter_colors(pixels, rng), build_targets(scenes, left, width), scenes
 
-    def _sample_sources(self, rng: np.random.Generator, batch_size: int, config: AugmentConfig) -> np.ndarray:
-        """Draw views to copy karts from, each kart equally often. [batch_size, num_sources]."""
-        index = _choose(rng, batch_size * config.num_sources, self.source_probs)
-        return self.sources[index].reshape(batch_size, config.num_sources)
+    def _sample_sources(self, rng: Generator, batch_size: int) -> np.ndarray:
+        """Draw views to copy karts from, each kart equally often. [batch_size, NUM_SOURCES]."""
+        index = _choose(rng, batch_size * augment.NUM_SOURCES, self.source_probs)
+        return self.sources[index].reshape(batch_size, augment.NUM_SOURCES)
 
     def _best_source(self, candidates: np.ndarray, box: Box) -> int:
         return min(candidates, key=lambda i: augment.aspect_mismatch(self.scenes[i].ego.box, box))
 
     def _swap_ego(
         self, view: np.ndarray, scene: AnnotatedScene, candidates: np.ndarray, light_match: float = 0.0
-    ) -> tuple[np.ndarray, AnnotatedScene]:
+    ) -> LabelledView:
         """Replace the ego kart by the one of the candidate views whose box is most like it.
 
         The view stays as it is if another label would change with the kart.
@@ -173,27 +145,21 @@ class PretrainDataset:
         karts = [kart._replace(name=name) if kart is scene.ego else kart for kart in scene.karts]
         return view, replace(scene, karts=tuple(karts))
 
-    def _sample_boxes(self, scene: Scene, rng: np.random.Generator, config: AugmentConfig) -> list[Box]:
+    def _sample_boxes(self, scene: Scene, rng: Generator) -> list[Box]:
         """Draw boxes of far karts of other views, and move some of them to the columns of the nearest kart."""
-        count = rng.integers(1, config.max_added + 1)
+        count = rng.integers(1, augment.MAX_ADDED + 1)
         boxes = [self.far_boxes[i] for i in rng.integers(len(self.far_boxes), size=count)]
         near = max(scene.karts, key=lambda kart: kart.min_side, default=None)
         for i, (x1, y1, x2, y2) in enumerate(boxes):
-            if near is not None and rng.random() < config.occluded_prob:
+            if near is not None and rng.random() < augment.OCCLUDED_PROB:
                 center = near.center[0] + rng.uniform(-0.6, 0.6) * (near.box[2] - near.box[0])
                 left = round(np.clip(center - (x2 - x1) / 2, 0, VIEW_SIZE[0] - 1 - (x2 - x1)))
                 boxes[i] = left, y1, left + x2 - x1, y2
         return boxes
 
     def _copy_paste(
-        self,
-        view: np.ndarray,
-        scene: AnnotatedScene,
-        boxes: list[Box],
-        sources: np.ndarray,
-        rng: np.random.Generator,
-        config: AugmentConfig = AUGMENT,
-    ) -> tuple[np.ndarray, AnnotatedScene]:
+        self, view: np.ndarray, scene: AnnotatedScene, boxes: list[Box], sources: np.ndarray, rng: Generator
+    ) -> LabelledView:
         """Add shrunk ego karts of other views in the boxes, behind the larger karts of the view.
 
         A box is skipped if its kart would cover another, be covered itself, or repeat a name. Some added karts are too
@@ -201,7 +167,7 @@ class PretrainDataset:
         """
         karts, small = list(scene.karts), list(scene.small)
         for box in boxes:
-            source = self._best_source(rng.choice(sources, config.num_sources), box)
+            source = self._best_source(rng.choice(sources, augment.NUM_SOURCES), box)
             name, size = self.scenes[source].ego.name, min(box[2] - box[0], box[3] - box[1])
             near = [kart for kart in karts if augment.has_overlap(kart.box, box)]
             if any(kart.name == name for kart in (*karts, *small)) or any(kart.min_side < 1.2 * size for kart in near):
@@ -211,37 +177,34 @@ class PretrainDataset:
                 occluded |= augment.occlusion_mask(kart.box, occluded.shape)
             visible, share = augment.visible_box(box, occluded)
             kart = Kart(len(karts), name, visible)
-            if share >= config.min_visible and kart.min_side >= MIN_VISIBLE_SIZE_PX:
+            if share >= augment.MIN_VISIBLE and kart.min_side >= MIN_VISIBLE_SIZE_PX:
                 source_box = self.scenes[source].ego.box
                 view = augment.paste_patch(view, box, self.views[source], source_box, rng.random(), occluded)
                 (karts if kart.is_large_enough else small).append(kart)
         return view, replace(scene, karts=tuple(karts), small=tuple(small))
 
-    def sample_windows(
-        self, rng: np.random.Generator, batch_size: int, config: AugmentConfig = AUGMENT
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def sample_windows(self, rng: Generator, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw a random batch of windows of the fovea's size, full of small karts.
 
         Returns:
             pixels [b, 3, h, w], and the targets kart, weight and token as for the fovea.
         """
         (width, height), views, targets = FOVEA_SIZE, [], []
-        sources = self._sample_sources(rng, batch_size, config).ravel()
-        for i in _choose(rng, batch_size, self.probs * (1 + config.hardness_weight * self.hardness)):
+        sources = self._sample_sources(rng, batch_size).ravel()
+        for i in _choose(rng, batch_size, self.probs * (1 + AUGMENT.hardness_weight * self.hardness)):
             view, scene = self.views[i], self.scenes[i]
-            if rng.random() < config.flip_prob:
+            if rng.random() < augment.FLIP_PROB:
                 view, scene = view[:, ::-1], scene.mirror()
-            left, top = int(rng.integers(VIEW_SIZE[0] - width + 1)), int(rng.integers(*config.window_top_px))
-            boxes = [self._random_box(left, top, rng) for _ in range(config.window_karts)]
-            view, scene = self._copy_paste(view, scene, boxes, sources, rng, config)
+            left, top = int(rng.integers(VIEW_SIZE[0] - width + 1)), int(rng.integers(*augment.WINDOW_TOP_PX))
+            boxes = [self._random_box(left, top, rng) for _ in range(augment.WINDOW_KARTS)]
+            view, scene = self._copy_paste(view, scene, boxes, sources, rng)
             views.append(view[top : top + height, left : left + width])
-            fine, coarse = (Grid(left, top, width, height, stride) for stride in (4, 8))
-            targets.append(kart_maps([scene], fine) | token_targets([scene], coarse))
+            targets.append(window_targets([scene], left, top))
         names = ("kart", "weight", "token")
         stacked = {name: torch.from_numpy(np.concatenate([target[name] for target in targets])) for name in names}
         return augment.jitter_colors(normalise(np.stack(views)), rng), stacked
 
-    def _random_box(self, left: int, top: int, rng: np.random.Generator) -> Box:
+    def _random_box(self, left: int, top: int, rng: Generator) -> Box:
         """Draw a far kart's box, scaled by 0.7 to 2, centred anywhere in the window that begins at left and top."""
         x1, y1, x2, y2 = self.far_boxes[rng.integers(len(self.far_boxes))]
         scale = rng.uniform(0.7, 2)
@@ -252,14 +215,8 @@ class PretrainDataset:
 
 
 def load_training_data(data: str, splits: str, held_out: bool = False) -> PretrainDataset:
-    """Load the views to train on, or those that are held out.
-
-    Args:
-        data: the data folder.
-        splits: names, separated by commas, see `PretrainDataset`.
-        held_out: whether to load the held-out game states instead of all others.
-    """
-    for name in splits.replace("+", ",").split(","):
+    """Load the views of splits, separated by commas, to train on, or those of the held-out game states."""
+    for name in splits.split(","):
         check_not_eval_split(name)
     return PretrainDataset(Path(data), splits.split(","), lambda state: (state % HELD_OUT_PERIOD == 0) == held_out)
 
@@ -270,7 +227,7 @@ def build_targets(scenes: list[AnnotatedScene], left: int = 0, width: int = VIEW
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _choose(rng: np.random.Generator, size: int, weights: np.ndarray) -> np.ndarray:
+def _choose(rng: Generator, size: int, weights: np.ndarray) -> np.ndarray:
     return rng.choice(len(weights), size, p=weights / weights.sum())
 
 
@@ -287,7 +244,7 @@ def _balance_classes(names: list[str], weights: np.ndarray) -> np.ndarray:
     return weights / np.bincount(class_id, weights)[class_id]
 
 
-def _hardness(scene: Scene, config: AugmentConfig) -> int:
-    """Count the karts beside the first and, once more, the far ones, up to `max_hardness`."""
-    far = sum(kart.min_side < config.far_max_size_px for kart in scene.karts)
-    return int(np.clip(len(scene.karts) - 1 + far, 0, config.max_hardness))
+def _hardness(scene: Scene) -> int:
+    """Count the karts beside the first and, once more, the far ones, up to `MAX_HARDNESS`."""
+    far = sum(kart.min_side < augment.FAR_MAX_SIZE_PX for kart in scene.karts)
+    return int(np.clip(len(scene.karts) - 1 + far, 0, augment.MAX_HARDNESS))

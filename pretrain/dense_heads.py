@@ -39,8 +39,6 @@ class DenseHeads(nn.Module):
             foveal_map: [b, c, h4, w4], of the fovea at stride 4.
             tokens: [b, s, d].
         """
-        fine = self.grid_map(grid_map).permute(0, 2, 3, 1)  # [b, h8, w8, karts + 6]
-        kart, center, box = fine.split((len(KARTS) + 1, 1, 4), dim=-1)
         registers, cells, fovea = split_tokens(tokens, self.num_register_tokens)
         image = self.image(registers.flatten(1)).split((*IMAGE_HEADS.values(), 3 * len(KARTS)), dim=1)
         logits = dict(zip((*IMAGE_HEADS, "relation"), image, strict=True))
@@ -48,10 +46,13 @@ class DenseHeads(nn.Module):
         logits["relation"] = logits["relation"].unflatten(1, (len(KARTS), 3))
         logits["token"], logits["side"] = self.grid_token(cells).split((len(KARTS) + 1, 2), dim=-1)
         logits["foveal_token"], logits["foveal_side"] = self.foveal_token(fovea).split((len(KARTS) + 1, 2), dim=-1)
+        fine = self.grid_map(grid_map).permute(0, 2, 3, 1)  # [b, h8, w8, karts + 6]
+        logits["kart"], center, logits["box"] = fine.split((len(KARTS) + 1, 1, 4), dim=-1)
+        logits["center"] = center[..., 0]
         logits["foveal_kart"] = self.classify_fovea_cells(foveal_map)
         logits["foveal_map_size"] = self.foveal_map_size(foveal_map).permute(0, 2, 3, 1)
         logits["foveal_token_size"] = self.foveal_token_size(fovea)
-        return logits | {"kart": kart, "center": center[..., 0], "box": box}
+        return logits
 
     def classify_fovea_cells(self, foveal_map: Tensor) -> Tensor:
         """Compute logits of the kart that covers each cell: [b, c, h4, w4] -> [b, h4, w4, karts + 1]."""
@@ -68,11 +69,8 @@ def copy_heads_to_connector(prediction_heads: PredictionHeads, heads: DenseHeads
 def fuse_logits(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     """Fuse the logits of image and cells as the connector does."""
     image = {name: logits[name] for name in (*IMAGE_HEADS, "relation")}
-    cells = {
-        name: torch.cat([logits[head], logits[f"foveal_{head}"]], dim=1)
-        for name, head in (("kart", "token"), ("side", "side"))
-    }
-    return fuse_global_and_cell_logits(**image, **cells)
+    kart, side = (torch.cat([logits[name], logits[f"foveal_{name}"]], dim=1) for name in ("token", "side"))
+    return fuse_global_and_cell_logits(**image, kart=kart, side=side)
 
 
 def run_heads(encoder: VisionEncoder, heads: DenseHeads, pixels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -88,9 +86,8 @@ def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[st
     for name in ("ego", "total", "track", "count"):
         losses[name] = F.cross_entropy(logits[name].flatten(0, -2), targets[name].flatten(), ignore_index=UNKNOWN)
     known = targets["relation"] != UNKNOWN
-    relation = F.binary_cross_entropy_with_logits(
-        logits["relation"], targets["relation"].clamp(min=0).float(), reduction="none"
-    )
+    present = targets["relation"].clamp(min=0).float()
+    relation = F.binary_cross_entropy_with_logits(logits["relation"], present, reduction="none")
     losses["relation"] = (relation * known).sum() / len(relation)
     for part in ("", "foveal_"):
         losses[part + "kart"] = cell_loss(logits[part + "kart"], targets[part + "kart"], targets[part + "weight"])
@@ -99,9 +96,8 @@ def dense_loss(logits: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[st
     for name in ("foveal_map_size", "foveal_token_size"):
         losses[name] = 2 * _masked_bce(logits[name], targets[name])
     center = targets["center"].float()
-    losses["center"] = 20 * F.binary_cross_entropy_with_logits(
-        logits["center"], center, pos_weight=torch.tensor(3.0, device=center.device)
-    )
+    pos_weight = center.new_tensor(3.0)
+    losses["center"] = 20 * F.binary_cross_entropy_with_logits(logits["center"], center, pos_weight=pos_weight)
     box = (logits["box"] - targets["box"].float()).abs().sum(-1)
     losses["box"] = (box * center).sum() / center.sum().clamp(min=1)
     return losses

@@ -1,31 +1,23 @@
 """Evaluate the vision encoder by its heads, fused as in the connector, without the text model."""
 
-import io
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
-from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE
+from homework.labels.scene import VIEW_SIZE
 from homework.models.tux_nano.connector import average_tta
 
-from .dataset import AnnotatedScene, PretrainDataset
+from .dataset import PretrainDataset
 from .dense_heads import IMAGE_HEADS, count_correct, fuse_logits, match_relations
-from .targets import FOVEA_GRID, KART_ID, KARTS, UNKNOWN, Grid
+from .targets import FOVEA_GRID, KART_ID, UNKNOWN, AnnotatedScene, Grid
 
 Predictions = Sequence[tuple[dict, dict]]  # (logits, targets) by name, of one batch after another
 Counts = dict[Hashable, tuple[int, int]]  # (correct, total) by class
 
 KART_SIZE_BINS_PX = (18, 12, 8, 5)  # lower bounds
 EGO_SIZE_BINS_PX = (18, 10)
-# Sizes of karts near the label rule's threshold; the first bin that holds a kart of a view is the view's
-THRESHOLD_DISTANCE_BINS = {
-    "4 or 5 px": {MIN_KART_SIZE_PX - 1, MIN_KART_SIZE_PX},
-    "3 or 6 px": {MIN_KART_SIZE_PX - 2, MIN_KART_SIZE_PX + 1},
-    "none of these": set(),
-}
 CELL_GRIDS = {"foveal_kart": FOVEA_GRID, "kart": Grid(0, 0, *VIEW_SIZE, 8)}  # from the finest
 
 
@@ -44,16 +36,6 @@ def predict_views(stage: nn.Module, dataset: PretrainDataset, batch_size: int = 
         yield {name: logits[name] for name in names} | cells, {name: targets[name] for name in names}
 
 
-def jpeg_roundtrip(quality: int, views: np.ndarray) -> np.ndarray:
-    """Re-encode views [n, 100, 150, 3] uint8 as JPEG files of a quality from 1 to 100."""
-    result = np.empty_like(views)
-    for number, view in enumerate(views):
-        stream = io.BytesIO()
-        Image.fromarray(view).save(stream, "JPEG", quality=quality)
-        result[number] = np.asarray(Image.open(stream))
-    return result
-
-
 def head_accuracy(predictions: Iterable[tuple[dict, dict]]) -> dict[str, float]:
     """Compute the accuracy of the image heads on whole views, in percent, as the official benchmark asks for it."""
     totals = {}
@@ -63,35 +45,22 @@ def head_accuracy(predictions: Iterable[tuple[dict, dict]]) -> dict[str, float]:
     return {f"accuracy_{name}": round(100 * float(correct) / float(n), 2) for name, (correct, n) in totals.items()}
 
 
-def ego_accuracy_by_kart(predictions: Predictions) -> Counts:
-    """Count correct ego karts by the true kart."""
-    return _count_head("ego", predictions, lambda ego: KARTS[ego])
-
-
 def ego_accuracy_by_difficulty(predictions: Predictions, dataset: PretrainDataset) -> Counts:
     """Count correct ego karts by duplicate or unique frame, size, and whether a larger kart is in the view.
 
     Duplicates in the course's frames show karts at rest, from the front.
     """
 
-    def classify(_, scene: AnnotatedScene, num_duplicates: int) -> str:
-        frame = "duplicate frame" if num_duplicates > 1 else "unique frame"
-        size = next((f"{size}+ px" for size in EGO_SIZE_BINS_PX if scene.ego.min_side >= size), "smaller")
-        larger = any(other.min_side > scene.ego.min_side for other in scene.others)
-        return f"{frame}, {size}{', with a larger kart' if larger else ''}"
+    def rows() -> Iterator[tuple[str, bool]]:
+        for logits, targets, scene, copies in _each_view(predictions, dataset.scenes, dataset.num_duplicates):
+            if targets["ego"] != UNKNOWN:
+                frame = "duplicate frame" if copies > 1 else "unique frame"
+                size = next((f"{size}+ px" for size in EGO_SIZE_BINS_PX if scene.ego.min_side >= size), "smaller")
+                larger = any(other.min_side > scene.ego.min_side for other in scene.others)
+                label = f"{frame}, {size}{', with a larger kart' if larger else ''}"
+                yield label, logits["ego"].argmax() == targets["ego"]
 
-    return dict(sorted(_count_head("ego", predictions, classify, dataset.scenes, dataset.num_duplicates).items()))
-
-
-def accuracy_by_threshold_distance(predictions: Predictions, scenes: Sequence[AnnotatedScene], name: str) -> Counts:
-    """Count correct predictions of a head by how near a kart's size is to the label rule's threshold."""
-
-    def classify(_, scene: AnnotatedScene) -> str:
-        sizes = {kart.min_side for kart in scene.all_karts}
-        return next(label for label, near in THRESHOLD_DISTANCE_BINS.items() if not near or sizes & near)
-
-    counts = _count_head(name, predictions, classify, scenes)
-    return {label: counts.get(label, (0, 0)) for label in THRESHOLD_DISTANCE_BINS}
+    return _count(rows())
 
 
 def relation_accuracy_by_kart_count(predictions: Predictions, scenes: Sequence[AnnotatedScene]) -> Counts:
@@ -100,7 +69,7 @@ def relation_accuracy_by_kart_count(predictions: Predictions, scenes: Sequence[A
         (len(scene.karts), *match_relations(logits["relation"], targets["relation"]))
         for logits, targets, scene in _each_view(predictions, scenes)
     )
-    return dict(sorted(_count((n, hit) for n, present, correct in views for hit in correct[present]).items()))
+    return _count((n, hit) for n, present, correct in views for hit in correct[present])
 
 
 def kart_accuracy_by_size(predictions: Predictions, scenes: Sequence[AnnotatedScene]) -> Counts:
@@ -115,23 +84,17 @@ def kart_accuracy_by_size(predictions: Predictions, scenes: Sequence[AnnotatedSc
                 size = next(size for size in KART_SIZE_BINS_PX if kart.min_side >= size)
                 yield f"{size}+ px", int(logits[name][cell]) == KART_ID.get(kart.name)
 
-    counts = _count(rows())
-    return {label: counts.get(label, (0, 0)) for label in (f"{size}+ px" for size in reversed(KART_SIZE_BINS_PX))}
+    return _count(rows(), [f"{size}+ px" for size in reversed(KART_SIZE_BINS_PX)])
 
 
 def format_report(predictions: Predictions, dataset: PretrainDataset) -> list[str]:
-    """Format all accuracies of a split as lines; ego karts are listed from the worst to the best."""
+    """Format all accuracies of a split as lines."""
     lines = [f"{name.removeprefix('accuracy_'):16}{value:6.1f}" for name, value in head_accuracy(predictions).items()]
     sections = {
         "karts named by the cells at their centres, by size": kart_accuracy_by_size(predictions, dataset.scenes),
         "ego by difficulty": ego_accuracy_by_difficulty(predictions, dataset),
         "relation by number of karts": relation_accuracy_by_kart_count(predictions, dataset.scenes),
     }
-    for name in ("ego", "total"):
-        counts = accuracy_by_threshold_distance(predictions, dataset.scenes, name)
-        sections[f"{name} by sizes of karts near the threshold of {MIN_KART_SIZE_PX} px"] = counts
-    by_kart = ego_accuracy_by_kart(predictions).items()
-    sections["ego by kart"] = dict(sorted(by_kart, key=lambda row: row[1][0] / row[1][1]))
     for title, counts in sections.items():
         lines.append(f"{title}:")
         lines += [f"{label:45}{100 * hits / max(1, n):6.1f} % of {n:,}" for label, (hits, n) in counts.items()]
@@ -143,23 +106,13 @@ def _each_view(predictions: Predictions, *columns: Sequence) -> Iterator[tuple]:
     rows = zip(*columns, strict=True)
     for logits, targets in predictions:
         for i in range(len(targets["ego"])):
-            view = ({name: values[i] for name, values in part.items()} for part in (logits, targets))
-            yield *view, *(next(rows) if columns else ())
+            yield *({name: values[i] for name, values in part.items()} for part in (logits, targets)), *next(rows)
 
 
-def _count_head(name: str, predictions: Predictions, classify: Callable[..., Hashable], *columns: Sequence) -> Counts:
-    """Count correct predictions of a head by class, where its target is known."""
-    return _count(
-        (classify(targets[name], *values), logits[name].argmax() == targets[name])
-        for logits, targets, *values in _each_view(predictions, *columns)
-        if targets[name] != UNKNOWN
-    )
-
-
-def _count(rows: Iterable[tuple[Hashable, bool]]) -> Counts:
-    """Count (correct, total) of rows (class, correct) by class."""
-    counts = {}
+def _count(rows: Iterable[tuple[Hashable, bool]], labels: Iterable[Hashable] = ()) -> Counts:
+    """Count (correct, total) of rows (class, correct) by class, in the order of `labels`, or else sorted."""
+    counts = dict.fromkeys(labels, (0, 0))
     for label, correct in rows:
         hits, total = counts.get(label, (0, 0))
         counts[label] = hits + int(correct), total + 1
-    return counts
+    return counts if labels else dict(sorted(counts.items()))

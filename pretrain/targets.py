@@ -1,18 +1,15 @@
-"""Build the dense targets of the vision encoder from scenes."""
+"""Scenes with all visible karts, and the dense targets of the vision encoder."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from homework.labels.game import KARTS, TRACKS
-from homework.labels.scene import VIEW_SIZE, Kart, Scene
+from homework.labels.scene import VIEW_SIZE, Kart, Scene, detected_karts
 from homework.models.tux_nano.vision import FOVEA_SIZE, FOVEA_TOP
 
-if TYPE_CHECKING:  # dataset.py imports this module
-    from .dataset import AnnotatedScene
-
+MIN_VISIBLE_SIZE_PX = 2  # of a box's shorter side: smaller karts are not visible
 KART_ID = {name: index for index, name in enumerate(KARTS)}
 TRACK_ID = {name: index for index, name in enumerate(TRACKS)}
 BACKGROUND = len(KARTS)  # class of a cell without a kart
@@ -21,6 +18,34 @@ MAX_COUNT = 9  # class of this number and of larger ones
 KART_WEIGHT = 10  # loss weight of a kart of one cell; background cells weigh 1
 SMALL_KART_WEIGHT = 3  # the same for a kart too small for the label rule
 SIZE_THRESHOLDS_PX = (3, 4, 5, 6, 7)  # of a box's width, and of its height
+
+
+@dataclass(frozen=True)
+class AnnotatedScene(Scene):
+    """A scene with the visible karts that are too small for the label rule as well.
+
+    A single pixel decides whether a kart is large enough, so what is learned of a kart must not end there.
+    """
+
+    small: tuple[Kart, ...] = ()
+
+    @property
+    def all_karts(self) -> tuple[Kart, ...]:
+        """Karts that are large enough for the label rule, then those that are not."""
+        return self.karts + self.small
+
+    def mirror(self) -> "AnnotatedScene":
+        """Build the scene of the image flipped left to right."""
+        flip = lambda x1, y1, x2, y2: (VIEW_SIZE[0] - x2, y1, VIEW_SIZE[0] - x1, y2)
+        karts, small = ([k._replace(box=flip(*k.box)) for k in group] for group in (self.karts, self.small))
+        return replace(self, karts=tuple(karts), small=tuple(small))
+
+
+def annotated_scene(info: dict, view_index: int) -> AnnotatedScene:
+    """Build the scene of a view by the label rule, as `build_scene`, with the karts that the rule leaves out."""
+    karts = [kart for kart in detected_karts(info, view_index) if kart.min_side >= MIN_VISIBLE_SIZE_PX]
+    large, small = (tuple(kart for kart in karts if kart.is_large_enough == counts) for counts in (True, False))
+    return AnnotatedScene(info["track"], large, small)
 
 
 @dataclass(frozen=True)
@@ -34,21 +59,17 @@ class Grid:
     stride: int
 
     @property
-    def columns(self) -> int:
-        """Number of cells in a row."""
-        return -(-self.width // self.stride)
-
-    @property
-    def rows(self) -> int:
-        """Number of cells in a column."""
-        return -(-self.height // self.stride)
+    def shape(self) -> tuple[int, int]:
+        """Return the numbers of rows and columns."""
+        return -(-self.height // self.stride), -(-self.width // self.stride)
 
     def find_cell(self, x: float, y: float) -> tuple[int, int] | None:
         """Find the cell (row, column) that holds a point of the view; None for a point outside the part."""
         x, y = x - self.left, y - self.top
         if not (0 <= x < self.width and 0 <= y < self.height):
             return None
-        return min(round(y / self.stride), self.rows - 1), min(round(x / self.stride), self.columns - 1)
+        row, column = (min(round(at / self.stride), n - 1) for at, n in zip((y, x), self.shape, strict=True))
+        return row, column
 
     def find_cells(self, x1: float, y1: float, x2: float, y2: float) -> tuple[slice, slice]:
         """Find the rows and columns of the cells whose centre lies in a box."""
@@ -63,8 +84,8 @@ class Grid:
         return ((kart, cell) for kart in karts if (cell := self.find_cell(*kart.center)))
 
 
-FOVEA_REGION = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP, *FOVEA_SIZE
-FOVEA_GRID = Grid(*FOVEA_REGION, 4)
+FOVEA_CORNER = (VIEW_SIZE[0] - FOVEA_SIZE[0]) // 2, FOVEA_TOP
+FOVEA_GRID, FOVEA_TOKEN_GRID = (Grid(*FOVEA_CORNER, *FOVEA_SIZE, stride) for stride in (4, 8))
 
 
 def image_targets(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
@@ -96,7 +117,7 @@ def image_targets(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     return targets
 
 
-def cell_targets(scenes: Sequence["AnnotatedScene"], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, np.ndarray]:
+def cell_targets(scenes: Sequence[AnnotatedScene], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, np.ndarray]:
     """Build the targets of each cell, for the image's columns from `left` to `left + width` and for the fovea.
 
     Returns:
@@ -104,15 +125,21 @@ def cell_targets(scenes: Sequence["AnnotatedScene"], left: int = 0, width: int =
         token, side at stride 16, foveal_token, foveal_side at stride 8 in the fovea: see `token_targets`;
         foveal_map_size at stride 4, foveal_token_size at stride 8, both in the fovea: see `size_targets`.
     """
-    part, foveal_tokens = (left, 0, width, VIEW_SIZE[1]), Grid(*FOVEA_REGION, 8)
+    part = left, 0, width, VIEW_SIZE[1]
     targets = kart_maps(scenes, Grid(*part, 8)) | token_targets(scenes, Grid(*part, 16))
-    in_fovea = kart_maps(scenes, FOVEA_GRID) | token_targets(scenes, foveal_tokens)
+    in_fovea = window_targets(scenes, *FOVEA_CORNER)
     targets |= {f"foveal_{name}": in_fovea[name] for name in ("kart", "weight", "token", "side")}
-    size = size_targets(scenes, foveal_tokens).reshape(len(scenes), foveal_tokens.rows * foveal_tokens.columns, -1)
-    return targets | {"foveal_map_size": size_targets(scenes, FOVEA_GRID), "foveal_token_size": size}
+    token_size = size_targets(scenes, FOVEA_TOKEN_GRID).reshape(*in_fovea["token"].shape[:2], -1)
+    return targets | {"foveal_map_size": size_targets(scenes, FOVEA_GRID), "foveal_token_size": token_size}
 
 
-def kart_maps(scenes: Sequence["AnnotatedScene"], grid: Grid) -> dict[str, np.ndarray]:
+def window_targets(scenes: Sequence[AnnotatedScene], left: int, top: int) -> dict[str, np.ndarray]:
+    """Build `kart_maps` at stride 4 and `token_targets` at stride 8 in a window of the fovea's size."""
+    fine, coarse = (Grid(left, top, *FOVEA_SIZE, stride) for stride in (4, 8))
+    return kart_maps(scenes, fine) | token_targets(scenes, coarse)
+
+
+def kart_maps(scenes: Sequence[AnnotatedScene], grid: Grid) -> dict[str, np.ndarray]:
     """Build maps of karts, their centres and boxes, including karts too small for the label rule.
 
     Returns:
@@ -121,7 +148,7 @@ def kart_maps(scenes: Sequence["AnnotatedScene"], grid: Grid) -> dict[str, np.nd
         center [n, h, w]: whether a kart's centre lies in the cell; box [n, h, w, 4]: log of that kart's width and
         height, and the offset of its centre from the cell's, in cells; 0 elsewhere.
     """
-    shape = len(scenes), grid.rows, grid.columns
+    shape = len(scenes), *grid.shape
     kart_map, weight = np.full(shape, BACKGROUND, dtype=np.int8), np.ones(shape, dtype=np.float16)
     center, box = np.zeros(shape, dtype=bool), np.zeros((*shape, 4), dtype=np.float16)
     for i, scene in enumerate(scenes):
@@ -148,8 +175,8 @@ def token_targets(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
         any, or where two differ.
     """
     n = len(scenes)
-    token = np.zeros((n, grid.rows, grid.columns, len(KARTS) + 1), dtype=bool)
-    side, found = np.full((n, grid.rows, grid.columns, 2), UNKNOWN, dtype=np.int8), set()
+    token = np.zeros((n, *grid.shape, len(KARTS) + 1), dtype=bool)
+    side, found = np.full((n, *grid.shape, 2), UNKNOWN, dtype=np.int8), set()
     for i, scene in enumerate(scenes):
         for kart, at in grid.place_karts(scene.karts):
             cell = (i, *at)
@@ -163,13 +190,13 @@ def token_targets(scenes: Sequence[Scene], grid: Grid) -> dict[str, np.ndarray]:
     return {"token": token.reshape(n, -1, len(KARTS) + 1), "side": side.reshape(n, -1, 2)}
 
 
-def size_targets(scenes: Sequence["AnnotatedScene"], grid: Grid) -> np.ndarray:
+def size_targets(scenes: Sequence[AnnotatedScene], grid: Grid) -> np.ndarray:
     """Compare the width and height of the kart centred in each cell with `SIZE_THRESHOLDS_PX`.
 
     Returns:
         [n, h, w, 2 * thresholds]: whether the width, then the height reach each; `UNKNOWN` without a kart, or with two.
     """
-    size = np.full((len(scenes), grid.rows, grid.columns, 2 * len(SIZE_THRESHOLDS_PX)), UNKNOWN, dtype=np.int8)
+    size = np.full((len(scenes), *grid.shape, 2 * len(SIZE_THRESHOLDS_PX)), UNKNOWN, dtype=np.int8)
     for i, scene in enumerate(scenes):
         found = set()
         for kart, cell in grid.place_karts(scene.all_karts):

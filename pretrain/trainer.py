@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ def lr_factor(step: int, steps: int, warmup: int = WARMUP_STEPS) -> float:
 def train_stage(
     module: nn.Module,
     compute_losses: LossFunction,
-    run_dir: Path,
+    run_dir: str | Path,
     stage: str,
     steps: int,
     learning_rate: float,
@@ -49,12 +50,11 @@ def train_stage(
     Writes the checkpoint `run_dir/<stage>.pt` and appends to the curve `run_dir/<stage>.jsonl`. A stopped run resumes
     from its checkpoint; a finished one returns at once. During cooldown `cooldown_losses` is minimised, if given.
     """
+    run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    decayed, others = ([p for p in parameters if (p.ndim > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
     checkpoint, curve, step = run_dir / f"{stage}.pt", run_dir / f"{stage}.jsonl", 0
     if checkpoint.exists():
@@ -95,7 +95,7 @@ def train_stage(
 
 
 def save_checkpoint(path: Path, step: int, module: nn.Module, optimizer: dict) -> None:
-    """Write a checkpoint; `optimizer` is its state, empty if only other stages are to be initialised from it."""
+    """Write a checkpoint with the optimizer's state."""
     with atomic_write(path) as temporary:
         torch.save({"step": step, "model": module.state_dict(), "optimizer": optimizer}, temporary)
 
@@ -119,17 +119,19 @@ def read_checkpoint(path: Path) -> dict:
 
 @contextlib.contextmanager
 def errors_as_input_error(
-    path: Path, problem: str = "not a checkpoint of this stage", remedy: str = "move it away to train from scratch"
+    path: Path, problem: str = "not a checkpoint of this stage", remedy: str = "move it away, or give another"
 ) -> Iterator[None]:
     """Report what goes wrong with a file of weights as an `InputError`."""
     try:
         yield
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(path, "no such checkpoint", "run the previous stage first, or correct the path") from None
     except (OSError, RuntimeError, LookupError, ValueError, SafetensorError) as error:
         # PyTorch names the weights that do not fit in the last lines
         reason = str(error).splitlines()[-1].strip() if isinstance(error, RuntimeError) else first_line(error)
-        raise InputError(path, f"{problem} ({reason})", remedy) from None
+        raise InputError(path, f"{problem} ({textwrap.shorten(reason, 160)})", remedy) from None
 
 
 def _truncate_curve(curve: Path, step: int) -> None:

@@ -92,7 +92,8 @@ def save_tiny_nano(folder: Path) -> None:
     torch.manual_seed(0)
     model, vocab = stir(TuxNano(CONFIG), seed=2), CompactVocabulary(PromptTokens(load_processor(DEFAULT_BASE)))
     embedding = model.language_model.embed_tokens.weight.data
-    embedding[:] = vocab.shrink(embedding)[vocab.row]
+    others = vocab.row == len(vocab.used)
+    embedding[others] = embedding[others.nonzero()[0]]
     model.save(folder)
     shutil.copy(Path(DEFAULT_BASE) / TOKENIZER_FILE, folder)
 

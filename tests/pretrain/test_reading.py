@@ -8,10 +8,15 @@ from homework.labels.questions import qa_pairs
 from homework.models.loading import DEFAULT_BASE, load_processor
 from homework.models.prompts import PromptTokens
 from pretrain import cli
-from pretrain.init_name_attention import init_name_matching_head
-from pretrain.synthetic_scenes import MAX_KARTS, ideal_predictions, list_all_karts_qa, sample_scenes
 from pretrain.targets import KARTS, TRACKS
-from pretrain.text_stage import TextStage
+from pretrain.text_stage import (
+    MAX_KARTS,
+    TextStage,
+    ideal_predictions,
+    init_name_matching_head,
+    list_all_karts_qa,
+    sample_scenes,
+)
 from tests.tiny_models import SCENE, VISION
 
 
@@ -69,7 +74,7 @@ def test_names_attend_to_their_kart_tokens(stage):
     names = [stage.vocabulary.row[tokenizer(f" {kart}", add_special_tokens=False)["input_ids"]] for kart in KARTS]
     times = torch.cat([name.unique() for name in names]).bincount(minlength=len(embedding.weight))
     with torch.no_grad():
-        slots = stage.connector.norm(stage.connector.slot_embedding.weight)  # image tokens without content
+        slots = stage.model.connector.norm(stage.model.connector.slot_embedding.weight)  # image tokens without content
         key = attention.k_proj(norm(slots))[:, :size]
         for number, name in enumerate(names):
             query = attention.q_proj(norm(embedding(name[times[name] == 1][-1])))[:size]
@@ -82,7 +87,7 @@ def test_name_matching_head_is_frozen(stage):
     """Only the layer's other heads get gradients."""
     stage.perturb_predictions = False
     stage.train()
-    assert not stage.connector.training
+    assert not stage.model.connector.training
     sum(stage.synthetic_losses(np.random.default_rng(0)).values()).backward()
     for name in ("q_proj", "k_proj"):
         gradient = getattr(stage.model.language_model.layers[0].self_attn, name).weight.grad

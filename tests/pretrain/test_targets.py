@@ -5,8 +5,17 @@ import pytest
 
 from homework.labels.questions import qa_pairs
 from homework.labels.scene import Kart
-from pretrain.dataset import AnnotatedScene, annotated_scene
-from pretrain.targets import BACKGROUND, KART_ID, SIZE_THRESHOLDS_PX, TRACK_ID, UNKNOWN, cell_targets, image_targets
+from pretrain.targets import (
+    BACKGROUND,
+    KART_ID,
+    SIZE_THRESHOLDS_PX,
+    TRACK_ID,
+    UNKNOWN,
+    AnnotatedScene,
+    annotated_scene,
+    cell_targets,
+    image_targets,
+)
 from tests.tiny_models import SCENE
 
 

@@ -1,12 +1,10 @@
 """The text stage: compact vocabulary, paraphrases, initial weights."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,10 +13,11 @@ from homework.models.loading import DEFAULT_BASE, load_processor
 from homework.models.prompts import PromptTokens
 from homework.utils.errors import InputError
 from pretrain.assemble import VOCAB_SIZE
-from pretrain.checkpoints import FROZEN_PREFIXES, VISION_CONFIG, load_text_weights
+from pretrain.checkpoints import VisionStage
 from pretrain.compact_vocab import CompactVocabulary, answer_texts, caption_texts
 from pretrain.paraphrases import PARAPHRASED_QUESTIONS
 from pretrain.text_stage import TextStage, sample_pairs
+from pretrain.trainer import load_checkpoint
 from tests.tiny_models import SCENE, VISION
 
 
@@ -80,39 +79,30 @@ def test_paraphrases_have_the_same_answers():
 
 def is_frozen(name: str) -> bool:
     """Check whether a text stage's weights come from a dense stage."""
-    return name.startswith(FROZEN_PREFIXES)
+    return name.startswith("heads.") or "vision_encoder." in name or "prediction_heads." in name
 
 
 def test_text_stage_loads_another_text_stage(tokens, tmp_path):
-    """All weights but the frozen ones are loaded; a dense stage's checkpoint is rejected."""
+    """All weights but the frozen ones, which are the dense stage's, are loaded; a dense checkpoint is rejected."""
     torch.manual_seed(0)
     first, second = (TextStage(VISION, tokens) for _ in range(2))
     file = tmp_path / "text.pt"
     torch.save({"step": 1, "model": first.state_dict(), "optimizer": {}}, file)
-    frozen = {name: weight.clone() for name, weight in second.state_dict().items() if is_frozen(name)}
-    assert frozen
-    load_text_weights(second, file)
+    load_checkpoint(file, second)
+    vision = VisionStage(VISION)
+    second.load_vision(vision.vision_encoder, vision.heads)
+    state, frozen = second.state_dict(), {f"model.{name}": weight for name, weight in vision.state_dict().items()}
+    heads = second.model.connector.prediction_heads
+    assert torch.equal(heads.grid_head.weight, vision.heads.grid_token.weight)
     for name, weight in first.state_dict().items():
-        assert torch.equal(frozen.get(name, weight), second.state_dict()[name]), name
+        if not is_frozen(name):
+            assert torch.equal(weight, state[name]), name
+        elif name.startswith("model.vision_encoder."):
+            assert torch.equal(frozen[name], state[name]), name
     trainable = {name for name, weight in second.named_parameters() if weight.requires_grad}
     assert trainable and not any(map(is_frozen, trainable))
     losses = second.losses(torch.zeros(1, 3, 100, 150), [SCENE], np.random.default_rng(0), whole=True)
     assert losses.keys() == {"captions", "questions", "synthetic"} and all(loss > 0 for loss in losses.values())
     torch.save({"step": 1, "model": {"vision_encoder.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
     with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
-        load_text_weights(second, file)
-
-
-def test_text_stage_loads_an_exported_base(tokens, tmp_path):
-    """Text model and connector are the base's, its embedding table reduced; other folders are rejected."""
-    stage, saved = TextStage(VISION_CONFIG, tokens), load_file(Path(DEFAULT_BASE) / "model.safetensors")
-    load_text_weights(stage, Path(DEFAULT_BASE))
-    table = stage.vocabulary.expand(stage.model.language_model.embed_tokens)
-    assert torch.equal(table, saved.pop("language_model.embed_tokens.weight").float())
-    state = stage.state_dict()
-    for name, weight in saved.items():
-        if not is_frozen(f"model.{name}"):
-            assert torch.equal(state[f"model.{name}"], weight.float()), name
-    (tmp_path / "model.safetensors").write_bytes(b"{")
-    with pytest.raises(InputError, match="not an exported base .* give homework/weights/tux_nano"):
-        load_text_weights(stage, tmp_path)
+        load_checkpoint(file, second)

@@ -9,14 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from homework.models.tux_nano.vision import VisionEncoder
 from homework.utils.errors import InputError
 from pretrain import checkpoints, cli
 from pretrain.augment import AUGMENT
-from pretrain.checkpoints import VisionStage, load_vision_weights
+from pretrain.checkpoints import FoveaStage, VisionStage, load_vision_weights
 from pretrain.cli import StageOptions
 from pretrain.dataset import PretrainDataset
-from pretrain.foveal_pretraining import FoveaStage
 from pretrain.trainer import lr_factor, train_stage
 from tests.tiny_models import VISION
 
@@ -108,20 +106,6 @@ def test_dense_cooldown_uses_views_as_rendered(tiny_data, tmp_path, monkeypatch)
     assert configs == [AUGMENT] * 7 + [replace(AUGMENT, zoom_prob=0, add_far_karts_prob=0)] * 3
 
 
-def test_added_attention_layers_begin_as_the_identity(tmp_path):
-    """An encoder with more layers than the saved one has the same outputs at first."""
-    torch.manual_seed(0)
-    small = VisionEncoder(replace(VISION, batch_norm=True)).eval()
-    large = VisionEncoder(replace(VISION, num_layers=3, batch_norm=True)).eval()
-    file = tmp_path / "stage.safetensors"
-    save_file({f"vision_encoder.{name}": weight for name, weight in small.state_dict().items()}, file)
-    stage = VisionStage(large.config).eval()
-    load_vision_weights(stage, file)
-    pixels = torch.randn(2, 3, 100, 150)
-    with torch.no_grad():
-        assert torch.equal(small(pixels).last_hidden_state, stage.vision_encoder(pixels).last_hidden_state)
-
-
 def test_dense_stage_loads_a_fovea_checkpoint(tmp_path):
     """Encoder and heads are loaded, nothing else of the checkpoint."""
     config = replace(VISION, batch_norm=True)
@@ -149,18 +133,24 @@ def test_fovea_stage_trains_only_the_foveal_branch(tiny_data, tmp_path, monkeypa
     assert "cells 5+ px" in json.loads((tmp_path / "fovea.jsonl").read_text())
 
 
-@pytest.mark.parametrize("saved", ["other channels", "no encoder", "no stage"])
-def test_files_without_a_saved_encoder_are_rejected(tmp_path, saved):
-    """The error names the file."""
-    file = tmp_path / "stage.safetensors"
+@pytest.mark.parametrize("saved", ["other channels", "no encoder", "a layer less", "no heads", "no stage"])
+def test_files_without_a_whole_saved_stage_are_rejected(tmp_path, saved):
+    """The error names the file and what a stage begins with."""
+    file, config = tmp_path / "stage.safetensors", replace(VISION, batch_norm=True)
     if saved == "no stage":
         file.write_bytes(b"broken")
     else:
-        other = VisionEncoder(replace(VISION, channels=(8, 8, 16, 24), batch_norm=True))
-        prefix = "vision_encoder" if saved == "other channels" else "heads"
-        save_file({f"{prefix}.{name}": weight for name, weight in other.state_dict().items()}, file)
-    with pytest.raises(InputError, match="stage.safetensors"):
-        load_vision_weights(VisionStage(replace(VISION, batch_norm=True)), file)
+        changes = {
+            "other channels": {"channels": (8, 8, 16, 24)},
+            "a layer less": {"num_layers": VISION.num_layers - 1},
+        }
+        weights = VisionStage(replace(config, **changes.get(saved, {}))).state_dict()
+        missing = {"no encoder": "vision_encoder.", "no heads": "heads."}.get(saved, "nothing")
+        save_file({k: v.contiguous() for k, v in weights.items() if not k.startswith(missing)}, file)
+    with pytest.raises(InputError, match=r"stage\.safetensors: not a saved vision stage .*give a run's dense\.pt"):
+        load_vision_weights(VisionStage(config), file)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        load_vision_weights(VisionStage(config), tmp_path / "missing.pt")
 
 
 def test_dense_rejects_evaluation_splits(tiny_data, tmp_path):
