@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,7 @@ def load_processor(base: str) -> "ProcessorMixin":
             base, do_image_splitting=False, do_resize=False, trust_remote_code=False
         )
         processor.tokenizer.padding_side = "left"
+        processor.tokenizer.model_max_length = sys.maxsize  # nothing is truncated; longer texts only gave a warning
         if processor.tokenizer.eos_token is None or processor.tokenizer.pad_token is None:
             raise ValueError("its tokenizer has no end or no padding token")
         PromptTokens(processor)  # raises now what is broken, not when it is used

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from homework.base_vlm import BaseVLM
-from homework.models.loading import load_model
+from homework.models.loading import load_model, load_processor
+from homework.models.prompts import PromptTokens
 from homework.training.lora import PeftTrainingModule, add_lora
 from homework.utils.errors import InputError
 from tests.crash.mutate import broken_files, broken_json_files, failures, time_limit
@@ -34,7 +35,7 @@ def small(nano_folder: Path, smol_folder: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    """Look up no file in the hub."""
+    """Access no file of the hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
@@ -86,7 +87,13 @@ HUGE = {
     "nano text.intermediate_size": 10**8,
     "nano text.vocab_size": 10**8,
     "nano text.num_layers": 10**6,
+    "nano text.head_dim": 10**8,
+    "nano text.num_heads": 10**8,
+    "nano text.num_kv_heads": 10**8,
     "nano vision.num_layers": 10**6,
+    "nano vision.num_heads": 10**8,
+    "nano vision.foveal_channels": [10**6] * 3,
+    "nano vision.foveal_blocks": [1, 10**6, 0],
     "nano vision.hidden_size": 10**8,
     "nano vision.channels": [10**6] * 4,
     "nano vision.blocks": [0, 1, 10**6, 1],
@@ -132,3 +139,14 @@ def test_versions_are_always_the_same():
     """Failures are reproducible."""
     first, second = (list(broken_files(random.Random(0).randbytes(100), 30, 5)) for _ in range(2))
     assert first == second
+
+
+def test_a_short_maximum_length_gives_no_warning(smol_folder: Path, tmp_path: Path, capfd):
+    """transformers would warn of the first text that exceeds the tokenizer's `model_max_length`."""
+    shutil.copytree(smol_folder, tmp_path / "base")
+    file = tmp_path / "base/tokenizer_config.json"
+    prefix = PromptTokens(load_processor(str(smol_folder))).prefix
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": len(prefix)}))
+    processor = load_processor(str(tmp_path / "base"))
+    PromptTokens(processor).question("How many karts are there in the scenario? " * 3)
+    assert capfd.readouterr().err == ""
