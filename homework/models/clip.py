@@ -171,10 +171,10 @@ class CLIP(nn.Module):
     def loss(self, image_features: Tensor, text_features: Tensor, targets: Tensor, prior_logits: Tensor) -> Tensor:
         """Compute the sigmoid loss of each image against each text, without false negatives.
 
-        The captions' prior logits are added here and left out when candidates are compared, so that only what the image
-        says remains (logit adjustment, arXiv:2007.07314): one of five candidates is true, and one about a certain kart's
-        side is as likely as one about the number of karts. Within a type, rare captions stay less likely: few views show
-        nine karts.
+        The captions' prior logits are added here and left out when candidates are compared, so that only what the
+        image says remains (logit adjustment, arXiv:2007.07314): one of five candidates is true, and one about a
+        certain kart's side is as likely as one about the number of karts. Within a type, rare captions stay less
+        likely: few views show nine karts.
 
         Labels are smoothed, so that false captions are not pushed away ever further. On unseen races, where a kart is
         sometimes not recognised, one false caption would by chance be far more certainly false than another, and than a

@@ -1,12 +1,12 @@
 """Load bases and checkpoints: TuxNano by our own code, SmolVLM and other Idefics3 models by transformers.
 
-A checkpoint is a PEFT folder: `adapter_config.json`, which names its base, and `adapter_model.safetensors`. No code from a
-checkpoint is run. Both kinds of models follow one protocol: `backbone(model)` maps ids, masks, positions, pixels and a
-cache to hidden states as transformers' models do, and `output_embedding(model)` maps these to logits.
+A checkpoint is a PEFT folder: `adapter_config.json`, which names its base, and `adapter_model.safetensors`. No code
+from a checkpoint is run. Both kinds of models follow one protocol: `backbone(model)` maps ids, masks, positions,
+pixels and a cache to hidden states as transformers' models do, and `output_embedding(model)` maps these to logits.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from .tux_nano.processor import TuxNanoProcessor
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-    Processor = Union[TuxNanoProcessor, ProcessorMixin]
+    Processor = TuxNanoProcessor | ProcessorMixin
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 DEFAULT_BASE = str(WEIGHTS / "tux_nano")
@@ -38,7 +38,7 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where it is fast; CPUs, older GPUs and Apple's compute it far slower than float32, or not at all."""
+    """Return bfloat16 on GPUs that compute it fast; elsewhere it is far slower than float32, or missing."""
     is_fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if is_fast else torch.float32
 

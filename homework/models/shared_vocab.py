@@ -22,8 +22,8 @@ def cross_entropy(hidden_states: Tensor, table: Tensor, num_tokens: Tensor, rows
 class SharedRowHead:
     """An output layer without bias that computes each distinct row once.
 
-    All but 198 of TuxNano's 49,280 tokens never occur and share one row. Counting that row once per token in the softmax
-    gives exactly the loss over the full vocabulary. Where all rows differ, this is an ordinary output layer.
+    All but 198 of TuxNano's 49,280 tokens never occur and share one row. Counting that row once per token in the
+    softmax gives exactly the loss over the full vocabulary. Where all rows differ, this is an ordinary output layer.
 
     Args:
         weight: of the output layer, [tokens, d]; its values at this moment are used, without gradients.

@@ -74,8 +74,8 @@ def add_lora_to_clip(clip: CLIP, rank: int, base: str) -> nn.Module:
 class CaptionMatchingDataset(Dataset):
     """The views of a split that have captions, each with all captions that are true of it.
 
-    Captions repeat across images, so targets are a multi-label matrix built from the scenes; a caption from another image
-    is a negative only if it is false here.
+    Captions repeat across images, so targets are a multi-label matrix built from the scenes; a caption from another
+    image is a negative only if it is false here.
     """
 
     def __init__(self, rows: Sequence[dict], data_dir: Path, cache_dir: Path | None = None):
@@ -106,7 +106,7 @@ class CaptionMatchingDataset(Dataset):
         return cls(drop_rows_without_image(CaptionDataset(split, data_dir)), data_dir, data_dir / ".cache")
 
     def texts(self, tokenizer) -> dict[str, Tensor]:
-        """Return what all batches share: input_ids and attention_mask [n, s] of the captions, their prior_logits [n]."""
+        """Return what all batches share: the captions' input_ids and attention_mask [n, s], and prior_logits [n]."""
         prior_logits = class_prior_logits(self.targets, [classify_caption(caption) for caption in self.captions])
         return tokenize(self.captions, tokenizer) | {"prior_logits": prior_logits}
 

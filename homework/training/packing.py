@@ -1,7 +1,7 @@
 """Pack all questions about one image into one sequence: the image once, then each question as a branch.
 
-A branch attends to the image and to itself, not to its siblings, and its positions continue those of the image, so loss and
-gradients are those of separate samples. Only answers and their end token carry loss.
+A branch attends to the image and to itself, not to its siblings, and its positions continue those of the image, so
+loss and gradients are those of separate samples. Only answers and their end token carry loss.
 """
 
 from collections import Counter
@@ -73,8 +73,8 @@ class PackedVQADataset(Dataset):
 class PackedView:
     """One view with its pairs as a sequence; all lists have its length s.
 
-    `labels` holds the token to predict at a position (already shifted), `IGNORE_INDEX` elsewhere; `weights` how much that
-    token's loss counts; `segment_ids` is 0 for the prefix and 1, 2, ... for the pairs.
+    `labels` holds the token to predict at a position (already shifted), `IGNORE_INDEX` elsewhere; `weights` how much
+    that token's loss counts; `segment_ids` is 0 for the prefix and 1, 2, ... for the pairs.
     """
 
     ids: list[int]
@@ -108,8 +108,8 @@ def collate(views: Sequence[PackedView], pixel_values: Tensor, pad_id: int) -> d
         pixel_values: [b, 1, 3, h, w].
 
     Returns:
-        input_ids, position_ids, labels, weights [b, s]; attention_mask [b, 1, s, s], true where a row's token attends to
-        a column's; pixel_values.
+        input_ids, position_ids, labels, weights [b, s]; attention_mask [b, 1, s, s], true where a row's token attends
+        to a column's; pixel_values.
     """
     length = max(len(view.ids) for view in views)
 
@@ -141,8 +141,8 @@ def collate_views(items: list, processor, tokens: PromptTokens) -> dict[str, Ten
 class PackedTrainingModule(PeftTrainingModule):
     """A generative model with LoRA that maps a packed batch to its loss.
 
-    The vocabulary is large beside a small model, so logits are computed only where there is a label, and once for tokens
-    that share a row of the output layer.
+    The vocabulary is large beside a small model, so logits are computed only where there is a label, and once for
+    tokens that share a row of the output layer.
     """
 
     @cached_property

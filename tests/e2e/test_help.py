@@ -50,7 +50,7 @@ def misspelt(name: str) -> str:
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 @pytest.mark.parametrize("module", MODULES)
 def test_every_command(ask, module):
-    """Help ends well and explains each flag; the flags of its example are there; mistyped ones lead to the right ones."""
+    """Help explains each flag and gives an example with existing flags; a mistyped flag leads to the right one."""
     status, page, _ = ask(module, "--help")
     names = [(name,) for name in commands_in(page)] or [()]
     assert status == 0 and len(names) == len(set(names))

@@ -20,8 +20,8 @@ KART_FEATURES = ("present", "left", "front", "ego", "y", "x")  # of a kart's tok
 PREDICTION_HEAD_MODULES = {"global_head", "grid_head", "foveal_head"}  # layers of `PredictionHeads`
 # In training: range of the factor on logits, standard deviation of the noise added to them, share of karts dropped.
 LOGIT_SCALE_RANGE, LOGIT_NOISE_STD, KART_DROP_PROB = (0.4, 1.0), 0.5, 0.25
-# Offset of the logit of a side's count of 0. Three of four counts are 0; with the offset, counts of 0 and larger ones are
-# predicted about equally well on unseen races (82 and 84 %; without it 95 and 74 %).
+# Offset of the logit of a side's count of 0. Three of four counts are 0; with the offset, counts of 0 and larger ones
+# are predicted about equally well on unseen races (82 and 84 %; without it 95 and 74 %).
 ZERO_COUNT_LOGIT_BIAS = -5.0
 # Extra offset at inference. The encoder has memorised the training views, so LoRA becomes overconfident in zero counts;
 # this rebalances them on unseen races (82 and 83 %; without it 90 and 80 %).

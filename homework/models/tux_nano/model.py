@@ -1,4 +1,4 @@
-"""The whole of TuxNano: vision encoder, connector and language model; how it is read from a folder and written to one."""
+"""TuxNano as a whole: vision encoder, connector and language model; loading from a folder and saving to one."""
 
 from pathlib import Path
 

@@ -91,9 +91,9 @@ class AttentionLayer(nn.Module):
 class VisionEncoder(nn.Module):
     """Encode an image as register tokens, a token per 16x16 grid cell and one per 8x8 foveal cell, row by row.
 
-    Images of any size are resized to the height of the training images, so that the grader's 192x192 crop shows karts as
-    large as the 150x100 views do. Positions are relative to the image's centre, so the cells of a centre crop have the
-    positions that they have in the whole view.
+    Images of any size are resized to the height of the training images, so that the grader's 192x192 crop shows karts
+    as large as the 150x100 views do. Positions are relative to the image's centre, so the cells of a centre crop have
+    the positions that they have in the whole view.
 
     Outside training mode, the image is encoded twice: as it is and flipped left to right (horizontal-flip test-time
     augmentation, TTA), since a mirrored view is as likely in the game.

@@ -139,7 +139,7 @@ def test_ctrl_c_in_an_import_that_ignores_errors(tmp_path):
         )
         environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
         done = subprocess.run(
-            [sys.executable, "-c", script + "run(main)"],
+            [sys.executable, "-c", script],
             **{"env": environment, "capture_output": True, "text": True, "preexec_fn": heed_ctrl_c},
         )
         assert (done.returncode, done.stdout) == (130, expected)
