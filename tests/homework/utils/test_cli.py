@@ -133,14 +133,23 @@ def test_ctrl_c_in_an_import_that_ignores_errors(tmp_path):
         "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt:\n    pass\n"
     )
     for statement, expected in (("import slow", ""), ("signal.raise_signal(signal.SIGINT)", "cleanup\n")):
-        script = "import signal\nfrom homework.utils.cli import run\n"
-        script += (
-            f"def main():\n  try:\n    {statement}\n  except KeyboardInterrupt:\n    print('cleanup'); raise\nrun(main)"
-        )
+        script = f"""
+import signal
+from homework.utils.cli import run
+
+def main():
+    try:
+        {statement}
+    except KeyboardInterrupt:
+        print("cleanup")
+        raise
+
+run(main)
+"""
         environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
         done = subprocess.run(
             [sys.executable, "-c", script],
             **{"env": environment, "capture_output": True, "text": True, "preexec_fn": heed_ctrl_c},
         )
-        assert (done.returncode, done.stdout) == (130, expected)
+        assert (done.returncode, done.stdout) == (130, expected), done.stderr
         assert done.stderr.startswith("interrupted: ") and "Traceback" not in done.stderr
