@@ -86,7 +86,7 @@ class TuxNano(nn.Module):
                 # first, since memory is allocated for whatever sizes a config claims
                 _check_sizes(config, {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()})  # noqa: SIM118
             model = cls(config)
-            model.load_state_dict({name: weight.float() for name, weight in load_file(file).items()})
+            model.load_state_dict(load_file(file))  # float16, copied into float32
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise InputError(
                 file, f"not the weights that config.json describes ({first_line(error)})", RETRIEVE
