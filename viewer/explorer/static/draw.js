@@ -44,7 +44,7 @@ function drawImage() {
   image.addEventListener("error", () => showError(new Error(`${view.key}: its image is missing or broken`)));
   $("view").append(image);
   if (!$("boxes").checked) return;
-  for (const { role, box: [x1, y1, x2, y2] } of view.boxes)
+  for (const { role, corners: [x1, y1, x2, y2] } of view.boxes)
     $("view").append(svgElement("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: role }));
   drawNames(view.boxes.filter(({ role }) => role === "ego" || role === "kart"));
 }
@@ -52,7 +52,7 @@ function drawImage() {
 // Draws a name above each box, moved up where it would overlap another.
 function drawNames(boxes) {
   const placed = [];
-  for (const { role, name, box: [x1, y1, x2] } of [...boxes].sort((one, other) => other.box[1] - one.box[1])) {
+  for (const { role, name, corners: [x1, y1, x2] } of [...boxes].sort((one, other) => other.corners[1] - one.corners[1])) {
     const text = role === "ego" ? `${name} (ego)` : name;
     const half = 1.2 * text.length + 0.5; // roughly half the text's width
     const x = Math.min(Math.max((x1 + x2) / 2, half), 150 - half);
