@@ -61,9 +61,8 @@ def train(
     module = CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(model), rank, base))
     dataset, collate = training_set(views, module.base, processor.tokenizer, seed)
     batch_size = default_batch_size(module.base) if batch_size is None else batch_size
-    config = TrainingConfig(
-        base_id(base), split, steps, batch_size, learning_rate, rank, seed, len(views), views.fingerprint()
-    )
+    data_settings = len(views), views.fingerprint()
+    config = TrainingConfig(base_id(base), split, steps, batch_size, learning_rate, rank, seed, *data_settings)
     rows = validation_rows(multiple_choice, progress_questions, data_dir)
     evaluate = partial(_evaluate, module.base, processor.tokenizer, rows)
     fit(module, dataset, collate, config, Path(run_dir or f"{output}-run"), Path(output), evaluate)
@@ -95,11 +94,7 @@ def load(name: str | Path = "clip"):
 
 
 def load_with_tokenizer(name: str | Path) -> tuple:
-    """Load a CLIP and the tokenizer of its texts.
-
-    Raises:
-        InputError: see `load`.
-    """
+    """Load a CLIP and the tokenizer of its texts; raises what `load` does."""
     from .models.clip import CLIP
     from .models.loading import add_adapter, checkpoint_folder, load_base
     from .models.lora_weights import read_adapter_base
@@ -198,24 +193,21 @@ def test(
         rows = MultiChoiceQADataset(split, data).rows
     clip, tokenizer = load_with_tokenizer(checkpoint)
     predictions = predict(clip, tokenizer, rows, show_progress=True)
-    _print_score(
-        rows, predictions, f"{checkpoint} on {f'{num_questions} questions from ' if num_questions else ''}{split}"
-    )
+    part = f"{num_questions} questions from " if num_questions else ""
+    _print_score(rows, predictions, f"{checkpoint} on {part}{split}")
     if output:
         write_json(output, [{**row, "prediction": p} for row, p in zip(rows, predictions, strict=True)])
 
 
 def _print_score(rows: Sequence[dict], predictions: Sequence[int], title: str) -> None:
-    """Print accuracy in total and by the type of the true caption, in percent, with 95 % intervals."""
-    from .data import wilson_interval
+    """Print accuracy in total and by the type of the true caption."""
+    from .data import print_accuracies, wilson_interval
 
     correct, total = count_correct_by_type(rows, predictions)
-    print(f"{title}: {len(rows)} questions, chance 20.0")
-    print(f"{'':16}{'correct':>8}{'n':>8}{'95 %':>16}")
     counts = [(name, correct[name], total[name]) for name in sorted(total)]
-    for name, hits, n in [*counts, ("all questions", correct.total(), len(rows))]:
-        low, high = (100 * value for value in wilson_interval(hits / n, n))
-        print(f"  {name:14}{100 * hits / n:8.1f}{n:8}{low:10.1f}-{high:<5.1f}".rstrip())
+    counts.append(("all questions", correct.total(), len(rows)))
+    table = [(name, (hits / n,), n, wilson_interval(hits / n, n)) for name, hits, n in counts]
+    print_accuracies(f"{title}: {len(rows)} questions, chance 20.0", ("correct",), table)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,7 @@ from ..utils.errors import InputError, check_min
 from ..utils.io import write_json
 from ..utils.progress import progress_bar
 from .frame_info import read_frame_info, read_scenes
-from .questions import (
-    CAPTIONS,
-    QUESTION_TYPES,
-    captions,
-    classify_caption,
-    generate_questions,
-    in_official_eval,
-    qa_pairs,
-)
+from .questions import CAPTIONS, QUESTION_TYPES, captions, generate_official_questions, qa_pairs
 from .rows import DATA_DIR, MultiChoiceQADataset, VQADataset, image_file, info_files, parse_image_file, split_folder
 from .scene import Scene, build_scene
 
@@ -97,8 +89,13 @@ def _sample_views(
 
 def _official_pairs(scene: Scene, question_type: str) -> list[tuple[str, str]]:
     """List the QA pairs of a type that the official evaluation would include."""
-    pairs = [pair for row, *pair in generate_questions(scene) if row.question_type == question_type]
-    return [(question, answer) for question, answer in pairs if in_official_eval(question_type, answer)]
+    return [pair for row, *pair in generate_official_questions(scene) if row.question_type == question_type]
+
+
+def _true_captions(scene: Scene, caption_type: str) -> list[str]:
+    """List the captions of a type that are true of a scene."""
+    rows = [row for row in CAPTIONS if row.caption_type == caption_type]
+    return [row.template.format(value) for row in rows for value in row.values_fn(scene)]
 
 
 def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
@@ -153,10 +150,7 @@ def multiple_choice(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
     shares = _apportion(n, {name: count for name, (count, _) in MC_MIX.items()})
     order = ("relation", "total", "ego", "track")  # types that fit the fewest views first
 
-    def true_captions(scene: Scene, caption_type: str) -> list[str]:
-        return [caption for caption in captions(scene) if classify_caption(caption) == caption_type]
-
-    sampled = _sample_views(scenes_by_image, {name: shares[name] for name in order}, true_captions, rng)
+    sampled = _sample_views(scenes_by_image, {name: shares[name] for name in order}, _true_captions, rng)
     karts = sorted({kart.name for scene in scenes_by_image.values() for kart in scene.karts})
     tracks = sorted({scene.track for scene in scenes_by_image.values()})
     values = {"ego": karts, "relation": karts, "total": TOTAL_VALUES, "track": tracks}

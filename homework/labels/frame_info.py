@@ -56,10 +56,6 @@ def read_frame_info(path: str | Path) -> FrameInfo:
 
 
 def read_scenes(info_path: str | Path) -> list[tuple[int, Scene]]:
-    """Read one frame and return (view index, scene) of each view.
-
-    Raises:
-        InputError: see `read_frame_info`.
-    """
+    """Read one frame and return (view index, scene) of each view; raises what `read_frame_info` does."""
     info = read_frame_info(info_path)
     return [(view, build_scene(info, view)) for view in range(len(info["detections"]))]

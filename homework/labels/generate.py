@@ -44,16 +44,13 @@ def _encode_frames(rows_fn: RowsFn, info_paths: list[Path]) -> tuple[bytes, int,
     return b",\n".join(blocks), num_rows, images
 
 
-def _ignore_ctrl_c() -> None:
-    # a terminal sends Ctrl-C to all processes; the parent stops the workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _encode(rows_fn: RowsFn, frames: list[Path], num_workers: int | None) -> Iterator[tuple[bytes, int, list[str]]]:
     """Yield `_encode_frames` of all frames in order, with a progress bar."""
     tasks = [frames[start : start + FRAMES_PER_TASK] for start in range(0, len(frames), FRAMES_PER_TASK)]
+    # a terminal sends Ctrl-C to all processes; the parent stops the workers
+    ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
     with (
-        ProcessPoolExecutor(num_workers, initializer=_ignore_ctrl_c) as pool,
+        ProcessPoolExecutor(num_workers, **ignore_ctrl_c) as pool,
         progress_bar(total=len(frames), desc="annotating", unit="frame") as progress,
     ):
         for task, result in zip(tasks, pool.map(partial(_encode_frames, rows_fn), tasks), strict=True):

@@ -137,6 +137,11 @@ def in_official_eval(question_type: str, answer: str) -> bool:
     return question_type != "count" or answer != "0"
 
 
+def generate_official_questions(scene: Scene) -> list[tuple[Question, str, str]]:
+    """Return those of `generate_questions` that the official evaluation would include."""
+    return [asked for asked in generate_questions(scene) if in_official_eval(asked[0].question_type, asked[2])]
+
+
 def sample_weight(question_type: str, answer: str) -> float:
     """Return the training weight of a QA pair relative to others of its type.
 

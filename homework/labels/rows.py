@@ -2,8 +2,8 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -156,13 +156,8 @@ def split_folder(data_dir: str | Path, split: str) -> Path:
 
 def image_file(info_path: str | Path, view_index: int) -> str:
     """Return the image of a view relative to `data/`, e.g. `train/00a00_03_im.jpg`."""
-    return f"{_image_stem(info_path)}_{view_index:02d}_im.jpg"
-
-
-@lru_cache(maxsize=1)  # consecutive calls are for views of the same frame
-def _image_stem(info_path: str | Path) -> str:
     folder, name = os.path.split(info_path)
-    return f"{os.path.basename(folder)}/{name.removesuffix('_info.json')}"
+    return f"{os.path.basename(folder)}/{name.removesuffix('_info.json')}_{view_index:02d}_im.jpg"
 
 
 def parse_image_file(image_name: str) -> tuple[str, int]:
@@ -171,10 +166,7 @@ def parse_image_file(image_name: str) -> tuple[str, int]:
     Raises:
         InputError: the name is not `.../FFFFF_VV_im.jpg`.
     """
-    try:
-        frame, view, end = image_name.rsplit("_", 2)
-        if end != "im.jpg" or len(view) != 2 or not view.isdigit():
-            raise ValueError
-        return frame, int(view)
-    except ValueError:
-        raise InputError(image_name, "not an image name (FFFFF_VV_im.jpg)", "rename or remove it") from None
+    match = re.fullmatch(r"(.*)_(\d\d)_im\.jpg", image_name, re.DOTALL)
+    if not match:
+        raise InputError(image_name, "not an image name (FFFFF_VV_im.jpg)", "rename or remove it")
+    return match[1], int(match[2])

@@ -1,7 +1,10 @@
 """SmolVLM and other Idefics3 models, by transformers (from 4.52 on) and peft. No code of a checkpoint is run."""
 
 import contextlib
+import inspect
+import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 MAX_LAYERS = 1000  # more than any model has
-LAYER_COUNTS = {"num_hidden_layers"}  # names of a config's numbers of layers
 
 
 @contextlib.contextmanager
@@ -118,8 +120,6 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
 def _lora_config(values: dict):
     """Make peft's config of an `adapter_config.json`, without the settings by which peft imports a named module."""
-    import inspect
-
     from peft import LoraConfig
 
     known = inspect.signature(LoraConfig).parameters  # a newer peft writes settings that an older one does not know
@@ -135,7 +135,8 @@ def _check_config_fits_weights(base: str, config) -> None:
     """
     if not Path(base).is_dir():
         return  # a model of the hub
-    if _max_declared_layers(config.to_dict()) > MAX_LAYERS:
+    num_layers = re.findall(r'"num_hidden_layers": ([\d.e+]+)', json.dumps(config.to_dict(), default=str))
+    if max(map(float, num_layers), default=0) > MAX_LAYERS:
         raise ValueError(f"its config claims more than {MAX_LAYERS} layers")
     from transformers import AutoModelForImageTextToText
 
@@ -145,13 +146,3 @@ def _check_config_fits_weights(base: str, config) -> None:
     claimed = sum(parameter.numel() for parameter in model.parameters())
     if claimed > 2 * size:  # a weight takes a byte at least, and two that are tied are stored once
         raise ValueError(f"its config claims {claimed:,} weights, but the files of its weights have {size:,} bytes")
-
-
-def _max_declared_layers(value, is_layer_count: bool = False) -> float:
-    """Return the largest number of layers in a config, given as a dict."""
-    if isinstance(value, dict):
-        counts = (_max_declared_layers(entry, is_layer_count or key in LAYER_COUNTS) for key, entry in value.items())
-        return max(counts, default=0)
-    if isinstance(value, list | tuple):
-        return max((_max_declared_layers(entry, is_layer_count) for entry in value), default=0)
-    return value if is_layer_count and isinstance(value, int | float) else 0

@@ -36,9 +36,6 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
 
     The cache's name is a digest of every file's path, size and modification time, so a changed image is decoded again;
     the `MAX_CACHE_FILES` used last are kept. Where the cache cannot be written, the array stays in memory.
-
-    Raises:
-        InputError: see `open_image`.
     """
     name = _digest(paths)
     file = Path(cache_dir) / f"views-{name}.npy" if cache_dir else None

@@ -45,11 +45,8 @@ class CLIPTrainingModule(PeftTrainingModule):
             features: of the images, see `CLIP.encode_vision_features`, [b, width].
         """
         features = self.base.encode_vision_features(pixel_values) if features is None else features
-        image_features, text_features = (
-            self.base.project_image(features),
-            self.base.encode_text(input_ids, attention_mask),
-        )
-        return {"loss": self.base.loss(image_features, text_features, targets, prior_logits)}
+        text_features = self.base.encode_text(input_ids, attention_mask)
+        return {"loss": self.base.loss(self.base.project_image(features), text_features, targets, prior_logits)}
 
     def save_adapter(self, folder: str | Path) -> None:
         super().save_adapter(folder)
@@ -123,12 +120,6 @@ class CaptionMatchingDataset(Dataset):
         return self.views[i], self.targets[i]
 
 
-def collate_images(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Make a batch for `CLIPTrainingModule` of items of `CaptionMatchingDataset` and its `texts`."""
-    views, targets = zip(*items, strict=True)
-    return {"pixel_values": clip_pixels(views), "targets": torch.stack(targets), **texts}
-
-
 class CachedFeatureDataset(Dataset):
     """Views as the features of a CLIP whose vision part is frozen, so that each image is encoded once.
 
@@ -168,10 +159,12 @@ class CachedFeatureDataset(Dataset):
         return features
 
 
-def collate_features(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Make a batch for `CLIPTrainingModule` of items of `CachedFeatureDataset` and its views' `texts`."""
-    features, targets = zip(*items, strict=True)
-    return {"features": torch.stack(features), "targets": torch.stack(targets), **texts}
+def collate_images(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Make a batch for `CLIPTrainingModule` of a dataset's items, views or cached features, and its views' `texts`."""
+    images, targets = zip(*items, strict=True)
+    is_cached = isinstance(images[0], Tensor)
+    inputs = {"features": torch.stack(images)} if is_cached else {"pixel_values": clip_pixels(images)}
+    return {**inputs, "targets": torch.stack(targets), **texts}
 
 
 def training_set(
@@ -182,7 +175,5 @@ def training_set(
     Args:
         seed: of the draw of cached images.
     """
-    texts = views.texts(tokenizer)
-    if clip.vision_is_trainable:
-        return views, partial(collate_images, texts=texts)
-    return CachedFeatureDataset(views, clip, seed), partial(collate_features, texts=texts)
+    dataset = views if clip.vision_is_trainable else CachedFeatureDataset(views, clip, seed)
+    return dataset, partial(collate_images, texts=views.texts(tokenizer))
