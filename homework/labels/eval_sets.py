@@ -10,10 +10,10 @@ from ..utils.cli import run
 from ..utils.errors import InputError, check_min
 from ..utils.io import write_json
 from ..utils.progress import progress_bar
-from .frame_info import read_frame_info, read_scenes
+from .frame_info import read_scene, read_scenes
 from .questions import CAPTIONS, QUESTION_TYPES, captions, generate_official_questions, qa_pairs
-from .rows import DATA_DIR, MultiChoiceQADataset, VQADataset, image_file, info_files, parse_image_file, split_folder
-from .scene import Scene, build_scene
+from .rows import DATA_DIR, MultiChoiceQADataset, VQADataset, image_file, info_files, split_folder
+from .scene import Scene
 
 logger = logging.getLogger(__name__)
 
@@ -190,16 +190,6 @@ def build(
         logger.info(f"{output / name}: {len(rows)} questions")
 
 
-def _read_scene(image: str, data: Path) -> Scene:
-    """Read the scene of an image file from its frame."""
-    frame, view = parse_image_file(image)
-    info_file = data / f"{frame}_info.json"
-    info = read_frame_info(info_file)
-    if view >= len(info["detections"]):
-        raise InputError(info_file, f"no view {view}", f"remove the questions about {image}")
-    return build_scene(info, view)
-
-
 def verify(*, data: Path = DATA_DIR) -> None:
     """Compare the label rule with the official answers and true captions in valid_grader.
 
@@ -209,14 +199,14 @@ def verify(*, data: Path = DATA_DIR) -> None:
     pairs, questions = VQADataset("valid_grader", data), MultiChoiceQADataset("valid_grader", data)
     correct = 0
     for row in progress_bar(pairs, desc="answers", unit="question", delay=1):
-        answer = dict(qa_pairs(_read_scene(row["image_file"], data))).get(row["question"])
+        answer = dict(qa_pairs(read_scene(row["image_file"], data))).get(row["question"])
         correct += answer == row["answer"]
         if answer != row["answer"]:
             print(f"{row['image_file']}: {row['question']} official {row['answer']}, rule {answer}")
     print(f"{correct} of {len(pairs)} answers")
     correct = ambiguous = 0
     for row in progress_bar(questions, desc="captions", unit="question", delay=1):
-        true = set(captions(_read_scene(row["image_file"], data)))
+        true = set(captions(read_scene(row["image_file"], data)))
         caption = row["candidates"][row["correct_index"]]
         correct += caption in true
         ambiguous += sum(candidate in true for candidate in row["candidates"]) > 1

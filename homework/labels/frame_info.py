@@ -5,6 +5,7 @@ one at their top.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -12,6 +13,7 @@ import msgspec
 
 from ..utils.errors import InputError, first_line
 from ..utils.io import open_json
+from .rows import parse_image_file
 from .scene import DETECTION_SIZE, KART_CLASS, Scene, build_scene
 
 REMEDY = "fix the frame or delete its files"
@@ -53,6 +55,20 @@ def read_frame_info(path: str | Path) -> FrameInfo:
             if class_id == KART_CLASS and not 0 <= track_id < num_karts:
                 raise InputError(path, f"view {view}: no kart {track_id} among the {num_karts} of `karts`", REMEDY)
     return info
+
+
+def read_scene(image: str, data_dir: Path, read: Callable[[str | Path], FrameInfo] = read_frame_info) -> Scene:
+    """Read the scene of an image file from its frame.
+
+    Raises:
+        InputError: a broken frame, see `read_frame_info`, or one without this view.
+    """
+    frame, view = parse_image_file(image)
+    info_file = data_dir / f"{frame}_info.json"
+    info = read(info_file)
+    if view >= len(info["detections"]):
+        raise InputError(info_file, f"no view {view}", f"remove the rows about {image}")
+    return build_scene(info, view)
 
 
 def read_scenes(info_path: str | Path) -> list[tuple[int, Scene]]:

@@ -7,7 +7,6 @@ to add a caption, add a row to `CAPTIONS`. A question with `{kart}` is asked abo
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from .scene import Kart, Scene
 
@@ -23,11 +22,6 @@ class Question:
     template: str
     answer_fn: Callable[[Scene, Kart | None], str | None]
     needs_ego: bool = True
-
-    @cached_property
-    def is_per_kart(self) -> bool:
-        """Return whether the question is asked about each kart except the ego kart."""
-        return "{kart}" in self.template
 
 
 def left_or_right(scene: Scene, kart: Kart) -> str:
@@ -94,7 +88,7 @@ def generate_questions(scene: Scene, questions: Iterable[Question] = QUESTIONS) 
     if scene.ego is None:
         questions = [row for row in questions if not row.needs_ego]
     for row in questions:
-        for kart in scene.others if row.is_per_kart else (None,):
+        for kart in scene.others if "{kart}" in row.template else (None,):
             answer = row.answer_fn(scene, kart)
             if answer is not None:
                 asked.append((row, row.template.format(kart=kart.name) if kart else row.template, answer))

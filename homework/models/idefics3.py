@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..utils.errors import InputError, first_line
+from .lora_weights import REMEDY, read_lora_config
 from .prompts import PromptTokens
 
 if TYPE_CHECKING:
@@ -50,14 +51,7 @@ def library_errors_as_input_error(path: str | Path, problem: str, remedy: str) -
 
 
 def load_model(base: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Load an Idefics3 model in eval mode.
-
-    Args:
-        base: a folder or a hub name.
-
-    Raises:
-        InputError: neither a readable folder nor a hub name that can be reached.
-    """
+    """Load an Idefics3 model, from a folder or by its hub name, in eval mode."""
     with library_errors_as_input_error(base, "cannot load it as a base", "name a folder or a hub model that exists"):
         import transformers
 
@@ -73,18 +67,13 @@ def load_model(base: str, device: torch.device, dtype: torch.dtype) -> nn.Module
 
 
 def load_processor(base: str) -> "ProcessorMixin":
-    """Load tokenizer, chat template and image processor, with padding on the left as generation needs it.
-
-    Raises:
-        InputError: neither a readable folder nor a hub name that can be reached.
-    """
+    """Load tokenizer, chat template and image processor, with padding on the left as generation needs it."""
     with library_errors_as_input_error(base, "cannot load it as a base", "name a folder or a hub model that exists"):
         from transformers import AutoProcessor
 
         # no splitting and no upscaling: an image is resized once, to the size that the vision encoder takes
-        processor = AutoProcessor.from_pretrained(
-            base, do_image_splitting=False, do_resize=False, trust_remote_code=False
-        )
+        settings = {"do_image_splitting": False, "do_resize": False, "trust_remote_code": False}
+        processor = AutoProcessor.from_pretrained(base, **settings)
         processor.tokenizer.padding_side = "left"
         processor.tokenizer.model_max_length = sys.maxsize  # nothing is truncated; longer texts only gave a warning
         if processor.tokenizer.eos_token is None or processor.tokenizer.pad_token is None:
@@ -99,16 +88,15 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     Raises:
         InputError: the weights are missing, broken, or trained on another base.
     """
-    problem, remedy = "not an adapter of this base", "train again on this base, or use the adapter's own"
-    with library_errors_as_input_error(checkpoint, problem, remedy):
-        from peft import PeftModel, get_peft_model_state_dict
+    with library_errors_as_input_error(checkpoint, "not an adapter of this base", REMEDY):
+        from peft import LoraConfig, PeftModel, get_peft_model_state_dict
         from peft.utils import load_peft_weights
 
-        from .lora_weights import read_lora_config
-
-        peft_model = PeftModel.from_pretrained(
-            model, str(checkpoint), config=_lora_config(read_lora_config(checkpoint))
-        )
+        known = inspect.signature(LoraConfig).parameters  # a newer peft writes settings that an older one does not know
+        values = {name: value for name, value in read_lora_config(checkpoint).items() if name in known}
+        # without the settings by which peft imports a named module
+        config = LoraConfig(**values | {"megatron_config": None, "megatron_core": None, "auto_mapping": None})
+        peft_model = PeftModel.from_pretrained(model, str(checkpoint), config=config)
         # peft only warns of layers without a weight, and ignores weights without a layer
         expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
         stored = load_peft_weights(str(checkpoint), device="cpu")
@@ -116,15 +104,6 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
         if differing:
             raise ValueError(f"{len(differing)} weights are in only one of adapter and base, e.g. {min(differing)}")
         return peft_model
-
-
-def _lora_config(values: dict):
-    """Make peft's config of an `adapter_config.json`, without the settings by which peft imports a named module."""
-    from peft import LoraConfig
-
-    known = inspect.signature(LoraConfig).parameters  # a newer peft writes settings that an older one does not know
-    values = {name: value for name, value in values.items() if name in known}
-    return LoraConfig(**values | {"megatron_config": None, "megatron_core": None, "auto_mapping": None})
 
 
 def _check_config_fits_weights(base: str, config) -> None:

@@ -37,32 +37,26 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
     The cache's name is a digest of every file's path, size and modification time, so a changed image is decoded again;
     the `MAX_CACHE_FILES` used last are kept. Where the cache cannot be written, the array stays in memory.
     """
-    name = _digest(paths)
-    file = Path(cache_dir) / f"views-{name}.npy" if cache_dir else None
+    digest = _digest(paths)  # raises for a missing file even without a cache
+    file = Path(cache_dir) / f"views-{digest}.npy" if cache_dir else None
     shape = (len(paths), VIEW_SIZE[1], VIEW_SIZE[0], 3)
     cached = _cached(file, shape) if file else None
     if cached is not None:
         return cached
     views = np.empty(shape, dtype=np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool, cancel_on_error(pool):
-        for index, view in enumerate(
-            progress_bar(
-                pool.map(lambda path: to_view_size(open_image(path)), paths),
-                total=len(paths),
-                desc="reading views",
-                unit="view",
-            )
-        ):
+        decoded = pool.map(lambda path: to_view_size(open_image(path)), paths)
+        for index, view in enumerate(progress_bar(decoded, total=len(paths), desc="reading views", unit="view")):
             views[index] = view
-    if file:
-        try:
-            with atomic_write(file) as temporary, open(temporary, "wb") as stream:
-                np.save(stream, views)
-        except OSError:
-            return views
-        _delete_old_caches(file.parent)
-        return np.load(file, mmap_mode="r")
-    return views
+    if not file:
+        return views
+    try:
+        with atomic_write(file) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, views)
+    except OSError:
+        return views
+    _delete_old_caches(file.parent)
+    return np.load(file, mmap_mode="r")
 
 
 def _delete_old_caches(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """CLIP's training: views with all captions that are true of them, and the module that learns to match them."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..labels.frame_info import read_frame_info
+from ..labels.frame_info import read_frame_info, read_scene
 from ..labels.questions import captions, classify_caption
 from ..labels.rows import CaptionDataset, drop_rows_without_image, parse_image_file
-from ..labels.scene import build_scene
 from ..models.clip import BASE_MODEL_PREFIXES, CLIP, class_prior_logits, tokenize
 from ..models.images import clip_pixels, load_views
-from ..utils.errors import InputError
 from ..utils.io import fingerprint
 from ..utils.progress import progress_bar
 from .lora import PeftTrainingModule, add_lora
@@ -79,16 +77,10 @@ class CaptionMatchingDataset(Dataset):
         true_captions: dict[str, set[str]] = {}
         for row in rows:
             true_captions.setdefault(row["image_file"], set()).add(row["caption"])
-        infos: dict[str, dict] = {}
+        read = lru_cache(read_frame_info)
         for image, known in progress_bar(true_captions.items(), desc="reading frames", unit="view", delay=1):
-            frame, view = parse_image_file(image)
-            file = data_dir / f"{frame}_info.json"
-            if frame not in infos and file.exists():
-                infos[frame] = read_frame_info(file)
-            if frame in infos:
-                if view >= len(infos[frame]["detections"]):
-                    raise InputError(file, f"has no view {view}", f"take {image} out of the captions")
-                known.update(captions(build_scene(infos[frame], view)))
+            if (data_dir / f"{parse_image_file(image)[0]}_info.json").exists():
+                known.update(captions(read_scene(image, data_dir, read)))
         self.captions = sorted(set().union(*true_captions.values()))
         index = {caption: i for i, caption in enumerate(self.captions)}
         self.targets = torch.zeros(len(true_captions), len(self.captions))

@@ -38,11 +38,8 @@ class Attention(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.head_dim = config.head_dim
-        dim, q_dim, kv_dim = (
-            config.hidden_size,
-            config.num_heads * config.head_dim,
-            config.num_kv_heads * config.head_dim,
-        )
+        dim, kv_dim = config.hidden_size, config.num_kv_heads * config.head_dim
+        q_dim = config.num_heads * config.head_dim
         self.q_proj = nn.Linear(dim, q_dim, bias=False)
         self.k_proj = nn.Linear(dim, kv_dim, bias=False)
         self.v_proj = nn.Linear(dim, kv_dim, bias=False)
@@ -50,10 +47,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
         # [b, s, heads * head_dim] -> [b, heads, s, head_dim]
-        q, k, v = (
-            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        projections = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = (values.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for values in projections)
         q, k = apply_rope(q, rope), apply_rope(k, rope)
         if cache is not None:
             k, v = cache.update(k, v, layer)

@@ -170,14 +170,11 @@ def cell_centers(num_columns: int, device: torch.device) -> Tensor:
         (GRID_ROWS, num_columns, -half * (GRID_ROWS - 1), -half * (num_columns - 1), STRIDE),
         (FOVEA_SIZE[1] // FOVEAL_STRIDE, FOVEA_SIZE[0] // FOVEAL_STRIDE, *FOVEA_CORNER, FOVEAL_STRIDE),
     )
-    return torch.cat(
-        [
-            torch.cartesian_prod(
-                *(torch.arange(n, device=device) * stride + first for n, first in ((h, top), (w, left)))
-            )
-            for h, w, top, left, stride in grids
-        ]
-    ).float()
+    cells = []
+    for h, w, top, left, stride in grids:
+        y, x = torch.arange(h, device=device) * stride + top, torch.arange(w, device=device) * stride + left
+        cells.append(torch.cartesian_prod(y, x))
+    return torch.cat(cells).float()
 
 
 def cell_positions(centers: Tensor) -> Tensor:
