@@ -150,11 +150,7 @@ def count_correct_by_type(rows: Sequence[dict], predictions: Sequence[int]) -> t
 
 
 def generate_eval_rows(split: str, num_questions: int, data_dir: Path) -> list[dict]:
-    """Generate multiple-choice questions, each with one true candidate, from a split's frames; always the same.
-
-    Raises:
-        InputError: the split has too few views for so many.
-    """
+    """Generate multiple-choice questions from a split's frames, see `multiple_choice`; always the same."""
     from .labels.eval_sets import multiple_choice, split_scenes
     from .labels.rows import add_image_paths
 

@@ -67,9 +67,6 @@ def _sample_views(
     Args:
         shares: type -> number of pairs. Types that fit the fewest views come first.
         list_items: returns the items (QA pairs or captions) of a type for a scene.
-
-    Raises:
-        InputError: too few views.
     """
     images = sorted(scenes_by_image)
     sampled = {}

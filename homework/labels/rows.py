@@ -20,11 +20,7 @@ _GENERATORS = {"qa_pairs": "generate_qa", "captions": "generate_captions"}  # fi
 
 
 def check_not_eval_split(split: str) -> None:
-    """Refuse to train on a split that models are evaluated on.
-
-    Raises:
-        InputError: the split's name starts with `valid`.
-    """
+    """Refuse to train on a split that models are evaluated on: its name starts with `valid`."""
     if Path(split).name.startswith("valid"):
         problem = "refusing to train on an evaluation split (name starts with 'valid')"
         raise InputError(split, problem, "choose a split with another name")
@@ -42,11 +38,7 @@ class _AnnotationDataset(Sequence):
     fields: ClassVar[dict[str, type]]
 
     def __init__(self, split: str, data_dir: str | Path | None = None):
-        """Read the files.
-
-        Raises:
-            InputError: the split or its files are missing, or a row is invalid.
-        """
+        """Read the files; raise an `InputError` if there are none, or a row is invalid."""
         data_dir = Path(data_dir or DATA_DIR)
         folder = data_dir / split
         if not folder.is_dir():
@@ -161,11 +153,7 @@ def image_file(info_path: str | Path, view_index: int) -> str:
 
 
 def parse_image_file(image_name: str) -> tuple[str, int]:
-    """Return (`split/FFFFF`, view index) of an image file name: the inverse of `image_file`.
-
-    Raises:
-        InputError: the name is not `.../FFFFF_VV_im.jpg`.
-    """
+    """Return (`split/FFFFF`, view index) of an image file name, `split/FFFFF_VV_im.jpg`; refuse any other."""
     match = re.fullmatch(r"(.*)_(\d\d)_im\.jpg", image_name, re.DOTALL)
     if not match:
         raise InputError(image_name, "not an image name (FFFFF_VV_im.jpg)", "rename or remove it")

@@ -71,11 +71,7 @@ class Scene:
 
 
 def detected_karts(info: dict, view_index: int) -> Iterator[Kart]:
-    """Yield the karts of a view in the order of the detections, with scaled and truncated boxes.
-
-    Args:
-        info, view_index: see `build_scene`.
-    """
+    """Yield the karts of a view in the order of the detections, with scaled and truncated boxes."""
     for class_id, track_id, x1, y1, x2, y2 in info["detections"][view_index]:
         if class_id == KART_CLASS:
             x1, y1 = int(x1 * DETECTION_SCALE), int(y1 * DETECTION_SCALE)

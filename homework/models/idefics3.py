@@ -26,11 +26,7 @@ MAX_LAYERS = 1000  # more than any model has
 
 @contextlib.contextmanager
 def library_errors_as_input_error(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
-    """Silence all libraries, and turn whatever they raise (each has its own errors) into one line about `path`.
-
-    Raises:
-        InputError: the block raised.
-    """
+    """Silence all libraries, and turn whatever they raise into an `InputError`: one line about `path`."""
     from transformers.utils import logging as transformers_logging
 
     disabled_level, has_bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
@@ -107,11 +103,7 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
 
 def _check_config_fits_weights(base: str, config) -> None:
-    """Compare the size that a config claims with that of the weights: transformers allocates memory before it does.
-
-    Raises:
-        ValueError: more layers, or more weights, than the folder's files can hold.
-    """
+    """Check that the folder's weights are as many as a config claims: transformers allocates memory for these."""
     if not Path(base).is_dir():
         return  # a model of the hub
     num_layers = re.findall(r'"num_hidden_layers": ([\d.e+]+)', json.dumps(config.to_dict(), default=str))

@@ -95,11 +95,7 @@ def normalise(pixels: np.ndarray | Tensor) -> Tensor:
 
 
 def clip_pixels(images: Sequence[Image.Image | np.ndarray]) -> Tensor:
-    """Apply the grader's transform: short side to 192 (bilinear), centre crop to 192x192, normalised.
-
-    Returns:
-        float32 [n, 3, 192, 192].
-    """
+    """Apply the grader's transform: short side to 192 (bilinear), centre crop, normalised. [n, 3, 192, 192]."""
     crops = np.empty((len(images), CLIP_SIZE, CLIP_SIZE, 3), dtype=np.uint8)
     for crop, image in zip(crops, images, strict=True):
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -105,11 +105,7 @@ def merge_lora(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
 
 def _check_is_plain(config: dict) -> None:
-    """Check that an adapter is plain LoRA, so that `merge_lora` computes what peft would.
-
-    Raises:
-        ValueError: a setting changes what it computes, or has a value of a wrong type.
-    """
+    """Check that an adapter is plain LoRA, so that `merge_lora` computes what peft would."""
     variants = [name for name, value in config.items() if value and name not in PLAIN_SETTINGS]
     if config.get("bias", "none") != "none":
         variants.append("a trained bias")

@@ -162,10 +162,6 @@ def collate_images(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
 def training_set(
     views: CaptionMatchingDataset, clip: CLIP, tokenizer, seed: int
 ) -> tuple[Dataset, Callable[[list], dict]]:
-    """Return the dataset that a CLIP is trained on, and its collate function.
-
-    Args:
-        seed: of the draw of cached images.
-    """
+    """Return the dataset that a CLIP is trained on, and its collate function; `seed` draws the cached images."""
     dataset = views if clip.vision_is_trainable else CachedFeatureDataset(views, clip, seed)
     return dataset, partial(collate_images, texts=views.texts(tokenizer))

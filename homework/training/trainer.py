@@ -98,11 +98,7 @@ class LengthGroupedBatches(LengthGroupedSampler):
 
 @contextlib.contextmanager
 def _saving(folder: str | Path) -> Iterator[None]:
-    """Turn the errors that safetensors and torch raise on a full disk into one line about `folder`.
-
-    Raises:
-        InputError: they could not write.
-    """
+    """Turn the errors that safetensors and torch raise on a full disk into an `InputError` about `folder`."""
     try:
         with with_filename(folder):
             yield
@@ -246,11 +242,7 @@ def fit(
 
 
 def check_output_dir(output: Path) -> None:
-    """Check before training that an adapter may replace what is at `output`.
-
-    Raises:
-        InputError: something else is there, which would be lost, or the folder above it is not writable.
-    """
+    """Check before training that an adapter may be written to `output`: there is none, or another adapter."""
     known = (output / MANIFEST_FILE, output / "adapter_config.json")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in known)):
         problem = "already exists and is not an adapter; refusing to overwrite it"
@@ -259,11 +251,7 @@ def check_output_dir(output: Path) -> None:
 
 
 def save_adapter_atomically(module: PeftTrainingModule, output: Path, manifest: dict) -> None:
-    """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole.
-
-    Args:
-        manifest: for `training.json`, which is written last.
-    """
+    """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
         new, old = Path(temporary) / "new", Path(temporary) / "old"

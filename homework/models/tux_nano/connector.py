@@ -196,15 +196,7 @@ def side_probabilities(sides: Tensor) -> Tensor:
 
 
 def attend_cells(kart_logits: Tensor, cell_values: Tensor) -> Tensor:
-    """Average cell values by where each kart most likely is.
-
-    Args:
-        kart_logits: [b, cells, karts].
-        cell_values: [b, cells, n], or [cells, n].
-
-    Returns:
-        [b, karts, n].
-    """
+    """Average values [b, cells, n] or [cells, n] by where karts [b, cells, karts] most likely are: [b, karts, n]."""
     return kart_logits.softmax(1).transpose(1, 2) @ cell_values
 
 

@@ -178,12 +178,9 @@ def cell_centers(num_columns: int, device: torch.device) -> Tensor:
 
 
 def cell_positions(centers: Tensor) -> Tensor:
-    """Encode offsets from the image's centre as sines and cosines: [cells, 2] -> [cells, 4 * frequencies].
+    """Encode offsets (y, x) in pixels as sines and cosines: [cells, 2] -> [cells, 4 * frequencies].
 
     The wavelengths go from 2 strides to 4 times the width of a view.
-
-    Args:
-        centers: (y, x) in pixels.
     """
     base = 4 * VIEW_SIZE[0] / (2 * STRIDE)
     scale = torch.logspace(0, 1, NUM_POSITION_FREQUENCIES, base=base, device=centers.device)
