@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .labels.rows import DATA_DIR
+from .labels.rows import DATA_DIR, add_image_paths
 
 DEFAULT_STEPS = 300
 IMAGE_BATCH_SIZE, TEXT_BATCH_SIZE = 64, 256  # for evaluation
@@ -149,14 +149,6 @@ def count_correct_by_type(rows: Sequence[dict], predictions: Sequence[int]) -> t
     return correct, total
 
 
-def generate_eval_rows(split: str, num_questions: int, data_dir: Path) -> list[dict]:
-    """Generate multiple-choice questions from a split's frames, see `multiple_choice`; always the same."""
-    from .labels.eval_sets import multiple_choice, split_scenes
-    from .labels.rows import add_image_paths
-
-    return add_image_paths(multiple_choice(split_scenes(data_dir, split), num_questions, seed=0), data_dir)
-
-
 def test(
     checkpoint: str,
     /,
@@ -184,7 +176,9 @@ def test(
     if output:
         check_writable(output)
     if num_questions:
-        rows = generate_eval_rows(split, num_questions, Path(data))
+        from .labels.eval_sets import multiple_choice, split_scenes
+
+        rows = add_image_paths(multiple_choice(split_scenes(data, split), num_questions, seed=0), Path(data))
     else:
         rows = MultiChoiceQADataset(split, data).rows
     clip, tokenizer = load_with_tokenizer(checkpoint)

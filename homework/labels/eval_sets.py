@@ -105,9 +105,8 @@ def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
     known = ("count", "relation", "total", "ego", "track")
     order = (*(name for name in QUESTION_TYPES if name not in known), *known)
     shares = _apportion(n, dict.fromkeys(QUESTION_TYPES, 1))
-    sampled = _sample_views(
-        scenes_by_image, {name: shares[name] for name in order}, _official_pairs, random.Random(seed)
-    )
+    shares = {name: shares[name] for name in order}
+    sampled = _sample_views(scenes_by_image, shares, _official_pairs, random.Random(seed))
     return [
         {"question": question, "answer": answer, "image_file": image}
         for name in QUESTION_TYPES

@@ -57,7 +57,7 @@ def read_frame_info(path: str | Path) -> FrameInfo:
     return info
 
 
-def read_scene(image: str, data_dir: Path, read: Callable[[str | Path], FrameInfo] = read_frame_info) -> Scene:
+def read_scene(image: str, data_dir: Path, read: Callable = read_frame_info) -> Scene:
     """Read the scene of an image file from its frame; raises what `read_frame_info` does."""
     frame, view = parse_image_file(image)
     info_file = data_dir / f"{frame}_info.json"

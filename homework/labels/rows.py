@@ -16,8 +16,6 @@ logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).parents[2]
 DATA_DIR = Path("data") if _ROOT.name in ("site-packages", "dist-packages") else _ROOT / "data"
 
-_GENERATORS = {"qa_pairs": "generate_qa", "captions": "generate_captions"}  # file name part -> module
-
 
 def check_not_eval_split(split: str) -> None:
     """Refuse to train on a split that models are evaluated on: its name starts with `valid`."""
@@ -36,6 +34,7 @@ class _AnnotationDataset(Sequence):
 
     pattern: str
     fields: ClassVar[dict[str, type]]
+    remedy: str  # if there is no file
 
     def __init__(self, split: str, data_dir: str | Path | None = None):
         """Read the files; raise an `InputError` if there are none, or a row is invalid."""
@@ -45,9 +44,7 @@ class _AnnotationDataset(Sequence):
             raise split_not_found(folder)
         files = sorted(path for path in folder.glob(self.pattern) if not path.name.startswith("."))
         if not files:
-            generator = next((module for name, module in _GENERATORS.items() if name in self.pattern), None)
-            remedy = f"run `python -m homework.{generator} generate --split {split}`"
-            raise InputError(folder, f"no {self.pattern} in it", remedy if generator else "choose another split")
+            raise InputError(folder, f"no {self.pattern} in it", self.remedy.format(split))
         self.split, self.rows = split, []
         for file in files:
             content = read_json(file)
@@ -78,6 +75,7 @@ class VQADataset(_AnnotationDataset):
 
     pattern = "*_qa_pairs.json"
     fields: ClassVar = {"image_file": str, "question": str, "answer": str}
+    remedy = "run `python -m homework.generate_qa generate --split {}`"
 
 
 class CaptionDataset(_AnnotationDataset):
@@ -85,6 +83,7 @@ class CaptionDataset(_AnnotationDataset):
 
     pattern = "*_captions.json"
     fields: ClassVar = {"image_file": str, "caption": str}
+    remedy = "run `python -m homework.generate_captions generate --split {}`"
 
 
 class MultiChoiceQADataset(_AnnotationDataset):
@@ -92,6 +91,7 @@ class MultiChoiceQADataset(_AnnotationDataset):
 
     pattern = "*_mc_qas.json"
     fields: ClassVar = {"image_file": str, "candidates": list, "correct_index": int}
+    remedy = "choose another split"
 
     def _find_problem(self, row) -> str | None:
         problem = super()._find_problem(row)
@@ -153,7 +153,7 @@ def image_file(info_path: str | Path, view_index: int) -> str:
 
 
 def parse_image_file(image_name: str) -> tuple[str, int]:
-    """Return (`split/FFFFF`, view index) of an image file name, `split/FFFFF_VV_im.jpg`; refuse any other."""
+    """Return (`split/FFFFF`, view index) of an image file name; refuse any but `split/FFFFF_VV_im.jpg`."""
     match = re.fullmatch(r"(.*)_(\d\d)_im\.jpg", image_name, re.DOTALL)
     if not match:
         raise InputError(image_name, "not an image name (FFFFF_VV_im.jpg)", "rename or remove it")

@@ -40,10 +40,7 @@ class LabeledBox:
 
 
 def boxes_for_drawing(info: dict, view_index: int, scene: Scene) -> list[LabeledBox]:
-    """List the boxes of a view in drawing order: the ego kart's last, so that it is on top.
-
-    `info` is the frame as returned by `read_frame_info`, `scene` the scene of the view.
-    """
+    """List the boxes of a view in drawing order: the ego kart's last, so that it is on top."""
     boxes = []
     kept = {kart.track_id for kart in scene.karts}
     for class_id, track_id, *corners in info["detections"][view_index]:

@@ -103,7 +103,7 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
 
 def _check_config_fits_weights(base: str, config) -> None:
-    """Check that the folder's weights are as many as a config claims: transformers allocates memory for these."""
+    """Check that a folder holds as many weights as its config claims: memory will be allocated for these."""
     if not Path(base).is_dir():
         return  # a model of the hub
     num_layers = re.findall(r'"num_hidden_layers": ([\d.e+]+)', json.dumps(config.to_dict(), default=str))

@@ -55,15 +55,10 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
             np.save(stream, views)
     except OSError:
         return views
-    _delete_old_caches(file.parent)
-    return np.load(file, mmap_mode="r")
-
-
-def _delete_old_caches(folder: Path) -> None:
-    """Keep the caches that were used last: one of images that have changed since is never read again."""
     with contextlib.suppress(OSError):  # some systems cannot delete an open file
-        for old in sorted(folder.glob("views-*.npy"), key=lambda file: -file.stat().st_mtime)[MAX_CACHE_FILES:]:
+        for old in sorted(file.parent.glob("views-*.npy"), key=lambda one: -one.stat().st_mtime)[MAX_CACHE_FILES:]:
             old.unlink()
+    return np.load(file, mmap_mode="r")
 
 
 def _cached(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -73,7 +68,7 @@ def _cached(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     except (OSError, ValueError, EOFError, SyntaxError):
         return None
     with contextlib.suppress(OSError):
-        os.utime(file)  # for `_delete_old_caches`
+        os.utime(file)  # the caches used last are kept
     return views if views.shape == shape and views.dtype == np.uint8 else None
 
 
@@ -95,7 +90,7 @@ def normalise(pixels: np.ndarray | Tensor) -> Tensor:
 
 
 def clip_pixels(images: Sequence[Image.Image | np.ndarray]) -> Tensor:
-    """Apply the grader's transform: short side to 192 (bilinear), centre crop, normalised. [n, 3, 192, 192]."""
+    """Apply the grader's transform: short side to 192 (bilinear), centre crop, normalise. [n, 3, 192, 192]"""
     crops = np.empty((len(images), CLIP_SIZE, CLIP_SIZE, 3), dtype=np.uint8)
     for crop, image in zip(crops, images, strict=True):
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -63,9 +63,8 @@ def resolve_base(base: str) -> str:
         return DEFAULT_BASE
     # a hub name has an owner, and there is no folder of the owner's name here
     if not Path(base).is_dir() and ("/" not in base or Path(base).parent.is_dir()):
-        raise folder_not_found(
-            Path(base), "no such base or checkpoint", "name a folder, or a model of the hub as OWNER/NAME"
-        )
+        remedy = "name a folder, or a model of the hub as OWNER/NAME"
+        raise folder_not_found(Path(base), "no such base or checkpoint", remedy)
     return base
 
 

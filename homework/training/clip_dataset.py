@@ -133,22 +133,18 @@ class CachedFeatureDataset(Dataset):
         """Return features [width] on the CPU and targets [captions]."""
         return self.__getitems__([i])[0]
 
+    @torch.no_grad()
     def __getitems__(self, batch: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Return a batch, which torch's loader asks for as one; its new images are encoded together."""
         new = [i for i in dict.fromkeys(batch) if i not in self.features]
         if new:
-            self.features.update(zip(new, self._encode(new), strict=True))
+            was_training = self.clip.training
+            self.clip.train()  # a single pass, as in training
+            pixels = clip_pixels([self.views.views[self.chosen[i]] for i in new])
+            features = self.clip.encode_vision_features(pixels.to(next(self.clip.parameters()).device)).cpu()
+            self.clip.train(was_training)
+            self.features.update(zip(new, features, strict=True))
         return [(self.features[i], self.targets[i]) for i in batch]
-
-    @torch.no_grad()
-    def _encode(self, new: Sequence[int]) -> Tensor:
-        """Encode images in a single pass, as in training mode: [new, width], on the CPU."""
-        was_training = self.clip.training
-        self.clip.train()
-        pixels = clip_pixels([self.views.views[self.chosen[i]] for i in new])
-        features = self.clip.encode_vision_features(pixels.to(next(self.clip.parameters()).device)).cpu()
-        self.clip.train(was_training)
-        return features
 
 
 def collate_images(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -162,6 +158,6 @@ def collate_images(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
 def training_set(
     views: CaptionMatchingDataset, clip: CLIP, tokenizer, seed: int
 ) -> tuple[Dataset, Callable[[list], dict]]:
-    """Return the dataset that a CLIP is trained on, and its collate function; `seed` draws the cached images."""
+    """Return the dataset to train a CLIP on, and its collate function; `seed` draws the cached images."""
     dataset = views if clip.vision_is_trainable else CachedFeatureDataset(views, clip, seed)
     return dataset, partial(collate_images, texts=views.texts(tokenizer))

@@ -98,7 +98,7 @@ class LengthGroupedBatches(LengthGroupedSampler):
 
 @contextlib.contextmanager
 def _saving(folder: str | Path) -> Iterator[None]:
-    """Turn the errors that safetensors and torch raise on a full disk into an `InputError` about `folder`."""
+    """Turn the errors of safetensors and torch on a full disk into an `InputError` about `folder`."""
     try:
         with with_filename(folder):
             yield
@@ -242,7 +242,7 @@ def fit(
 
 
 def check_output_dir(output: Path) -> None:
-    """Check before training that an adapter may be written to `output`: there is none, or another adapter."""
+    """Check before training that an adapter may be written to `output`: nothing else would be lost."""
     known = (output / MANIFEST_FILE, output / "adapter_config.json")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in known)):
         problem = "already exists and is not an adapter; refusing to overwrite it"

@@ -116,30 +116,25 @@ class LanguageModel(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(num_cached, num_cached + length, device=x.device)[None]
         rope = rope_cos_sin(position_ids, self.config.head_dim, self.config.rope_theta).to(x.dtype)
-        mask = attention_mask
-        if mask is None or mask.ndim == 2:
-            mask = causal_mask(mask, num_cached, length, x.device)
+        mask = x.new_ones(len(x), num_cached + length) if attention_mask is None else attention_mask
+        if mask.ndim == 2:
+            mask = causal_mask(mask, num_cached)
         for number, layer in enumerate(self.layers):
             x = layer(x, rope, mask, cache, number)
         return ModelOutput(self.norm(x), cache)
 
 
-def causal_mask(is_token: Tensor | None, num_cached: int, length: int, device: torch.device) -> Tensor:
-    """Return a mask, true where one of `length` new tokens attends to one of `num_cached + length` tokens.
+def causal_mask(is_token: Tensor, num_cached: int) -> Tensor:
+    """Return a mask, true where a new token attends to one of all tokens. [b, all] -> [b, 1, new, all] bool.
 
     Each attends to itself and to the tokens before it. So does padding, since a row without a true value gives NaN.
 
     Args:
-        is_token: [b, num_cached + length], 1 or true for tokens, 0 for padding; without it there is no padding.
-
-    Returns:
-        [b or 1, 1, length, num_cached + length] bool.
+        is_token: 1 or true for tokens, 0 for padding; the first `num_cached` are not new.
     """
-    causal = torch.ones(length, num_cached + length, dtype=torch.bool, device=device).tril(num_cached)
-    if is_token is None:
-        return causal[None, None]
-    itself = torch.eye(length, dtype=torch.bool, device=device)
-    return (causal & is_token.bool()[:, None] | F.pad(itself, (num_cached, 0)))[:, None]
+    itself = torch.eye(is_token.shape[1], dtype=torch.bool, device=is_token.device)[num_cached:]  # [new, all]
+    causal = torch.ones_like(itself).tril(num_cached)
+    return (causal & is_token.bool()[:, None] | itself)[:, None]
 
 
 def rope_cos_sin(positions: Tensor, head_dim: int, theta: float) -> Tensor:

@@ -109,9 +109,8 @@ class VisionEncoder(nn.Module):
         self.foveal_projection = nn.Linear(config.foveal_channels[-1], config.hidden_size)
         self.position_projection = nn.Linear(4 * NUM_POSITION_FREQUENCIES, config.hidden_size)
         self.register_tokens = nn.Embedding(config.num_register_tokens, config.hidden_size)
-        self.layers = nn.ModuleList(
-            AttentionLayer(config.hidden_size, config.num_heads) for _ in range(config.num_layers)
-        )
+        layers = (AttentionLayer(config.hidden_size, config.num_heads) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def feature_maps(self, pixel_values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
