@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .models.generation import decode, prefill_image_prefix
 from .models.loading import DEFAULT_BASE, load_for_inference, output_embedding
-from .models.prompts import PromptTokens, chat_turn
+from .models.prompts import PromptTokens
 from .models.shared_vocab import SharedRowHead
 from .utils.images import open_image
 from .utils.progress import progress_bar
@@ -43,10 +43,6 @@ class BaseVLM:
     def device(self) -> torch.device:
         """The device of the model's weights."""
         return self.model.device
-
-    def format_prompt(self, question: str) -> str:
-        """Return the chat turn that asks `question` about one image, ready for the answer."""
-        return chat_turn(self.processor, question)
 
     def pixel_values(self, image_paths: Sequence[str | Path]) -> Tensor:
         """Read image files as [n, 1, 3, h, w] on the model's device and in its dtype."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .labels.rows import DATA_DIR
+from .labels.rows import DATA_DIR, add_image_paths
 
 DEFAULT_STEPS = 300
 IMAGE_BATCH_SIZE, TEXT_BATCH_SIZE = 64, 256  # for evaluation
@@ -61,9 +61,8 @@ def train(
     module = CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(model), rank, base))
     dataset, collate = training_set(views, module.base, processor.tokenizer, seed)
     batch_size = default_batch_size(module.base) if batch_size is None else batch_size
-    config = TrainingConfig(
-        base_id(base), split, steps, batch_size, learning_rate, rank, seed, len(views), views.fingerprint()
-    )
+    data_settings = len(views), views.fingerprint()
+    config = TrainingConfig(base_id(base), split, steps, batch_size, learning_rate, rank, seed, *data_settings)
     rows = validation_rows(multiple_choice, progress_questions, data_dir)
     evaluate = partial(_evaluate, module.base, processor.tokenizer, rows)
     fit(module, dataset, collate, config, Path(run_dir or f"{output}-run"), Path(output), evaluate)
@@ -95,11 +94,7 @@ def load(name: str | Path = "clip"):
 
 
 def load_with_tokenizer(name: str | Path) -> tuple:
-    """Load a CLIP and the tokenizer of its texts.
-
-    Raises:
-        InputError: see `load`.
-    """
+    """Load a CLIP and the tokenizer of its texts; raises what `load` does."""
     from .models.clip import CLIP
     from .models.loading import add_adapter, checkpoint_folder, load_base
     from .models.lora_weights import read_adapter_base
@@ -154,18 +149,6 @@ def count_correct_by_type(rows: Sequence[dict], predictions: Sequence[int]) -> t
     return correct, total
 
 
-def generate_eval_rows(split: str, num_questions: int, data_dir: Path) -> list[dict]:
-    """Generate multiple-choice questions, each with one true candidate, from a split's frames; always the same.
-
-    Raises:
-        InputError: the split has too few views for so many.
-    """
-    from .labels.eval_sets import multiple_choice, split_scenes
-    from .labels.rows import add_image_paths
-
-    return add_image_paths(multiple_choice(split_scenes(data_dir, split), num_questions, seed=0), data_dir)
-
-
 def test(
     checkpoint: str,
     /,
@@ -193,29 +176,28 @@ def test(
     if output:
         check_writable(output)
     if num_questions:
-        rows = generate_eval_rows(split, num_questions, Path(data))
+        from .labels.eval_sets import multiple_choice, split_scenes
+
+        rows = add_image_paths(multiple_choice(split_scenes(data, split), num_questions, seed=0), Path(data))
     else:
         rows = MultiChoiceQADataset(split, data).rows
     clip, tokenizer = load_with_tokenizer(checkpoint)
     predictions = predict(clip, tokenizer, rows, show_progress=True)
-    _print_score(
-        rows, predictions, f"{checkpoint} on {f'{num_questions} questions from ' if num_questions else ''}{split}"
-    )
+    part = f"{num_questions} questions from " if num_questions else ""
+    _print_score(rows, predictions, f"{checkpoint} on {part}{split}")
     if output:
         write_json(output, [{**row, "prediction": p} for row, p in zip(rows, predictions, strict=True)])
 
 
 def _print_score(rows: Sequence[dict], predictions: Sequence[int], title: str) -> None:
-    """Print accuracy in total and by the type of the true caption, in percent, with 95 % intervals."""
-    from .data import wilson_interval
+    """Print accuracy in total and by the type of the true caption."""
+    from .data import print_accuracies, wilson_interval
 
     correct, total = count_correct_by_type(rows, predictions)
-    print(f"{title}: {len(rows)} questions, chance 20.0")
-    print(f"{'':16}{'correct':>8}{'n':>8}{'95 %':>16}")
     counts = [(name, correct[name], total[name]) for name in sorted(total)]
-    for name, hits, n in [*counts, ("all questions", correct.total(), len(rows))]:
-        low, high = (100 * value for value in wilson_interval(hits / n, n))
-        print(f"  {name:14}{100 * hits / n:8.1f}{n:8}{low:10.1f}-{high:<5.1f}".rstrip())
+    counts.append(("all questions", correct.total(), len(rows)))
+    table = [(name, (hits / n,), n, wilson_interval(hits / n, n)) for name, hits, n in counts]
+    print_accuracies(f"{title}: {len(rows)} questions, chance 20.0", ("correct",), table)
 
 
 if __name__ == "__main__":

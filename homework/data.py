@@ -2,8 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 from .labels.questions import classify_question
 from .labels.rows import CaptionDataset, MultiChoiceQADataset, VQADataset
@@ -45,45 +45,26 @@ class Sample:
     is_exact: bool
 
 
-@dataclass(frozen=True)
 class BenchmarkResult:
-    """Answers of a model to the questions of a dataset. All accuracies are between 0 and 1."""
+    """Answers of a model to the questions of a dataset. All accuracies are between 0 and 1.
 
-    samples: list[Sample] = field(repr=False)
+    `accuracy` and `exact_accuracy` are micro accuracies by the course's prefix match and by exact match. In
+    `macro_accuracy`, the mean of `accuracy_by_type`, question types weigh the same, as in the official set.
+    """
 
-    def _mean(self, flag: str, question_type: str | None = None) -> float:
-        values = [getattr(s, flag) for s in self.samples if question_type in (None, s.question_type)]
-        return sum(values) / len(values) if values else 0.0
+    def __init__(self, samples: Sequence[Sample]):
+        self.num_by_type = dict(Counter(sample.question_type for sample in samples))
+        self.accuracy, self.accuracy_by_type = self._mean("is_correct", samples)
+        self.exact_accuracy, self.exact_accuracy_by_type = self._mean("is_exact", samples)
+        self.macro_accuracy = sum(self.accuracy_by_type.values()) / max(1, len(self.num_by_type))
+        self.samples = samples
 
-    @property
-    def accuracy(self) -> float:
-        """Return the micro accuracy by the course's prefix match."""
-        return self._mean("is_correct")
-
-    @property
-    def exact_accuracy(self) -> float:
-        """Return the micro accuracy by exact match."""
-        return self._mean("is_exact")
-
-    @property
-    def num_by_type(self) -> dict[str, int]:
-        """Count the questions of each type."""
-        return dict(Counter(sample.question_type for sample in self.samples))
-
-    @property
-    def accuracy_by_type(self) -> dict[str, float]:
-        """Return the prefix-match accuracy of each question type."""
-        return {name: self._mean("is_correct", name) for name in self.num_by_type}
-
-    @property
-    def exact_accuracy_by_type(self) -> dict[str, float]:
-        """Return the exact-match accuracy of each question type."""
-        return {name: self._mean("is_exact", name) for name in self.num_by_type}
-
-    @property
-    def macro_accuracy(self) -> float:
-        """Return the mean of `accuracy_by_type`: question types weigh the same, as in the official set."""
-        return sum(self.accuracy_by_type.values()) / max(1, len(self.accuracy_by_type))
+    def _mean(self, flag: str, samples: Sequence[Sample]) -> tuple[float, dict[str, float]]:
+        """Return the share of samples with a flag, in total and by question type."""
+        num_true = Counter(sample.question_type for sample in samples if getattr(sample, flag))
+        return num_true.total() / max(1, len(samples)), {
+            name: num_true[name] / n for name, n in self.num_by_type.items()
+        }
 
     @property
     def macro_interval(self) -> tuple[float, float]:
@@ -94,15 +75,21 @@ class BenchmarkResult:
 
     def to_json(self) -> dict:
         """Return samples and accuracies as a JSON object."""
-        names = (
-            "accuracy",
-            "exact_accuracy",
-            "macro_accuracy",
-            "accuracy_by_type",
-            "exact_accuracy_by_type",
-            "num_by_type",
-        )
-        return {name: getattr(self, name) for name in names} | {"samples": [asdict(s) for s in self.samples]}
+        return vars(self) | {"samples": [asdict(sample) for sample in self.samples]}
+
+
+def print_accuracies(title: str, columns: Sequence[str], rows: Iterable[tuple]) -> None:
+    """Print a table of accuracies in percent, with their 95 % intervals.
+
+    Args:
+        columns: names of the accuracies.
+        rows: (name, accuracies, number of questions, interval of the first accuracy).
+    """
+    print(title)
+    print(f"{'':16}{''.join(f'{column:>8}' for column in (*columns, 'n'))}{'95 %':>16}")
+    for name, accuracies, n, (low, high) in rows:
+        numbers = "".join(f"{100 * accuracy:8.1f}" for accuracy in accuracies)
+        print(f"  {name:14}{numbers}{n:>8}{100 * low:10.1f}-{100 * high:<5.1f}".rstrip())
 
 
 def subsample_evenly(dataset: Sequence, max_samples: int | None) -> list:

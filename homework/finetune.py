@@ -63,18 +63,11 @@ def train(
     vlm = BaseVLM.from_parts(add_lora(model, rank, base), processor)
     if steps is None:
         steps = DEFAULT_STEPS_TUX_NANO if isinstance(model, TuxNano) else DEFAULT_STEPS
-    config = TrainingConfig(
-        base_id(base), split, steps, batch_size, learning_rate, rank, seed, len(dataset), dataset.fingerprint()
-    )
-    fit(
-        PackedTrainingModule(vlm.model),
-        dataset,
-        partial(collate_views, processor=processor, tokens=vlm.tokens),
-        config,
-        Path(run_dir or f"{output}-run"),
-        Path(output),
-        partial(_evaluate, vlm, validation_rows(balanced_pairs, progress_questions, data_dir)),
-    )
+    data_settings = len(dataset), dataset.fingerprint()
+    config = TrainingConfig(base_id(base), split, steps, batch_size, learning_rate, rank, seed, *data_settings)
+    module, collate = PackedTrainingModule(vlm.model), partial(collate_views, processor=processor, tokens=vlm.tokens)
+    evaluate = partial(_evaluate, vlm, validation_rows(balanced_pairs, progress_questions, data_dir))
+    fit(module, dataset, collate, config, Path(run_dir or f"{output}-run"), Path(output), evaluate)
 
 
 def _evaluate(vlm, rows: list[dict]) -> dict[str, float]:
@@ -149,36 +142,30 @@ def test(
 def generate_questions(split: str, data_dir: Path) -> list[dict]:
     """Return all question-answer pairs of a split, except counts of 0, which the official set does not hold either."""
     from .labels.eval_sets import split_scenes
-    from .labels.questions import classify_question, in_official_eval, qa_pairs
+    from .labels.questions import generate_official_questions
     from .labels.rows import add_image_paths
 
     rows = [
         {"image_file": image, "question": question, "answer": answer}
         for image, scene in split_scenes(data_dir, split).items()
-        for question, answer in qa_pairs(scene)
-        if in_official_eval(classify_question(question), answer)
+        for _, question, answer in generate_official_questions(scene)
     ]
     return add_image_paths(rows, data_dir)
 
 
 def _print_result(result, title: str) -> None:
-    """Print accuracy in total and by question type, in percent, with the prefix match's 95 % interval."""
-    from .data import wilson_interval
+    """Print accuracy in total and by question type, with the prefix match's interval."""
+    from .data import print_accuracies, wilson_interval
 
-    print(f"{title}: {len(result.samples)} questions")
-    print(f"{'':16}{'prefix':>8}{'exact':>8}{'n':>8}{'95 %':>16}")
-    for name, n in sorted(result.num_by_type.items()):
-        accuracy, exact = result.accuracy_by_type[name], result.exact_accuracy_by_type[name]
-        _print_row(name, accuracy, exact, n, wilson_interval(accuracy, n))
-    exact = sum(result.exact_accuracy_by_type.values()) / len(result.exact_accuracy_by_type)
-    _print_row("mean of types", result.macro_accuracy, exact, "", result.macro_interval)
-    n = len(result.samples)
-    _print_row("all questions", result.accuracy, result.exact_accuracy, n, wilson_interval(result.accuracy, n))
-
-
-def _print_row(name: str, prefix: float, exact: float, n: int | str, interval: tuple[float, float]) -> None:
-    low, high = (100 * value for value in interval)
-    print(f"  {name:14}{100 * prefix:8.1f}{100 * exact:8.1f}{n:>8}{low:10.1f}-{high:<5.1f}".rstrip())
+    n, by_type, exact = len(result.samples), result.accuracy_by_type, result.exact_accuracy_by_type
+    rows = [
+        (name, (by_type[name], exact[name]), number, wilson_interval(by_type[name], number))
+        for name, number in sorted(result.num_by_type.items())
+    ]
+    rows.append(("mean of types", (result.macro_accuracy, sum(exact.values()) / len(exact)), "", result.macro_interval))
+    overall = result.accuracy, result.exact_accuracy
+    rows.append(("all questions", overall, n, wilson_interval(result.accuracy, n)))
+    print_accuracies(f"{title}: {n} questions", ("prefix", "exact"), rows)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,10 @@ from ..utils.cli import run
 from ..utils.errors import InputError, check_min
 from ..utils.io import write_json
 from ..utils.progress import progress_bar
-from .frame_info import read_frame_info, read_scenes
-from .questions import (
-    CAPTIONS,
-    QUESTION_TYPES,
-    captions,
-    classify_caption,
-    generate_questions,
-    in_official_eval,
-    qa_pairs,
-)
-from .rows import DATA_DIR, MultiChoiceQADataset, VQADataset, image_file, info_files, parse_image_file, split_folder
-from .scene import Scene, build_scene
+from .frame_info import read_scene, read_scenes
+from .questions import CAPTIONS, QUESTION_TYPES, captions, generate_official_questions, qa_pairs
+from .rows import DATA_DIR, MultiChoiceQADataset, VQADataset, image_file, info_files, split_folder
+from .scene import Scene
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +67,6 @@ def _sample_views(
     Args:
         shares: type -> number of pairs. Types that fit the fewest views come first.
         list_items: returns the items (QA pairs or captions) of a type for a scene.
-
-    Raises:
-        InputError: too few views.
     """
     images = sorted(scenes_by_image)
     sampled = {}
@@ -97,8 +86,13 @@ def _sample_views(
 
 def _official_pairs(scene: Scene, question_type: str) -> list[tuple[str, str]]:
     """List the QA pairs of a type that the official evaluation would include."""
-    pairs = [pair for row, *pair in generate_questions(scene) if row.question_type == question_type]
-    return [(question, answer) for question, answer in pairs if in_official_eval(question_type, answer)]
+    return [pair for row, *pair in generate_official_questions(scene) if row.question_type == question_type]
+
+
+def _true_captions(scene: Scene, caption_type: str) -> list[str]:
+    """List the captions of a type that are true of a scene."""
+    rows = [row for row in CAPTIONS if row.caption_type == caption_type]
+    return [row.template.format(value) for row in rows for value in row.values_fn(scene)]
 
 
 def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
@@ -111,9 +105,8 @@ def balanced_pairs(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
     known = ("count", "relation", "total", "ego", "track")
     order = (*(name for name in QUESTION_TYPES if name not in known), *known)
     shares = _apportion(n, dict.fromkeys(QUESTION_TYPES, 1))
-    sampled = _sample_views(
-        scenes_by_image, {name: shares[name] for name in order}, _official_pairs, random.Random(seed)
-    )
+    shares = {name: shares[name] for name in order}
+    sampled = _sample_views(scenes_by_image, shares, _official_pairs, random.Random(seed))
     return [
         {"question": question, "answer": answer, "image_file": image}
         for name in QUESTION_TYPES
@@ -153,10 +146,7 @@ def multiple_choice(scenes_by_image: Scenes, n: int, seed: int) -> list[dict]:
     shares = _apportion(n, {name: count for name, (count, _) in MC_MIX.items()})
     order = ("relation", "total", "ego", "track")  # types that fit the fewest views first
 
-    def true_captions(scene: Scene, caption_type: str) -> list[str]:
-        return [caption for caption in captions(scene) if classify_caption(caption) == caption_type]
-
-    sampled = _sample_views(scenes_by_image, {name: shares[name] for name in order}, true_captions, rng)
+    sampled = _sample_views(scenes_by_image, {name: shares[name] for name in order}, _true_captions, rng)
     karts = sorted({kart.name for scene in scenes_by_image.values() for kart in scene.karts})
     tracks = sorted({scene.track for scene in scenes_by_image.values()})
     values = {"ego": karts, "relation": karts, "total": TOTAL_VALUES, "track": tracks}
@@ -196,16 +186,6 @@ def build(
         logger.info(f"{output / name}: {len(rows)} questions")
 
 
-def _read_scene(image: str, data: Path) -> Scene:
-    """Read the scene of an image file from its frame."""
-    frame, view = parse_image_file(image)
-    info_file = data / f"{frame}_info.json"
-    info = read_frame_info(info_file)
-    if view >= len(info["detections"]):
-        raise InputError(info_file, f"no view {view}", f"remove the questions about {image}")
-    return build_scene(info, view)
-
-
 def verify(*, data: Path = DATA_DIR) -> None:
     """Compare the label rule with the official answers and true captions in valid_grader.
 
@@ -215,14 +195,14 @@ def verify(*, data: Path = DATA_DIR) -> None:
     pairs, questions = VQADataset("valid_grader", data), MultiChoiceQADataset("valid_grader", data)
     correct = 0
     for row in progress_bar(pairs, desc="answers", unit="question", delay=1):
-        answer = dict(qa_pairs(_read_scene(row["image_file"], data))).get(row["question"])
+        answer = dict(qa_pairs(read_scene(row["image_file"], data))).get(row["question"])
         correct += answer == row["answer"]
         if answer != row["answer"]:
             print(f"{row['image_file']}: {row['question']} official {row['answer']}, rule {answer}")
     print(f"{correct} of {len(pairs)} answers")
     correct = ambiguous = 0
     for row in progress_bar(questions, desc="captions", unit="question", delay=1):
-        true = set(captions(_read_scene(row["image_file"], data)))
+        true = set(captions(read_scene(row["image_file"], data)))
         caption = row["candidates"][row["correct_index"]]
         correct += caption in true
         ambiguous += sum(candidate in true for candidate in row["candidates"]) > 1

@@ -5,6 +5,7 @@ one at their top.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -12,6 +13,7 @@ import msgspec
 
 from ..utils.errors import InputError, first_line
 from ..utils.io import open_json
+from .rows import parse_image_file
 from .scene import DETECTION_SIZE, KART_CLASS, Scene, build_scene
 
 REMEDY = "fix the frame or delete its files"
@@ -55,11 +57,17 @@ def read_frame_info(path: str | Path) -> FrameInfo:
     return info
 
 
-def read_scenes(info_path: str | Path) -> list[tuple[int, Scene]]:
-    """Read one frame and return (view index, scene) of each view.
+def read_scene(image: str, data_dir: Path, read: Callable = read_frame_info) -> Scene:
+    """Read the scene of an image file from its frame; raises what `read_frame_info` does."""
+    frame, view = parse_image_file(image)
+    info_file = data_dir / f"{frame}_info.json"
+    info = read(info_file)
+    if view >= len(info["detections"]):
+        raise InputError(info_file, f"no view {view}", f"remove the rows about {image}")
+    return build_scene(info, view)
 
-    Raises:
-        InputError: see `read_frame_info`.
-    """
+
+def read_scenes(info_path: str | Path) -> list[tuple[int, Scene]]:
+    """Read one frame and return (view index, scene) of each view; raises what `read_frame_info` does."""
     info = read_frame_info(info_path)
     return [(view, build_scene(info, view)) for view in range(len(info["detections"]))]

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import msgspec
 
 from ..utils.errors import InputError
 from ..utils.io import atomic_write
+from ..utils.parallel import cancel_on_error
 from ..utils.progress import progress_bar
 from .frame_info import read_scenes
 from .rows import image_file, info_files
@@ -26,39 +27,17 @@ RowsFn = Callable[[Scene, str], Iterable[dict]]
 _ENCODER = msgspec.json.Encoder()
 
 
-def _encode_frames(rows_fn: RowsFn, info_paths: list[Path]) -> tuple[bytes, int, list[str]]:
+def _encode_frame(rows_fn: RowsFn, info_path: Path) -> tuple[bytes, int, list[str]]:
     """Return (JSON of the rows, one per line; number of rows; image file of each view); runs in a worker."""
-    blocks, num_rows, images = [], 0, []
-    for path in info_paths:
-        rows = []
-        for view, scene in read_scenes(path):
-            images.append(image_file(path, view))
-            rows.extend(rows_fn(scene, images[-1]))
-        if rows:
-            try:
-                lines = _ENCODER.encode_lines(rows)  # JSON strings contain no line breaks
-            except UnicodeEncodeError:
-                raise InputError(path, "its name or its folder's is not UTF-8", "rename it") from None
-            blocks.append(lines.removesuffix(b"\n").replace(b"\n", b",\n"))
-            num_rows += len(rows)
-    return b",\n".join(blocks), num_rows, images
-
-
-def _ignore_ctrl_c() -> None:
-    # a terminal sends Ctrl-C to all processes; the parent stops the workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _encode(rows_fn: RowsFn, frames: list[Path], num_workers: int | None) -> Iterator[tuple[bytes, int, list[str]]]:
-    """Yield `_encode_frames` of all frames in order, with a progress bar."""
-    tasks = [frames[start : start + FRAMES_PER_TASK] for start in range(0, len(frames), FRAMES_PER_TASK)]
-    with (
-        ProcessPoolExecutor(num_workers, initializer=_ignore_ctrl_c) as pool,
-        progress_bar(total=len(frames), desc="annotating", unit="frame") as progress,
-    ):
-        for task, result in zip(tasks, pool.map(partial(_encode_frames, rows_fn), tasks), strict=True):
-            yield result
-            progress.update(len(task))
+    rows, images = [], []
+    for view, scene in read_scenes(info_path):
+        images.append(image_file(info_path, view))
+        rows.extend(rows_fn(scene, images[-1]))
+    try:
+        lines = _ENCODER.encode_lines(rows)  # JSON strings contain no line breaks
+    except UnicodeEncodeError:
+        raise InputError(info_path, "its name or its folder's is not UTF-8", "rename it") from None
+    return lines.removesuffix(b"\n").replace(b"\n", b",\n"), len(rows), images
 
 
 def generate_annotations(split_dir: Path, name: str, rows_fn: RowsFn, num_workers: int | None = None) -> Path:
@@ -76,8 +55,16 @@ def generate_annotations(split_dir: Path, name: str, rows_fn: RowsFn, num_worker
     # one directory listing is much faster than a file system call per image
     existing = {f"{split_dir.name}/{file}" for file in os.listdir(split_dir)}
     total_rows = total_views = 0
-    with atomic_write(split_dir / name) as temporary, open(temporary, "wb") as stream:
-        for lines, num_rows, images in _encode(rows_fn, frames, num_workers):
+    # a terminal sends Ctrl-C to all processes; the parent stops the workers
+    ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with (
+        atomic_write(split_dir / name) as temporary,
+        open(temporary, "wb") as stream,
+        ProcessPoolExecutor(num_workers, **ignore_ctrl_c) as pool,
+        cancel_on_error(pool),
+    ):
+        encoded = pool.map(partial(_encode_frame, rows_fn), frames, chunksize=FRAMES_PER_TASK)
+        for lines, num_rows, images in progress_bar(encoded, total=len(frames), desc="annotating", unit="frame"):
             if not existing.issuperset(images):
                 missing = next(image for image in images if image not in existing)
                 raise InputError(split_dir.parent / missing, "no such image", "restore it or delete its frame")

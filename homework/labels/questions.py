@@ -7,7 +7,6 @@ to add a caption, add a row to `CAPTIONS`. A question with `{kart}` is asked abo
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from .scene import Kart, Scene
 
@@ -23,11 +22,6 @@ class Question:
     template: str
     answer_fn: Callable[[Scene, Kart | None], str | None]
     needs_ego: bool = True
-
-    @cached_property
-    def is_per_kart(self) -> bool:
-        """Return whether the question is asked about each kart except the ego kart."""
-        return "{kart}" in self.template
 
 
 def left_or_right(scene: Scene, kart: Kart) -> str:
@@ -94,7 +88,7 @@ def generate_questions(scene: Scene, questions: Iterable[Question] = QUESTIONS) 
     if scene.ego is None:
         questions = [row for row in questions if not row.needs_ego]
     for row in questions:
-        for kart in scene.others if row.is_per_kart else (None,):
+        for kart in scene.others if "{kart}" in row.template else (None,):
             answer = row.answer_fn(scene, kart)
             if answer is not None:
                 asked.append((row, row.template.format(kart=kart.name) if kart else row.template, answer))
@@ -135,6 +129,11 @@ def classify_caption(caption: str) -> str:
 def in_official_eval(question_type: str, answer: str) -> bool:
     """Return whether the official evaluation includes such a question: it has no counts of 0."""
     return question_type != "count" or answer != "0"
+
+
+def generate_official_questions(scene: Scene) -> list[tuple[Question, str, str]]:
+    """Return those of `generate_questions` that the official evaluation would include."""
+    return [asked for asked in generate_questions(scene) if in_official_eval(asked[0].question_type, asked[2])]
 
 
 def sample_weight(question_type: str, answer: str) -> float:

@@ -2,8 +2,8 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,15 +16,9 @@ logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).parents[2]
 DATA_DIR = Path("data") if _ROOT.name in ("site-packages", "dist-packages") else _ROOT / "data"
 
-_GENERATORS = {"qa_pairs": "generate_qa", "captions": "generate_captions"}  # file name part -> module
-
 
 def check_not_eval_split(split: str) -> None:
-    """Refuse to train on a split that models are evaluated on.
-
-    Raises:
-        InputError: the split's name starts with `valid`.
-    """
+    """Refuse to train on a split that models are evaluated on: its name starts with `valid`."""
     if Path(split).name.startswith("valid"):
         problem = "refusing to train on an evaluation split (name starts with 'valid')"
         raise InputError(split, problem, "choose a split with another name")
@@ -40,22 +34,17 @@ class _AnnotationDataset(Sequence):
 
     pattern: str
     fields: ClassVar[dict[str, type]]
+    remedy: str  # if there is no file
 
     def __init__(self, split: str, data_dir: str | Path | None = None):
-        """Read the files.
-
-        Raises:
-            InputError: the split or its files are missing, or a row is invalid.
-        """
+        """Read the files; raise an `InputError` if there are none, or a row is invalid."""
         data_dir = Path(data_dir or DATA_DIR)
         folder = data_dir / split
         if not folder.is_dir():
             raise split_not_found(folder)
         files = sorted(path for path in folder.glob(self.pattern) if not path.name.startswith("."))
         if not files:
-            generator = next((module for name, module in _GENERATORS.items() if name in self.pattern), None)
-            remedy = f"run `python -m homework.{generator} generate --split {split}`"
-            raise InputError(folder, f"no {self.pattern} in it", remedy if generator else "choose another split")
+            raise InputError(folder, f"no {self.pattern} in it", self.remedy.format(split))
         self.split, self.rows = split, []
         for file in files:
             content = read_json(file)
@@ -86,6 +75,7 @@ class VQADataset(_AnnotationDataset):
 
     pattern = "*_qa_pairs.json"
     fields: ClassVar = {"image_file": str, "question": str, "answer": str}
+    remedy = "run `python -m homework.generate_qa generate --split {}`"
 
 
 class CaptionDataset(_AnnotationDataset):
@@ -93,6 +83,7 @@ class CaptionDataset(_AnnotationDataset):
 
     pattern = "*_captions.json"
     fields: ClassVar = {"image_file": str, "caption": str}
+    remedy = "run `python -m homework.generate_captions generate --split {}`"
 
 
 class MultiChoiceQADataset(_AnnotationDataset):
@@ -100,6 +91,7 @@ class MultiChoiceQADataset(_AnnotationDataset):
 
     pattern = "*_mc_qas.json"
     fields: ClassVar = {"image_file": str, "candidates": list, "correct_index": int}
+    remedy = "choose another split"
 
     def _find_problem(self, row) -> str | None:
         problem = super()._find_problem(row)
@@ -156,25 +148,13 @@ def split_folder(data_dir: str | Path, split: str) -> Path:
 
 def image_file(info_path: str | Path, view_index: int) -> str:
     """Return the image of a view relative to `data/`, e.g. `train/00a00_03_im.jpg`."""
-    return f"{_image_stem(info_path)}_{view_index:02d}_im.jpg"
-
-
-@lru_cache(maxsize=1)  # consecutive calls are for views of the same frame
-def _image_stem(info_path: str | Path) -> str:
     folder, name = os.path.split(info_path)
-    return f"{os.path.basename(folder)}/{name.removesuffix('_info.json')}"
+    return f"{os.path.basename(folder)}/{name.removesuffix('_info.json')}_{view_index:02d}_im.jpg"
 
 
 def parse_image_file(image_name: str) -> tuple[str, int]:
-    """Return (`split/FFFFF`, view index) of an image file name: the inverse of `image_file`.
-
-    Raises:
-        InputError: the name is not `.../FFFFF_VV_im.jpg`.
-    """
-    try:
-        frame, view, end = image_name.rsplit("_", 2)
-        if end != "im.jpg" or len(view) != 2 or not view.isdigit():
-            raise ValueError
-        return frame, int(view)
-    except ValueError:
-        raise InputError(image_name, "not an image name (FFFFF_VV_im.jpg)", "rename or remove it") from None
+    """Return (`split/FFFFF`, view index) of an image file name; refuse any but `split/FFFFF_VV_im.jpg`."""
+    match = re.fullmatch(r"(.*)_(\d\d)_im\.jpg", image_name, re.DOTALL)
+    if not match:
+        raise InputError(image_name, "not an image name (FFFFF_VV_im.jpg)", "rename or remove it")
+    return match[1], int(match[2])

@@ -70,19 +70,13 @@ class Scene:
         return kart.box[1] + kart.box[3] < self.ego.box[1] + self.ego.box[3]
 
 
-def detected_karts(info: dict, view_index: int, min_side: int = 0) -> Iterator[Kart]:
-    """Yield the karts of a view in the order of the detections, with scaled and truncated boxes.
-
-    Args:
-        info, view_index: see `build_scene`.
-        min_side: omit karts whose truncated box has a shorter side below this, in pixels of the 150x100 view.
-    """
+def detected_karts(info: dict, view_index: int) -> Iterator[Kart]:
+    """Yield the karts of a view in the order of the detections, with scaled and truncated boxes."""
     for class_id, track_id, x1, y1, x2, y2 in info["detections"][view_index]:
         if class_id == KART_CLASS:
             x1, y1 = int(x1 * DETECTION_SCALE), int(y1 * DETECTION_SCALE)
             x2, y2 = int(x2 * DETECTION_SCALE), int(y2 * DETECTION_SCALE)
-            if x2 - x1 >= min_side and y2 - y1 >= min_side:
-                yield Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2))
+            yield Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2))
 
 
 def build_scene(info: dict, view_index: int) -> Scene:
@@ -92,4 +86,4 @@ def build_scene(info: dict, view_index: int) -> Scene:
         info: a frame, as returned by `read_frame_info`.
         view_index: 0 to `len(info["detections"]) - 1`.
     """
-    return Scene(info["track"], tuple(detected_karts(info, view_index, MIN_KART_SIZE_PX)))
+    return Scene(info["track"], tuple(kart for kart in detected_karts(info, view_index) if kart.is_large_enough))

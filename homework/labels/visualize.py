@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.errors import InputError
+from ..utils.images import open_image
 from ..utils.io import atomic_write
 from .frame_info import read_frame_info
 from .rows import image_file
@@ -20,7 +21,7 @@ LINE_STYLES = {
     "other": {"linewidth": 0.6, "alpha": 0.45},
 }
 LEGEND = {"ego": "ego kart", "kart": "kart", "small": "kart below the minimum size", "other": "other detection"}
-FIGURE_WIDTH_IN, IMAGE_WIDTH_IN, ROW_HEIGHT_IN = 15.0, 8.4, 0.25
+WIDTH_IN, MIN_HEIGHT_IN, ROW_HEIGHT_IN = 15.0, 6.7, 0.25
 NAME_HEIGHT_PX = 5  # in pixels of the view
 
 RowsFn = Callable[[Scene], Iterable[tuple[str, str]]]
@@ -39,10 +40,7 @@ class LabeledBox:
 
 
 def boxes_for_drawing(info: dict, view_index: int, scene: Scene) -> list[LabeledBox]:
-    """List the boxes of a view in drawing order: the ego kart's last, so that it is on top.
-
-    `info` is the frame as returned by `read_frame_info`, `scene` the scene of the view.
-    """
+    """List the boxes of a view in drawing order: the ego kart's last, so that it is on top."""
     boxes = []
     kept = {kart.track_id for kart in scene.karts}
     for class_id, track_id, *corners in info["detections"][view_index]:
@@ -75,13 +73,18 @@ def show_view(info_file: Path, view_index: int, rows_fn: RowsFn, title: str, out
     rows = list(rows_fn(scene))
     # annotations name the image relative to data/, but the frame may be in any folder
     image_path = Path(info_file).parent / Path(image_file(info_file, view_index)).name
-    image_height_in = IMAGE_WIDTH_IN * VIEW_SIZE[1] / VIEW_SIZE[0]
-    height_in = max(image_height_in + 1.1, ROW_HEIGHT_IN * (len(rows) + 3))
-    figure, in_window = _new_figure(height_in, output is None)
-    axes = _draw_image(figure, image_path, image_height_in, height_in)
+    height_in = max(MIN_HEIGHT_IN, ROW_HEIGHT_IN * (len(rows) + 3))
+    figure, in_window = _new_figure(output is None, figsize=(WIDTH_IN, height_in), layout="constrained")
+    axes, text_axes = figure.subplots(1, 2, width_ratios=(8, 6))
+    axes.imshow(open_image(image_path), extent=(0, VIEW_SIZE[0], VIEW_SIZE[1], 0), interpolation="lanczos")
     axes.set_title(f"{image_path.parent.name}/{image_path.name}   ({scene.track})", fontsize=12, loc="left")
     _draw_boxes(axes, boxes_for_drawing(info, view_index, scene))
-    _write_rows(figure, height_in, rows, title)
+    text_axes.set_title(f"{len(rows)} {title}", fontsize=12, weight="bold", loc="left")
+    for x, color, column in zip((0, 0.7), ("#555555", "black"), zip(*rows, strict=True), strict=True):
+        text_axes.text(x, 1, "\n".join(column), fontsize=10.5, linespacing=1.7, color=color, va="top")
+    for each in (axes, text_axes):
+        each.set_axis_off()
+        each.set_anchor("N")
     for text, answer in rows:
         print(f"{text} {answer}".rstrip())
     if not in_window:
@@ -93,7 +96,7 @@ def show_view(info_file: Path, view_index: int, rows_fn: RowsFn, title: str, out
         plt.show()
 
 
-def _new_figure(height_in: float, in_window: bool):
+def _new_figure(in_window: bool, **options):
     """Return (figure, whether it has a window): it has one if asked for and there is a display."""
     backend = os.environ.pop("MPLBACKEND", None)  # an unknown name makes the import of matplotlib fail
     try:
@@ -102,7 +105,6 @@ def _new_figure(height_in: float, in_window: bool):
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
-    options = {"figsize": (FIGURE_WIDTH_IN, height_in), "facecolor": "white"}
     if in_window:
         try:
             if backend:
@@ -113,18 +115,6 @@ def _new_figure(height_in: float, in_window: bool):
         except Exception:  # the backend is unknown, not installed, or its toolkit finds no display: any error type
             pass
     return Figure(**options), False
-
-
-def _draw_image(figure, image_path: Path, image_height_in: float, height_in: float):
-    """Draw the view on the left of the figure and return its axes, in pixels of the 150x100 view."""
-    from ..utils.images import open_image
-
-    bottom = 1 - (image_height_in + 0.55) / height_in
-    place = (0.2 / FIGURE_WIDTH_IN, bottom, IMAGE_WIDTH_IN / FIGURE_WIDTH_IN, image_height_in / height_in)
-    axes = figure.add_axes(place)
-    axes.imshow(open_image(image_path), extent=(0, VIEW_SIZE[0], VIEW_SIZE[1], 0), interpolation="lanczos")
-    axes.set_axis_off()
-    return axes
 
 
 def _draw_boxes(axes, boxes: list[LabeledBox]) -> None:
@@ -162,16 +152,6 @@ def _draw_name(axes, box: LabeledBox, placed: list[tuple[float, float, float]]) 
     patch = {"boxstyle": "round,pad=0.2", "facecolor": ROLE_COLORS[box.role], "edgecolor": "none", "alpha": 0.9}
     style = {"ha": "center", "va": "bottom", "fontsize": 10, "color": "white" if is_ego else "black"}
     axes.text(x, y, text, bbox=patch, **style)
-
-
-def _write_rows(figure, height_in: float, rows: list[tuple[str, str]], title: str) -> None:
-    """Write the rows on the right of the figure, with a column for answers."""
-    left, right = ((IMAGE_WIDTH_IN + offset_in) / FIGURE_WIDTH_IN for offset_in in (0.5, 4.7))
-    figure.text(left, 1 - 0.42 / height_in, f"{len(rows)} {title}", fontsize=12, weight="bold", va="center")
-    for number, (text, answer) in enumerate(rows):
-        y = 1 - (0.8 + ROW_HEIGHT_IN * number) / height_in
-        figure.text(left, y, text, fontsize=10.5, va="center", color="#333333")
-        figure.text(right, y, answer, fontsize=10.5, va="center", weight="bold")
 
 
 def _save(figure, output: Path) -> None:

@@ -12,11 +12,7 @@ from .shared_vocab import SharedRowHead
 
 
 def prefill_image_prefix(model: nn.Module, tokens: PromptTokens, pixel_values: Tensor):
-    """Return the key-value cache of the prompts' common start, one row per image.
-
-    Args:
-        pixel_values: [b, 1, 3, h, w].
-    """
+    """Return the key-value cache of the prompts' common start, a row per image of [b, 1, 3, h, w]."""
     prefix = torch.tensor([tokens.prefix] * len(pixel_values), device=pixel_values.device)
     mask = torch.ones_like(prefix)
     output = backbone(model)(input_ids=prefix, attention_mask=mask, pixel_values=pixel_values, use_cache=True)

@@ -1,7 +1,10 @@
 """SmolVLM and other Idefics3 models, by transformers (from 4.52 on) and peft. No code of a checkpoint is run."""
 
 import contextlib
+import inspect
+import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,22 +15,18 @@ import torch
 from torch import nn
 
 from ..utils.errors import InputError, first_line
+from .lora_weights import REMEDY, read_lora_config
 from .prompts import PromptTokens
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 MAX_LAYERS = 1000  # more than any model has
-LAYER_COUNTS = {"num_hidden_layers"}  # names of a config's numbers of layers
 
 
 @contextlib.contextmanager
 def library_errors_as_input_error(path: str | Path, problem: str, remedy: str) -> Iterator[None]:
-    """Silence all libraries, and turn whatever they raise (each has its own errors) into one line about `path`.
-
-    Raises:
-        InputError: the block raised.
-    """
+    """Silence all libraries, and turn whatever they raise into an `InputError`: one line about `path`."""
     from transformers.utils import logging as transformers_logging
 
     disabled_level, has_bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
@@ -48,14 +47,7 @@ def library_errors_as_input_error(path: str | Path, problem: str, remedy: str) -
 
 
 def load_model(base: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Load an Idefics3 model in eval mode.
-
-    Args:
-        base: a folder or a hub name.
-
-    Raises:
-        InputError: neither a readable folder nor a hub name that can be reached.
-    """
+    """Load an Idefics3 model, from a folder or by its hub name, in eval mode."""
     with library_errors_as_input_error(base, "cannot load it as a base", "name a folder or a hub model that exists"):
         import transformers
 
@@ -71,18 +63,13 @@ def load_model(base: str, device: torch.device, dtype: torch.dtype) -> nn.Module
 
 
 def load_processor(base: str) -> "ProcessorMixin":
-    """Load tokenizer, chat template and image processor, with padding on the left as generation needs it.
-
-    Raises:
-        InputError: neither a readable folder nor a hub name that can be reached.
-    """
+    """Load tokenizer, chat template and image processor, with padding on the left as generation needs it."""
     with library_errors_as_input_error(base, "cannot load it as a base", "name a folder or a hub model that exists"):
         from transformers import AutoProcessor
 
         # no splitting and no upscaling: an image is resized once, to the size that the vision encoder takes
-        processor = AutoProcessor.from_pretrained(
-            base, do_image_splitting=False, do_resize=False, trust_remote_code=False
-        )
+        settings = {"do_image_splitting": False, "do_resize": False, "trust_remote_code": False}
+        processor = AutoProcessor.from_pretrained(base, **settings)
         processor.tokenizer.padding_side = "left"
         processor.tokenizer.model_max_length = sys.maxsize  # nothing is truncated; longer texts only gave a warning
         if processor.tokenizer.eos_token is None or processor.tokenizer.pad_token is None:
@@ -97,16 +84,15 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     Raises:
         InputError: the weights are missing, broken, or trained on another base.
     """
-    problem, remedy = "not an adapter of this base", "train again on this base, or use the adapter's own"
-    with library_errors_as_input_error(checkpoint, problem, remedy):
-        from peft import PeftModel, get_peft_model_state_dict
+    with library_errors_as_input_error(checkpoint, "not an adapter of this base", REMEDY):
+        from peft import LoraConfig, PeftModel, get_peft_model_state_dict
         from peft.utils import load_peft_weights
 
-        from .lora_weights import read_lora_config
-
-        peft_model = PeftModel.from_pretrained(
-            model, str(checkpoint), config=_lora_config(read_lora_config(checkpoint))
-        )
+        known = inspect.signature(LoraConfig).parameters  # a newer peft writes settings that an older one does not know
+        values = {name: value for name, value in read_lora_config(checkpoint).items() if name in known}
+        # without the settings by which peft imports a named module
+        config = LoraConfig(**values | {"megatron_config": None, "megatron_core": None, "auto_mapping": None})
+        peft_model = PeftModel.from_pretrained(model, str(checkpoint), config=config)
         # peft only warns of layers without a weight, and ignores weights without a layer
         expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
         stored = load_peft_weights(str(checkpoint), device="cpu")
@@ -116,26 +102,12 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
         return peft_model
 
 
-def _lora_config(values: dict):
-    """Make peft's config of an `adapter_config.json`, without the settings by which peft imports a named module."""
-    import inspect
-
-    from peft import LoraConfig
-
-    known = inspect.signature(LoraConfig).parameters  # a newer peft writes settings that an older one does not know
-    values = {name: value for name, value in values.items() if name in known}
-    return LoraConfig(**values | {"megatron_config": None, "megatron_core": None, "auto_mapping": None})
-
-
 def _check_config_fits_weights(base: str, config) -> None:
-    """Compare the size that a config claims with that of the weights: transformers allocates memory before it does.
-
-    Raises:
-        ValueError: more layers, or more weights, than the folder's files can hold.
-    """
+    """Check that a folder holds as many weights as its config claims: memory will be allocated for these."""
     if not Path(base).is_dir():
         return  # a model of the hub
-    if _max_declared_layers(config.to_dict()) > MAX_LAYERS:
+    num_layers = re.findall(r'"num_hidden_layers": ([\d.e+]+)', json.dumps(config.to_dict(), default=str))
+    if max(map(float, num_layers), default=0) > MAX_LAYERS:
         raise ValueError(f"its config claims more than {MAX_LAYERS} layers")
     from transformers import AutoModelForImageTextToText
 
@@ -145,13 +117,3 @@ def _check_config_fits_weights(base: str, config) -> None:
     claimed = sum(parameter.numel() for parameter in model.parameters())
     if claimed > 2 * size:  # a weight takes a byte at least, and two that are tied are stored once
         raise ValueError(f"its config claims {claimed:,} weights, but the files of its weights have {size:,} bytes")
-
-
-def _max_declared_layers(value, is_layer_count: bool = False) -> float:
-    """Return the largest number of layers in a config, given as a dict."""
-    if isinstance(value, dict):
-        counts = (_max_declared_layers(entry, is_layer_count or key in LAYER_COUNTS) for key, entry in value.items())
-        return max(counts, default=0)
-    if isinstance(value, list | tuple):
-        return max((_max_declared_layers(entry, is_layer_count) for entry in value), default=0)
-    return value if is_layer_count and isinstance(value, int | float) else 0

@@ -36,43 +36,29 @@ def load_views(paths: Sequence[str | Path], cache_dir: str | Path | None = None)
 
     The cache's name is a digest of every file's path, size and modification time, so a changed image is decoded again;
     the `MAX_CACHE_FILES` used last are kept. Where the cache cannot be written, the array stays in memory.
-
-    Raises:
-        InputError: see `open_image`.
     """
-    name = _digest(paths)
-    file = Path(cache_dir) / f"views-{name}.npy" if cache_dir else None
+    digest = _digest(paths)  # raises for a missing file even without a cache
+    file = Path(cache_dir) / f"views-{digest}.npy" if cache_dir else None
     shape = (len(paths), VIEW_SIZE[1], VIEW_SIZE[0], 3)
     cached = _cached(file, shape) if file else None
     if cached is not None:
         return cached
     views = np.empty(shape, dtype=np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool, cancel_on_error(pool):
-        for index, view in enumerate(
-            progress_bar(
-                pool.map(lambda path: to_view_size(open_image(path)), paths),
-                total=len(paths),
-                desc="reading views",
-                unit="view",
-            )
-        ):
+        decoded = pool.map(lambda path: to_view_size(open_image(path)), paths)
+        for index, view in enumerate(progress_bar(decoded, total=len(paths), desc="reading views", unit="view")):
             views[index] = view
-    if file:
-        try:
-            with atomic_write(file) as temporary, open(temporary, "wb") as stream:
-                np.save(stream, views)
-        except OSError:
-            return views
-        _delete_old_caches(file.parent)
-        return np.load(file, mmap_mode="r")
-    return views
-
-
-def _delete_old_caches(folder: Path) -> None:
-    """Keep the caches that were used last: one of images that have changed since is never read again."""
+    if not file:
+        return views
+    try:
+        with atomic_write(file) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, views)
+    except OSError:
+        return views
     with contextlib.suppress(OSError):  # some systems cannot delete an open file
-        for old in sorted(folder.glob("views-*.npy"), key=lambda file: -file.stat().st_mtime)[MAX_CACHE_FILES:]:
+        for old in sorted(file.parent.glob("views-*.npy"), key=lambda one: -one.stat().st_mtime)[MAX_CACHE_FILES:]:
             old.unlink()
+    return np.load(file, mmap_mode="r")
 
 
 def _cached(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -82,7 +68,7 @@ def _cached(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     except (OSError, ValueError, EOFError, SyntaxError):
         return None
     with contextlib.suppress(OSError):
-        os.utime(file)  # for `_delete_old_caches`
+        os.utime(file)  # the caches used last are kept
     return views if views.shape == shape and views.dtype == np.uint8 else None
 
 
@@ -104,11 +90,7 @@ def normalise(pixels: np.ndarray | Tensor) -> Tensor:
 
 
 def clip_pixels(images: Sequence[Image.Image | np.ndarray]) -> Tensor:
-    """Apply the grader's transform: short side to 192 (bilinear), centre crop to 192x192, normalised.
-
-    Returns:
-        float32 [n, 3, 192, 192].
-    """
+    """Apply the grader's transform: short side to 192 (bilinear), centre crop, normalise. [n, 3, 192, 192]"""
     crops = np.empty((len(images), CLIP_SIZE, CLIP_SIZE, 3), dtype=np.uint8)
     for crop, image in zip(crops, images, strict=True):
         image = image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -63,9 +63,8 @@ def resolve_base(base: str) -> str:
         return DEFAULT_BASE
     # a hub name has an owner, and there is no folder of the owner's name here
     if not Path(base).is_dir() and ("/" not in base or Path(base).parent.is_dir()):
-        raise folder_not_found(
-            Path(base), "no such base or checkpoint", "name a folder, or a model of the hub as OWNER/NAME"
-        )
+        remedy = "name a folder, or a model of the hub as OWNER/NAME"
+        raise folder_not_found(Path(base), "no such base or checkpoint", remedy)
     return base
 
 
@@ -90,11 +89,7 @@ def load_base(base: str = DEFAULT_BASE) -> tuple[nn.Module, "Processor"]:
 
 
 def load_model(base: str = DEFAULT_BASE) -> nn.Module:
-    """Load a base's model on the best device, in eval mode. TuxNano is in float32 everywhere.
-
-    Raises:
-        InputError: see `load_base`.
-    """
+    """Load a base's model on the best device, in eval mode. TuxNano is in float32 everywhere."""
     base, device = resolve_base(base), pick_device()
     if is_tux_nano(base):
         return TuxNano.load(Path(base)).to(device)
@@ -102,11 +97,7 @@ def load_model(base: str = DEFAULT_BASE) -> nn.Module:
 
 
 def load_processor(base: str = DEFAULT_BASE) -> "Processor":
-    """Load a base's tokenizer, chat template and image processor.
-
-    Raises:
-        InputError: see `load_base`.
-    """
+    """Load a base's tokenizer, chat template and image processor."""
     base = resolve_base(base)
     if is_tux_nano(base):
         return TuxNanoProcessor(Path(base), num_image_tokens(TuxNanoConfig.load(Path(base)).num_karts))
@@ -114,11 +105,7 @@ def load_processor(base: str = DEFAULT_BASE) -> "Processor":
 
 
 def load_for_inference(checkpoint: str | Path) -> tuple[nn.Module, "Processor"]:
-    """Load (model, processor) of a base or of a PEFT folder, on the best device, in eval mode.
-
-    Raises:
-        InputError: see `load_base`, `merge_lora` and `idefics3.load_adapter`.
-    """
+    """Load (model, processor) of a base or of a PEFT folder, on the best device, in eval mode."""
     if not is_adapter(checkpoint):
         return load_base(str(checkpoint))
     model, processor = load_base(read_adapter_base(checkpoint))
@@ -126,11 +113,7 @@ def load_for_inference(checkpoint: str | Path) -> tuple[nn.Module, "Processor"]:
 
 
 def add_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
-    """Give a model, or a CLIP on its encoders, a PEFT folder's LoRA: merged where TuxNano is the base, else by peft.
-
-    Raises:
-        InputError: see `load_for_inference`.
-    """
+    """Give a model, or a CLIP on its encoders, a PEFT folder's LoRA: merged where TuxNano is the base, else by peft."""
     if isinstance(model, TuxNano) or isinstance(getattr(model, "text_encoder", None), LanguageModel):
         return merge_lora(model, checkpoint).eval()
     return idefics3.load_adapter(model, checkpoint).eval()

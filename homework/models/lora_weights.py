@@ -78,7 +78,13 @@ def merge_lora(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     try:
         config = read_lora_config(checkpoint)
         _check_is_plain(config)
-        layers, rank = _target_layers(model, config), config["r"]
+        suffixes, excluded = tuple(f".{name}" for name in config["target_modules"]), config.get("exclude_modules")
+        layers = {  # that peft would select
+            name: module
+            for name, module in model.named_modules()
+            if f".{name}".endswith(suffixes) and not (excluded and re.fullmatch(excluded, name))
+        }
+        rank = config["r"]
         weights, prefix = load_file(Path(checkpoint) / ADAPTER_WEIGHTS), "base_model.model."
         expected = {f"{prefix}{name}.lora_A.weight": (rank, layer.weight.shape[-1]) for name, layer in layers.items()}
         expected |= {f"{prefix}{name}.lora_B.weight": (layer.weight.shape[0], rank) for name, layer in layers.items()}
@@ -99,11 +105,7 @@ def merge_lora(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
 
 def _check_is_plain(config: dict) -> None:
-    """Check that an adapter is plain LoRA, so that `merge_lora` computes what peft would.
-
-    Raises:
-        ValueError: a setting changes what it computes, or has a value of a wrong type.
-    """
+    """Check that an adapter is plain LoRA, so that `merge_lora` computes what peft would."""
     variants = [name for name, value in config.items() if value and name not in PLAIN_SETTINGS]
     if config.get("bias", "none") != "none":
         variants.append("a trained bias")
@@ -118,13 +120,3 @@ def _check_is_plain(config: dict) -> None:
         raise ValueError(f"target_modules is {targets!r}, expected a list of names")
     if not isinstance(excluded, str | None):
         raise ValueError(f"exclude_modules is {excluded!r}, expected a regular expression")
-
-
-def _target_layers(model: nn.Module, config: dict) -> dict[str, nn.Module]:
-    """Return the layers that `target_modules` and `exclude_modules` select, by their names, as peft does."""
-    suffixes, excluded = tuple(f".{target}" for target in config["target_modules"]), config.get("exclude_modules")
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if f".{name}".endswith(suffixes) and not (excluded and re.fullmatch(excluded, name))
-    }

@@ -1,7 +1,7 @@
 """CLIP's training: views with all captions that are true of them, and the module that learns to match them."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..labels.frame_info import read_frame_info
+from ..labels.frame_info import read_frame_info, read_scene
 from ..labels.questions import captions, classify_caption
 from ..labels.rows import CaptionDataset, drop_rows_without_image, parse_image_file
-from ..labels.scene import build_scene
 from ..models.clip import BASE_MODEL_PREFIXES, CLIP, class_prior_logits, tokenize
 from ..models.images import clip_pixels, load_views
-from ..utils.errors import InputError
 from ..utils.io import fingerprint
 from ..utils.progress import progress_bar
 from .lora import PeftTrainingModule, add_lora
@@ -45,11 +43,8 @@ class CLIPTrainingModule(PeftTrainingModule):
             features: of the images, see `CLIP.encode_vision_features`, [b, width].
         """
         features = self.base.encode_vision_features(pixel_values) if features is None else features
-        image_features, text_features = (
-            self.base.project_image(features),
-            self.base.encode_text(input_ids, attention_mask),
-        )
-        return {"loss": self.base.loss(image_features, text_features, targets, prior_logits)}
+        text_features = self.base.encode_text(input_ids, attention_mask)
+        return {"loss": self.base.loss(self.base.project_image(features), text_features, targets, prior_logits)}
 
     def save_adapter(self, folder: str | Path) -> None:
         super().save_adapter(folder)
@@ -82,16 +77,10 @@ class CaptionMatchingDataset(Dataset):
         true_captions: dict[str, set[str]] = {}
         for row in rows:
             true_captions.setdefault(row["image_file"], set()).add(row["caption"])
-        infos: dict[str, dict] = {}
+        read = lru_cache(read_frame_info)
         for image, known in progress_bar(true_captions.items(), desc="reading frames", unit="view", delay=1):
-            frame, view = parse_image_file(image)
-            file = data_dir / f"{frame}_info.json"
-            if frame not in infos and file.exists():
-                infos[frame] = read_frame_info(file)
-            if frame in infos:
-                if view >= len(infos[frame]["detections"]):
-                    raise InputError(file, f"has no view {view}", f"take {image} out of the captions")
-                known.update(captions(build_scene(infos[frame], view)))
+            if (data_dir / f"{parse_image_file(image)[0]}_info.json").exists():
+                known.update(captions(read_scene(image, data_dir, read)))
         self.captions = sorted(set().union(*true_captions.values()))
         index = {caption: i for i, caption in enumerate(self.captions)}
         self.targets = torch.zeros(len(true_captions), len(self.captions))
@@ -123,12 +112,6 @@ class CaptionMatchingDataset(Dataset):
         return self.views[i], self.targets[i]
 
 
-def collate_images(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Make a batch for `CLIPTrainingModule` of items of `CaptionMatchingDataset` and its `texts`."""
-    views, targets = zip(*items, strict=True)
-    return {"pixel_values": clip_pixels(views), "targets": torch.stack(targets), **texts}
-
-
 class CachedFeatureDataset(Dataset):
     """Views as the features of a CLIP whose vision part is frozen, so that each image is encoded once.
 
@@ -150,39 +133,31 @@ class CachedFeatureDataset(Dataset):
         """Return features [width] on the CPU and targets [captions]."""
         return self.__getitems__([i])[0]
 
+    @torch.no_grad()
     def __getitems__(self, batch: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Return a batch, which torch's loader asks for as one; its new images are encoded together."""
         new = [i for i in dict.fromkeys(batch) if i not in self.features]
         if new:
-            self.features.update(zip(new, self._encode(new), strict=True))
+            was_training = self.clip.training
+            self.clip.train()  # a single pass, as in training
+            pixels = clip_pixels([self.views.views[self.chosen[i]] for i in new])
+            features = self.clip.encode_vision_features(pixels.to(next(self.clip.parameters()).device)).cpu()
+            self.clip.train(was_training)
+            self.features.update(zip(new, features, strict=True))
         return [(self.features[i], self.targets[i]) for i in batch]
 
-    @torch.no_grad()
-    def _encode(self, new: Sequence[int]) -> Tensor:
-        """Encode images in a single pass, as in training mode: [new, width], on the CPU."""
-        was_training = self.clip.training
-        self.clip.train()
-        pixels = clip_pixels([self.views.views[self.chosen[i]] for i in new])
-        features = self.clip.encode_vision_features(pixels.to(next(self.clip.parameters()).device)).cpu()
-        self.clip.train(was_training)
-        return features
 
-
-def collate_features(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Make a batch for `CLIPTrainingModule` of items of `CachedFeatureDataset` and its views' `texts`."""
-    features, targets = zip(*items, strict=True)
-    return {"features": torch.stack(features), "targets": torch.stack(targets), **texts}
+def collate_images(items: list, texts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Make a batch for `CLIPTrainingModule` of a dataset's items, views or cached features, and its views' `texts`."""
+    images, targets = zip(*items, strict=True)
+    is_cached = isinstance(images[0], Tensor)
+    inputs = {"features": torch.stack(images)} if is_cached else {"pixel_values": clip_pixels(images)}
+    return {**inputs, "targets": torch.stack(targets), **texts}
 
 
 def training_set(
     views: CaptionMatchingDataset, clip: CLIP, tokenizer, seed: int
 ) -> tuple[Dataset, Callable[[list], dict]]:
-    """Return the dataset that a CLIP is trained on, and its collate function.
-
-    Args:
-        seed: of the draw of cached images.
-    """
-    texts = views.texts(tokenizer)
-    if clip.vision_is_trainable:
-        return views, partial(collate_images, texts=texts)
-    return CachedFeatureDataset(views, clip, seed), partial(collate_features, texts=texts)
+    """Return the dataset to train a CLIP on, and its collate function; `seed` draws the cached images."""
+    dataset = views if clip.vision_is_trainable else CachedFeatureDataset(views, clip, seed)
+    return dataset, partial(collate_images, texts=views.texts(tokenizer))

@@ -15,11 +15,7 @@ LORA_EXCLUDED_MODULES = {"lm_head", "vision_projection", "text_projection", "key
 
 
 def add_lora(model: nn.Module, rank: int, base: str, exclude: str | None = None) -> nn.Module:
-    """Return a PeftModel with LoRA on every linear layer of the encoders and the connector.
-
-    Args:
-        exclude: name of a submodule that gets none.
-    """
+    """Return a PeftModel with LoRA on the linear layers of encoders and connector, except in `exclude`."""
     from peft import LoraConfig, get_peft_model
 
     names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}

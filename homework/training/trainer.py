@@ -98,11 +98,7 @@ class LengthGroupedBatches(LengthGroupedSampler):
 
 @contextlib.contextmanager
 def _saving(folder: str | Path) -> Iterator[None]:
-    """Turn the errors that safetensors and torch raise on a full disk into one line about `folder`.
-
-    Raises:
-        InputError: they could not write.
-    """
+    """Turn the errors of safetensors and torch on a full disk into an `InputError` about `folder`."""
     try:
         with with_filename(folder):
             yield
@@ -164,9 +160,8 @@ def _resume_point(run_dir: Path, config: TrainingConfig) -> Path | None:
     if checkpoint and file.exists() and read_json(file) == asdict(config):
         return checkpoint
     if checkpoint:
-        raise InputError(
-            run_dir, "holds an unfinished run with other settings", "delete it, or choose another --run-dir"
-        )
+        problem = "holds an unfinished run with other settings"
+        raise InputError(run_dir, problem, "delete it, or choose another --run-dir")
     for part in run_dir.glob("checkpoint-*"):
         shutil.rmtree(part)
     write_json(file, asdict(config))
@@ -237,11 +232,8 @@ def fit(
     with with_filename(run_dir):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.is_world_process_zero():
-        manifest = {
-            "date": time.strftime("%Y-%m-%d %H:%M"),
-            "config": asdict(config),
-            "curve": trainer.state.log_history,
-        }
+        date = time.strftime("%Y-%m-%d %H:%M")
+        manifest = {"date": date, "config": asdict(config), "curve": trainer.state.log_history}
         save_adapter_atomically(module, output, manifest)
         for checkpoint in run_dir.glob("checkpoint-*"):
             (checkpoint / STATE_FILE).unlink(missing_ok=True)  # first: half a checkpoint must not be resumed from
@@ -250,25 +242,16 @@ def fit(
 
 
 def check_output_dir(output: Path) -> None:
-    """Check before training that an adapter may replace what is at `output`.
-
-    Raises:
-        InputError: something else is there, which would be lost, or the folder above it is not writable.
-    """
+    """Check before training that an adapter may be written to `output`: nothing else would be lost."""
     known = (output / MANIFEST_FILE, output / "adapter_config.json")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in known)):
-        raise InputError(
-            output, "already exists and is not an adapter; refusing to overwrite it", "choose another --output"
-        )
+        problem = "already exists and is not an adapter; refusing to overwrite it"
+        raise InputError(output, problem, "choose another --output")
     check_writable(output, folder=True)
 
 
 def save_adapter_atomically(module: PeftTrainingModule, output: Path, manifest: dict) -> None:
-    """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole.
-
-    Args:
-        manifest: for `training.json`, which is written last.
-    """
+    """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
         new, old = Path(temporary) / "new", Path(temporary) / "old"

@@ -31,11 +31,7 @@ class UsageError(InputError):
 
 
 def check_min(minimum: float, **flags: float | None) -> None:
-    """Check that numeric flags are at least `minimum` and below `MAX_SEED`; None stands for the default.
-
-    Raises:
-        UsageError: a flag is out of range or NaN.
-    """
+    """Check that numeric flags are at least `minimum` and below `MAX_SEED`; None stands for the default."""
     for name, value in flags.items():
         if value is not None and not minimum <= value < MAX_SEED:
             given = f"{value:,}" if isinstance(value, int) else f"{value:g}"

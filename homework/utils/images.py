@@ -29,11 +29,7 @@ def open_checked(path: str | Path) -> Iterator[Image.Image]:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode an image file of any size to RGB.
-
-    Raises:
-        InputError: the file is missing, truncated or not an image.
-    """
+    """Decode an image file of any size to RGB; raises what `open_checked` does."""
     with open_checked(path) as image:
         return as_rgb(image)
 

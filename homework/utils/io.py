@@ -13,11 +13,7 @@ from .errors import InputError, first_line
 
 
 def read_json(path: str | Path):
-    """Read and parse a JSON file.
-
-    Raises:
-        InputError: the file is missing or not JSON.
-    """
+    """Read and parse a JSON file; raises what `open_json` does."""
     with open_json(path) as text:
         content = json.loads(text)
         if re.search(rb"\\u[dD][89a-fA-F]", text):  # a lone surrogate can be neither printed nor written
@@ -87,11 +83,7 @@ def apply_umask(file: str | Path) -> None:
 
 
 def check_writable(path: str | Path, folder: bool = False) -> None:
-    """Check before long work that its result, a file or else a folder, can be written.
-
-    Raises:
-        InputError: `path` is a folder and should be a file, or the folder to write to is not writable.
-    """
+    """Check before long work that its result, a file or else a folder, can be written to `path`."""
     if not folder:
         _check_not_folder(Path(path))
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())

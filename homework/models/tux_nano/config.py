@@ -97,11 +97,7 @@ def is_tux_nano_config(values) -> bool:
 
 
 def _build(part: type, values, where: str | Path):
-    """Make one of the classes above of a JSON object's values.
-
-    Raises:
-        InputError: a value is missing, unknown, or of another type than the default.
-    """
+    """Make one of the classes above of a JSON object; check that it has the types of the defaults."""
     names = {one.name for one in fields(part)}
     if not isinstance(values, dict) or values.keys() != names:
         differing = sorted(names ^ values.keys()) if isinstance(values, dict) else sorted(names)

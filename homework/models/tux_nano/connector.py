@@ -77,10 +77,8 @@ class PredictionHeads(nn.Module):
         """Return the log-odds of every caption there can be, [b, num_captions], with 0 for what is improbable.
 
         That is: of each ego kart, total and track, and of each kart on each side, minus the log-odds of
-        `MIN_EVIDENCE_PROB`. A caption of another type needs a place here, or CLIP cannot learn it.
-
-        Args:
-            tokens: of the vision encoder, [b, passes, s, d].
+        `MIN_EVIDENCE_PROB`. A caption of another type needs a place here, or CLIP cannot learn it. For the tokens, see
+        `forward`.
         """
         logits = self(tokens)
         present, sides = logits["relation"].tensor_split([1], dim=-1)
@@ -196,15 +194,7 @@ def side_probabilities(sides: Tensor) -> Tensor:
 
 
 def attend_cells(kart_logits: Tensor, cell_values: Tensor) -> Tensor:
-    """Average cell values by where each kart most likely is.
-
-    Args:
-        kart_logits: [b, cells, karts].
-        cell_values: [b, cells, n], or [cells, n].
-
-    Returns:
-        [b, karts, n].
-    """
+    """Average [b, cells, n] or [cells, n] by where karts [b, cells, karts] most likely are: [b, karts, n]."""
     return kart_logits.softmax(1).transpose(1, 2) @ cell_values
 
 

@@ -38,11 +38,8 @@ class Attention(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.head_dim = config.head_dim
-        dim, q_dim, kv_dim = (
-            config.hidden_size,
-            config.num_heads * config.head_dim,
-            config.num_kv_heads * config.head_dim,
-        )
+        dim, kv_dim = config.hidden_size, config.num_kv_heads * config.head_dim
+        q_dim = config.num_heads * config.head_dim
         self.q_proj = nn.Linear(dim, q_dim, bias=False)
         self.k_proj = nn.Linear(dim, kv_dim, bias=False)
         self.v_proj = nn.Linear(dim, kv_dim, bias=False)
@@ -50,10 +47,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor, cache: KVCache | None, layer: int) -> Tensor:
         # [b, s, heads * head_dim] -> [b, heads, s, head_dim]
-        q, k, v = (
-            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        projections = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = (values.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for values in projections)
         q, k = apply_rope(q, rope), apply_rope(k, rope)
         if cache is not None:
             k, v = cache.update(k, v, layer)
@@ -121,30 +116,25 @@ class LanguageModel(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(num_cached, num_cached + length, device=x.device)[None]
         rope = rope_cos_sin(position_ids, self.config.head_dim, self.config.rope_theta).to(x.dtype)
-        mask = attention_mask
-        if mask is None or mask.ndim == 2:
-            mask = causal_mask(mask, num_cached, length, x.device)
+        mask = x.new_ones(len(x), num_cached + length) if attention_mask is None else attention_mask
+        if mask.ndim == 2:
+            mask = causal_mask(mask, num_cached)
         for number, layer in enumerate(self.layers):
             x = layer(x, rope, mask, cache, number)
         return ModelOutput(self.norm(x), cache)
 
 
-def causal_mask(is_token: Tensor | None, num_cached: int, length: int, device: torch.device) -> Tensor:
-    """Return a mask, true where one of `length` new tokens attends to one of `num_cached + length` tokens.
+def causal_mask(is_token: Tensor, num_cached: int) -> Tensor:
+    """Return a mask, true where a new token attends to one of all tokens. [b, all] -> [b, 1, new, all] bool.
 
     Each attends to itself and to the tokens before it. So does padding, since a row without a true value gives NaN.
 
     Args:
-        is_token: [b, num_cached + length], 1 or true for tokens, 0 for padding; without it there is no padding.
-
-    Returns:
-        [b or 1, 1, length, num_cached + length] bool.
+        is_token: 1 or true for tokens, 0 for padding; the first `num_cached` are not new.
     """
-    causal = torch.ones(length, num_cached + length, dtype=torch.bool, device=device).tril(num_cached)
-    if is_token is None:
-        return causal[None, None]
-    itself = torch.eye(length, dtype=torch.bool, device=device)
-    return (causal & is_token.bool()[:, None] | F.pad(itself, (num_cached, 0)))[:, None]
+    itself = torch.eye(is_token.shape[1], dtype=torch.bool, device=is_token.device)[num_cached:]  # [new, all]
+    causal = torch.ones_like(itself).tril(num_cached)
+    return (causal & is_token.bool()[:, None] | itself)[:, None]
 
 
 def rope_cos_sin(positions: Tensor, head_dim: int, theta: float) -> Tensor:

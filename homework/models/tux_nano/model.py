@@ -95,11 +95,7 @@ class TuxNano(nn.Module):
 
 
 def _check_sizes(config: TuxNanoConfig, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Compare every size in a config with the shape of a stored weight.
-
-    Raises:
-        ValueError: they differ, or there are more layers than weights.
-    """
+    """Check every size in a config against the shape of a stored weight, and the number of layers."""
     text, vision = config.text, config.vision
     expected = {
         "language_model.embed_tokens.weight": (text.vocab_size, text.hidden_size),

@@ -36,13 +36,7 @@ class TuxNanoTokenizer:
             raise InputError(file, f"has no token {', '.join(missing)}", RETRIEVE)
         self.eos_token, self.pad_token_id = EOS_TOKEN, self.backend.token_to_id(PAD_TOKEN)
 
-    def __call__(
-        self,
-        text: str | list[str],
-        add_special_tokens: bool = True,
-        padding: bool = True,
-        return_tensors: str = "pt",
-    ) -> dict:
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True, **_) -> dict:
         """Return `input_ids` of a text; of several, tensors [n, s] padded on the right, with `attention_mask`."""
         if isinstance(text, str):
             return {"input_ids": self.backend.encode(text, add_special_tokens=add_special_tokens).ids}

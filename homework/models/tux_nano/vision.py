@@ -109,9 +109,8 @@ class VisionEncoder(nn.Module):
         self.foveal_projection = nn.Linear(config.foveal_channels[-1], config.hidden_size)
         self.position_projection = nn.Linear(4 * NUM_POSITION_FREQUENCIES, config.hidden_size)
         self.register_tokens = nn.Embedding(config.num_register_tokens, config.hidden_size)
-        self.layers = nn.ModuleList(
-            AttentionLayer(config.hidden_size, config.num_heads) for _ in range(config.num_layers)
-        )
+        layers = (AttentionLayer(config.hidden_size, config.num_heads) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def feature_maps(self, pixel_values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -170,23 +169,17 @@ def cell_centers(num_columns: int, device: torch.device) -> Tensor:
         (GRID_ROWS, num_columns, -half * (GRID_ROWS - 1), -half * (num_columns - 1), STRIDE),
         (FOVEA_SIZE[1] // FOVEAL_STRIDE, FOVEA_SIZE[0] // FOVEAL_STRIDE, *FOVEA_CORNER, FOVEAL_STRIDE),
     )
-    return torch.cat(
-        [
-            torch.cartesian_prod(
-                *(torch.arange(n, device=device) * stride + first for n, first in ((h, top), (w, left)))
-            )
-            for h, w, top, left, stride in grids
-        ]
-    ).float()
+    cells = []
+    for h, w, top, left, stride in grids:
+        y, x = torch.arange(h, device=device) * stride + top, torch.arange(w, device=device) * stride + left
+        cells.append(torch.cartesian_prod(y, x))
+    return torch.cat(cells).float()
 
 
 def cell_positions(centers: Tensor) -> Tensor:
-    """Encode offsets from the image's centre as sines and cosines: [cells, 2] -> [cells, 4 * frequencies].
+    """Encode offsets (y, x) in pixels as sines and cosines: [cells, 2] -> [cells, 4 * frequencies].
 
     The wavelengths go from 2 strides to 4 times the width of a view.
-
-    Args:
-        centers: (y, x) in pixels.
     """
     base = 4 * VIEW_SIZE[0] / (2 * STRIDE)
     scale = torch.logspace(0, 1, NUM_POSITION_FREQUENCIES, base=base, device=centers.device)
