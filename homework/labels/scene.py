@@ -70,13 +70,14 @@ class Scene:
         return kart.box[1] + kart.box[3] < self.ego.box[1] + self.ego.box[3]
 
 
-def detected_karts(info: dict, view_index: int) -> Iterator[Kart]:
-    """Yield the karts of a view in the order of the detections, with scaled and truncated boxes."""
+def detected_karts(info: dict, view_index: int, min_side: int = 0) -> Iterator[Kart]:
+    """Yield a view's karts whose scaled, truncated box is at least `min_side` pixels wide and high."""
     for class_id, track_id, x1, y1, x2, y2 in info["detections"][view_index]:
         if class_id == KART_CLASS:
             x1, y1 = int(x1 * DETECTION_SCALE), int(y1 * DETECTION_SCALE)
             x2, y2 = int(x2 * DETECTION_SCALE), int(y2 * DETECTION_SCALE)
-            yield Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2))
+            if x2 - x1 >= min_side and y2 - y1 >= min_side:
+                yield Kart(track_id, info["karts"][track_id], (x1, y1, x2, y2))
 
 
 def build_scene(info: dict, view_index: int) -> Scene:
@@ -86,4 +87,4 @@ def build_scene(info: dict, view_index: int) -> Scene:
         info: a frame, as returned by `read_frame_info`.
         view_index: 0 to `len(info["detections"]) - 1`.
     """
-    return Scene(info["track"], tuple(kart for kart in detected_karts(info, view_index) if kart.is_large_enough))
+    return Scene(info["track"], tuple(detected_karts(info, view_index, MIN_KART_SIZE_PX)))
