@@ -80,8 +80,11 @@ def show_view(info_file: Path, view_index: int, rows_fn: RowsFn, title: str, out
     axes.set_title(f"{image_path.parent.name}/{image_path.name}   ({scene.track})", fontsize=12, loc="left")
     _draw_boxes(axes, boxes_for_drawing(info, view_index, scene))
     text_axes.set_title(f"{len(rows)} {title}", fontsize=12, weight="bold", loc="left")
-    for x, color, column in zip((0, 0.7), ("#555555", "black"), zip(*rows, strict=True), strict=True):
-        text_axes.text(x, 1, "\n".join(column), fontsize=10.5, linespacing=1.7, color=color, va="top")
+    if rows:
+        table = text_axes.table(rows, loc="upper left", edges="open", cellLoc="left", colWidths=(0.72, 0.28))
+        table.auto_set_font_size(False)
+        table.set_fontsize(10.5)
+        table.scale(1, 1.25)
     for each in (axes, text_axes):
         each.set_axis_off()
         each.set_anchor("N")
