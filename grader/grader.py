@@ -28,8 +28,8 @@ class Grade:
         return not self.refused and all(part.result is not None for part in self.parts)
 
     @property
-    def total(self) -> float:
-        return sum(part.points + part.extra for part in self.parts)
+    def total(self) -> int:
+        return sum(part.points for part in self.parts)
 
 
 def find_bundles(path: Path) -> list[Path] | None:

@@ -12,11 +12,10 @@ from homework.utils.io import atomic_write
 
 from .grader import Grade
 from .runner import make_printable
-from .score import MAX_EXTRA_POINTS, MAX_POINTS, PartGrade
-from .worker import COURSE_MAX_SAMPLES
+from .score import MAX_POINTS, PartGrade
 
 FORMULA_PREFIXES = ("=", "+", "-", "@")  # a spreadsheet evaluates cells that begin with one of these
-JSON_FIELDS = ("points", "extra", "reason", "unanswered", "parameters", "seconds", "load_seconds", "answer_seconds")
+JSON_FIELDS = ("points", "reason", "unanswered", "parameters", "seconds", "load_seconds", "answer_seconds")
 
 
 def format_grade(grade: Grade) -> str:
@@ -24,19 +23,21 @@ def format_grade(grade: Grade) -> str:
     lines = [str(grade.bundle)]
     for part in grade.parts:
         lines += ["", *_format_part(part)]
-    possible = MAX_POINTS * len(grade.parts)
-    return "\n".join([*lines, "", f"total {grade.total:.1f} of {possible:.0f} points (extra credit counted)"])
+    return "\n".join([*lines, "", "total " + _format_points(grade.total, MAX_POINTS * len(grade.parts))])
+
+
+def _format_points(points: int, possible: int) -> str:
+    return f"{points} of {possible} points" + (", extra credit included" if points > possible else "")
 
 
 def _format_part(part: PartGrade) -> list[str]:
-    head = f"{part.name.upper():<5} {part.points:.1f} of {MAX_POINTS:.0f} points"
+    head = f"{part.name.upper():<5} {_format_points(part.points, MAX_POINTS)}"
     if part.result is None:
         return [f"{head}: {part.reason}", f"      {part.seconds:.1f} s"]
     by_type, exact_by_type = part.result.accuracy_by_type, part.result.exact_accuracy_by_type
     lines = [
-        f"{head}, extra credit {part.extra:.1f} of {MAX_EXTRA_POINTS:.0f}",
+        head,
         f"      accuracy     {_format_accuracy(part.result)}, exact match {part.result.exact_accuracy:.1%}",
-        f"      course       {_format_accuracy(part.course)}: the course's grader uses the first {COURSE_MAX_SAMPLES}",
         *(
             f"        {name:<10} {by_type[name]:6.1%} of {count:<4} exact match {exact_by_type[name]:6.1%}"
             for name, count in sorted(part.result.num_by_type.items())
@@ -59,18 +60,18 @@ def to_json(grade: Grade) -> dict:
     parts = {part.name: {name: getattr(part, name) for name in JSON_FIELDS} for part in grade.parts}
     for part in grade.parts:
         if part.result is not None:
-            parts[part.name] |= {"course_accuracy": part.course.accuracy} | part.result.to_json()
+            parts[part.name] |= part.result.to_json()
     totals = {"total": grade.total, "possible": 2 * MAX_POINTS, "refused": grade.refused}
     return {"bundle": str(grade.bundle), **totals, "parts": parts}
 
 
 def _make_row(grade: Grade) -> dict:
     """Return the columns of a table; points and seconds are numbers."""
-    points = {part.name: part.points + part.extra for part in grade.parts}
+    points = {part.name: part.points for part in grade.parts}
     problems = [f"{part.name.upper()}: {part.reason}" for part in grade.parts if part.reason]
     return {
         "bundle": make_printable(grade.bundle.name),
-        **{"vlm": 0.0, "clip": 0.0, **points, "total": grade.total},
+        **{"vlm": 0, "clip": 0, **points, "total": grade.total},
         "seconds": sum(part.seconds for part in grade.parts),
         "problem": " | ".join(problems) or make_printable(grade.refused),
     }
@@ -81,15 +82,15 @@ def format_table(grades: Sequence[Grade]) -> str:
     rows = [_make_row(grade).values() for grade in grades]
     width = max(len(name) for name, *_ in rows)
     lines = [f"{'bundle':<{width}} {'VLM':>6} {'CLIP':>6} {'total':>6} {'s':>6}"]
-    for name, *numbers, problem in rows:
-        cells = " ".join(f"{number:6.1f}" for number in numbers)
-        lines.append(f"{name:<{width}} {cells}  {problem}".rstrip())
+    for name, *numbers, seconds, problem in rows:
+        points = " ".join(f"{number:6}" for number in numbers)
+        lines.append(f"{name:<{width}} {points} {seconds:6.1f}  {problem}".rstrip())
     return "\n".join(lines)
 
 
 def print_result(grade: Grade) -> None:
     """Print a bundle's points to stderr, above a progress bar."""
-    points = "refused" if grade.refused else f"{grade.total:.1f} points"
+    points = "refused" if grade.refused else f"{grade.total} points"
     tqdm.write(f"{make_printable(grade.bundle.name)}: {points}", file=sys.stderr)
 
 

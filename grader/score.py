@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from homework.data import BenchmarkResult, Sample, is_correct, is_exact_match
 from homework.labels.questions import classify_caption, classify_question
 
-from .worker import COURSE_MAX_SAMPLES, image_key
+from .worker import image_key
 
-MAX_POINTS = 50.0
+MAX_POINTS = 50
 FULL_SCORE_ACCURACY = 0.70
 ZERO_SCORE_ACCURACY = {"vlm": 0.0, "clip": 0.20}  # CLIP: chance with five candidates
-MAX_EXTRA_POINTS = 5.0
+MAX_EXTRA_POINTS = {"vlm": 0, "clip": 5}
 EXTRA_CREDIT_RANGE = (0.80, 0.85)  # accuracy from which extra credit begins, and which gives all of it
 
 
@@ -20,18 +20,14 @@ def _interpolate(value: float, low: float, high: float) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def compute_points(part: str, accuracy: float) -> float:
-    """Return 0 to 50 points, linear in accuracy: from 0 to 70 % for the VLM, from 20 to 70 % for CLIP."""
-    return MAX_POINTS * _interpolate(accuracy, ZERO_SCORE_ACCURACY[part], FULL_SCORE_ACCURACY)
+def compute_points(part: str, accuracy: float) -> int:
+    """Return the points of a part as the course gives them, rounded to a whole number.
 
-
-def compute_extra_points(accuracy: float) -> float:
-    """Return 0 to 5 points of extra credit, linear from 80 to 85 % accuracy.
-
-    The contract lists extra credit after the points of both models, without saying whether it is given once. Here each
-    model can earn it, so the total can reach 110 of 100.
+    They are 0 to 50, linear in accuracy: from 0 to 70 % for the VLM, from 20 to 70 % for CLIP. From 80 to 85 % CLIP
+    earns 0 to 5 more as extra credit, so both parts make 105 at most.
     """
-    return MAX_EXTRA_POINTS * _interpolate(accuracy, *EXTRA_CREDIT_RANGE)
+    points = MAX_POINTS * _interpolate(accuracy, ZERO_SCORE_ACCURACY[part], FULL_SCORE_ACCURACY)
+    return round(points + MAX_EXTRA_POINTS[part] * _interpolate(accuracy, *EXTRA_CREDIT_RANGE))
 
 
 @dataclass(frozen=True)
@@ -48,17 +44,8 @@ class PartGrade:
     seconds: float = 0.0
 
     @property
-    def points(self) -> float:
-        return compute_points(self.name, self.result.accuracy) if self.result else 0.0
-
-    @property
-    def extra(self) -> float:
-        return compute_extra_points(self.result.accuracy) if self.result else 0.0
-
-    @property
-    def course(self) -> BenchmarkResult | None:
-        """Return the result on the samples that the course's grader uses."""
-        return BenchmarkResult(self.result.samples[:COURSE_MAX_SAMPLES]) if self.result else None
+    def points(self) -> int:
+        return compute_points(self.name, self.result.accuracy) if self.result else 0
 
 
 def match_answers(rows: Sequence[dict], key: str, records: Sequence[dict]) -> list[str | None]:

@@ -108,7 +108,7 @@ def choose_caption(clip, tokenizer, image_path: str, candidates: list[str]) -> s
     import torch
     from PIL import Image
 
-    device = next(iter(clip.model.parameters())).device
+    device = next(iter(clip.parameters())).device
     with Image.open(image_path) as image:
         pixels = clip_pixels(image.convert("RGB")).to(device, torch.bfloat16)
     texts = tokenizer([text + tokenizer.eos_token for text in candidates], padding=True, return_tensors="pt")
@@ -124,7 +124,11 @@ def choose_caption(clip, tokenizer, image_path: str, candidates: list[str]) -> s
 
 
 def answer_clip(homework, clip, job: dict) -> list[dict]:
-    """Choose a caption for each image in bfloat16, one image per call, as the course's grader does."""
+    """Choose a caption for each image in bfloat16, one image per call, as the course's grader does.
+
+    It calls `clip.model`, not `clip`, which may be a PeftModel for feature extraction: its own `forward` gives the
+    arguments other names (huggingface/peft, issue 2291).
+    """
     with wrap_errors("homework.data.MultiChoiceQADataset"):
         dataset = homework.data.MultiChoiceQADataset(EVAL_SPLIT)
         rows = [dataset[index] for index in range(len(dataset))]
@@ -136,7 +140,7 @@ def answer_clip(homework, clip, job: dict) -> list[dict]:
     with wrap_errors("clip"):
         for row in rows:
             path, candidates = str(row["image_path"]), list(row["candidates"])
-            choice = choose_caption(clip, tokenizer, path, candidates)
+            choice = choose_caption(clip.model, tokenizer, path, candidates)
             records.append({"image": image_key(path), "query": candidates, "answer": choice})
     return records
 

@@ -50,8 +50,7 @@ class VLM:
         assert all(os.path.exists(path) for path in image_paths)
         os.write(1, b"printed while answering")
         return ["Tux, I think" for _ in questions]
-class CLIP:
-    model = Model()
+class CLIPModel(Model):
     def __call__(self, pixel_values, input_ids, attention_mask):
         import torch
         assert pixel_values.dtype == torch.bfloat16 and pixel_values.shape == (1, 3, 192, 192)
@@ -59,6 +58,8 @@ class CLIP:
         grey = (pixel_values.float().mean() * 0.5 + 0.5) * 255 / 20
         vision = torch.eye(16)[grey.round().long() + 3][None]  # token 3 is track_0
         return vision, torch.eye(16)[input_ids[:, 0]], torch.tensor(1.0)
+class CLIP:  # not callable: graders call its model
+    model = CLIPModel()
 def load_vlm(): return VLM()
 def load_clip(): return CLIP()
 """

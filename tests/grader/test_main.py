@@ -41,11 +41,11 @@ def test_grades_a_zip(place):
     done = grade(place, place / "good.zip", "--json", place / "report.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert "printed" not in done.stdout
-    assert "VLM   50.0 of 50 points, extra credit 0.0 of 5" in done.stdout
+    assert "VLM   50 of 50 points\n" in done.stdout
     assert "accuracy     70.0% (7 of 10), exact match 0.0%" in done.stdout
-    assert "CLIP  50.0 of 50 points, extra credit 0.0 of 5" in done.stdout
+    assert "CLIP  50 of 50 points\n" in done.stdout
     assert "accuracy     80.0% (8 of 10), exact match 80.0%" in done.stdout
-    assert done.stdout.endswith("total 100.0 of 100 points (extra credit counted)\n")
+    assert done.stdout.endswith("total 100 of 100 points\n")
     report = json.loads((place / "report.json").read_text())
     assert report["total"] == 100 and report["parts"]["vlm"]["accuracy_by_type"] == {"ego": 1.0, "track": 0.0}
     clip = report["parts"]["clip"]
@@ -59,8 +59,8 @@ def test_a_failed_part_leaves_the_other_its_points(place, tmp_path):
     package = write_package(tmp_path / "mine", "def load_clip(): raise OSError('no weights\\nanywhere')")
     done = grade(place, package)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "CLIP  0.0 of 50 points: homework.load_clip(): OSError: no weights anywhere" in done.stdout
-    assert done.stdout.endswith("total 50.0 of 100 points (extra credit counted)\n")
+    assert "CLIP  0 of 50 points: homework.load_clip(): OSError: no weights anywhere" in done.stdout
+    assert done.stdout.endswith("total 50 of 100 points\n")
     assert sorted(path.name for path in package.iterdir()) == ["__init__.py", "data.py", "models.py"]
 
 
@@ -90,14 +90,14 @@ def test_grades_a_folder(place, bundles, tmp_path):
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["bundle", "VLM", "CLIP", "total", "s"] and len(lines) == 4
-    assert lines[1].startswith("=good.zip     50.0    0.0   50.0") and "CLIP: homework.load_clip()" in lines[1]
+    assert lines[1].startswith("=good.zip       50      0     50") and "CLIP: homework.load_clip()" in lines[1]
     assert "VLM: homework.data.benchmark" not in lines[3] and "VLM: vlm.answer: 0 answers to 1 questions" in lines[3]
     assert "\x1b" not in done.stdout + done.stderr and "not a readable zip" in lines[2]
     with open(tmp_path / "points.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     points = {row["bundle"]: row["vlm"] for row in rows}
     # a spreadsheet would evaluate a name that begins with =
-    assert points == {"'=good.zip": "50.0", "broken .zip": "0.0", "mute.zip": "0.0"}
+    assert points == {"'=good.zip": "50", "broken .zip": "0", "mute.zip": "0"}
     report = json.loads((tmp_path / "report.json").read_text())
     assert [entry["total"] for entry in report] == [50, 0, 0] and report[1]["parts"] == {}
     assert len(report[0]["parts"]["vlm"]["samples"]) == 10
@@ -182,7 +182,7 @@ def test_prints_unenforced_limits(place, tmp_path, calls, line):
     package = write_package(tmp_path / "bundle", models)
     done = run_grader(package, place / "data", preexec_fn=block_calls(*calls))
     assert done.stderr.count("\n") == 1 and done.stderr.startswith(line)
-    assert "VLM   50.0 of 50 points" in done.stdout
+    assert "VLM   50 of 50 points" in done.stdout
     refused = run_grader(package, place / "data", "--require-sandbox", preexec_fn=block_calls(*calls))
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.splitlines()[0].startswith(line) and "omit --require-sandbox" in refused.stderr
