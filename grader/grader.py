@@ -1,5 +1,6 @@
 """Grade one bundle, or many in parallel: unpack it, run each part, score the answers."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,11 @@ from homework.utils.errors import InputError
 from homework.utils.parallel import cancel_on_error, interruptible_as_completed
 
 from .redact import Truth, write_redacted_data
-from .runner import PartError, run_part, stop_requested, stop_workers
+from .runner import PartError, make_printable, run_part, stop_requested, stop_workers
 from .score import PartGrade, score_part
 from .unpack import unpack_bundle
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,20 @@ class Grade:
 def find_bundles(path: Path) -> list[Path] | None:
     """Return the zips of a folder, sorted; None if the path is a single bundle, zip or package.
 
+    A name may end in any case, as the course allows. Hidden files, such as macOS's `._ID.zip`, and all others are
+    passed over; a warning names them.
+
     Raises:
         InputError: the folder is not a package and holds no zip.
     """
     if not path.is_dir() or (path / "__init__.py").exists():
         return None
-    bundles = sorted(path.glob("*.zip"))
+    entries = sorted(path.iterdir())
+    bundles = [entry for entry in entries if entry.suffix.lower() == ".zip" and not entry.name.startswith(".")]
     if not bundles:
         raise InputError(path, "not a package, and holds no zip", "give ID.zip, a folder of zips, or the package")
+    if ignored := [make_printable(entry.name) for entry in entries if entry not in bundles]:
+        logger.warning("not graded: %s", ", ".join(ignored))
     return bundles
 
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from grader.grader import find_bundles
 from grader.runner import unenforced_limits
 from tests.conftest import heed_ctrl_c
 from tests.fake_bundle import ROOT, grader_command, run_grader, write_data, write_package, write_zip
@@ -186,3 +187,11 @@ def test_prints_unenforced_limits(place, tmp_path, calls, line):
     refused = run_grader(package, place / "data", "--require-sandbox", preexec_fn=block_calls(*calls))
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.splitlines()[0].startswith(line) and "omit --require-sandbox" in refused.stderr
+
+
+def test_a_folders_bundles_are_its_zips_of_any_case(tmp_path, caplog):
+    """Hidden files are macOS's own; whatever is passed over is named."""
+    for name in ("b.zip", "A.ZIP", "._b.zip", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_bundles(tmp_path)] == ["A.ZIP", "b.zip"]
+    assert caplog.messages == ["not graded: ._b.zip, notes.txt"]
