@@ -120,6 +120,7 @@ class Forked:
             watcher = runpy.run_path(str(DYING / "sitecustomize.py")) if variables else {}
             try:
                 work()
+                status = 0
             except SystemExit as error:
                 status = error.code if isinstance(error.code, int) else int(error.code is not None)
                 print(error, file=sys.stderr)
