@@ -32,7 +32,7 @@ Window = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How views are drawn and changed."""
+    """Set how views are sampled and how often each augmentation is applied."""
 
     hardness_weight: float = 1.0  # growth of a view's probability per kart beside the first and per far kart
     zoom_prob: float = 0.5  # of a view: a random part of it becomes the whole view

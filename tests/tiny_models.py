@@ -213,7 +213,7 @@ def build_clip(loaded, seed: int = 0) -> CLIP:
 
 @torch.no_grad()
 def features(model: nn.Module, tokenizer, images) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of images and of TEXTS."""
+    """Return a CLIP's features of images and of `TEXTS`."""
     model.eval()
     return model(clip_pixels([open_image(path) for path in images]), **tokenize(TEXTS, tokenizer))[:2]
 

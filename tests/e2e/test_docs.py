@@ -1,4 +1,4 @@
-"""What the Markdown pages name exists: linked files and headings, files in backticks, tests."""
+"""Links of the Markdown pages lead somewhere: to files, headings, files in backticks and tests that exist."""
 
 import re
 from pathlib import Path

@@ -84,7 +84,7 @@ def test_cells_hold_the_sides_of_other_karts():
 
 
 def test_sides_that_differ_within_a_cell_are_unknown():
-    """Of two karts centred in a cell, both are left and one is in front: left is known, front is not."""
+    """Two karts in a cell are both on the left, and one is in front: its left target is known, front is not."""
     ego = Kart(0, "tux", (60, 30, 90, 60))
     above, below = Kart(1, "gnu", (28, 38, 40, 50)), Kart(2, "xue", (28, 44, 40, 56))
     third = Kart(3, "kiki", (28, 40, 40, 60))

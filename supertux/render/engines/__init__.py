@@ -23,7 +23,7 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class CameraView:
-    """What one camera shows; `detections` has rows of (class, number, box), as in `info.json`."""
+    """Hold the view of one camera; `detections` has rows of (class, number, box), as in `info.json`."""
 
     image: np.ndarray  # [h, w, 3] uint8
     detections: list[list[int]]

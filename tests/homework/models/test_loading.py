@@ -166,7 +166,7 @@ def test_what_is_not_plain_lora_is_refused(adapter, values, problem):
 
 
 def test_settings_of_training_do_not_matter(adapter):
-    """How training initialised the weights, its dropout, and names without a layer change no answer."""
+    """Initialisation, dropout and target names without a layer concern training alone: no answer changes."""
     targets = json.loads((adapter / ADAPTER_CONFIG).read_text())["target_modules"]
     before = BaseVLM(adapter).model.state_dict()
     change_config(adapter, init_lora_weights="gaussian", lora_dropout=0.1, task_type="CAUSAL_LM", peft_version="9.0")
