@@ -129,7 +129,7 @@ def _read_json(file: Path) -> dict:
 def find_largest(files: Files) -> list[tuple[int, str]]:
     """Return (bytes on disk, name) of the largest files, largest first."""
     sizes = [(file.stat().st_size, name) for name, file in files.items()]
-    return sorted(sizes, key=lambda item: (-item[0], item[1]))[:NUM_LARGEST]
+    return _largest(sizes)
 
 
 def find_largest_folders(files: Files) -> list[tuple[int, str]]:
@@ -138,7 +138,11 @@ def find_largest_folders(files: Files) -> list[tuple[int, str]]:
     for name, file in files.items():
         folder = name.rpartition("/")[0] or "."
         sizes[folder] = sizes.get(folder, 0) + file.stat().st_size
-    return sorted(((size, name) for name, size in sizes.items()), key=lambda item: (-item[0], item[1]))[:NUM_LARGEST]
+    return _largest([(size, name) for name, size in sizes.items()])
+
+
+def _largest(sizes: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    return sorted(sizes, key=lambda item: (-item[0], item[1]))[:NUM_LARGEST]
 
 
 @contextlib.contextmanager
@@ -269,8 +273,8 @@ def main() -> None:
                 lines.append(f"{part.upper():5}{line}")
             elif choice:
                 raise BundleError(f"{options.folder}: has no folder weights/{part}; leave --{part} out")
-        if not options.quiet:
-            print("\n".join(lines), flush=True) if lines else None
+        if lines and not options.quiet:
+            print("\n".join(lines), flush=True)
         files, excluded = bundle(options.folder, target, runs)
         if not options.quiet:
             print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(files)} files; the largest are")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..utils.errors import InputError, first_line
-from .lora_weights import REMEDY, read_lora_config
+from .lora_weights import REMEDY, check_same_weights, read_lora_config
 from .prompts import PromptTokens
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
         # peft only warns of layers without a weight, and ignores weights without a layer
         expected = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
         stored = load_peft_weights(str(checkpoint), device="cpu")
-        differing = {name for name in expected.keys() ^ stored if "lora_" in name}
-        if differing:
-            raise ValueError(f"{len(differing)} weights are in only one of adapter and base, e.g. {min(differing)}")
+        check_same_weights({name for name in expected.keys() ^ stored if "lora_" in name})
         return peft_model
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Set
 from pathlib import Path
 
 import torch
@@ -88,9 +89,7 @@ def merge_lora(model: nn.Module, checkpoint: str | Path) -> nn.Module:
         weights, prefix = load_file(Path(checkpoint) / ADAPTER_WEIGHTS), "base_model.model."
         expected = {f"{prefix}{name}.lora_A.weight": (rank, layer.weight.shape[-1]) for name, layer in layers.items()}
         expected |= {f"{prefix}{name}.lora_B.weight": (layer.weight.shape[0], rank) for name, layer in layers.items()}
-        differing = weights.keys() ^ expected.keys()
-        if differing:
-            raise ValueError(f"{len(differing)} weights are in only one of adapter and base, e.g. {min(differing)}")
+        check_same_weights(weights.keys() ^ expected.keys())
         for name, shape in expected.items():
             if weights[name].shape != shape:
                 raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, expected {shape}")
@@ -102,6 +101,12 @@ def merge_lora(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     except Exception as error:  # safetensors and torch have errors of their own, and a broken config makes any
         raise InputError(checkpoint, f"not an adapter of this base ({first_line(error)})", REMEDY) from None
     return model
+
+
+def check_same_weights(differing: Set[str]) -> None:
+    """Check that no weight is in only one of adapter and base; `differing` names those that are."""
+    if differing:
+        raise ValueError(f"{len(differing)} weights are in only one of adapter and base, e.g. {min(differing)}")
 
 
 def _check_is_plain(config: dict) -> None:
