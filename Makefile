@@ -11,6 +11,8 @@ CLIP ?= runs/clip
 
 PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
+COURSE_PYTHON ?= python3.12
+COURSE_VENV ?= .venv-course
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -19,7 +21,7 @@ RUFF := ruff==0.17.6
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help venv demo data course frames pairs train evaluate grade install-weights
-.PHONY: test test-pythons test-slow lint bench clean
+.PHONY: test test-pythons test-slow course-env lint bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
@@ -36,6 +38,15 @@ test-pythons:  ## run the fast suite on each of PYTHONS that starts, each in its
 	        $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$(basename $$python) || exit 1; \
 	    else over="$$over $$python"; fi; \
 	done; [ -z "$$over" ] || echo "skipped, no such Python or no venv module:$$over"
+
+course-env: $(COURSE_VENV)/.installed  ## install the environment in which the course grades (6 GB), for test-slow
+
+$(COURSE_VENV)/.installed: grader/course_requirements.txt
+	@$(COURSE_PYTHON) -c 'import ensurepip, venv, sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || \
+	    { echo 'error: $(COURSE_PYTHON) is not Python 3.12 with venv. Name one: make course-env COURSE_PYTHON=PATH'; exit 1; }
+	$(COURSE_PYTHON) -m venv --clear $(COURSE_VENV)
+	$(COURSE_VENV)/bin/python -m pip install -r grader/course_requirements.txt
+	@touch $@
 
 test-slow: venv  ## run the tests that take minutes or gigabytes, browser tests included
 	$(PY) -m pip install --quiet -r requirements-browser.txt

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import homework.models.clip
 from benchmarks.random_smolvlm import save_smolvlm, smolvlm_config
 from homework.base_vlm import MAX_NEW_TOKENS, BaseVLM
 from homework.labels.scene import Kart
@@ -38,6 +39,7 @@ from pretrain.compact_vocab import CompactVocabulary
 from pretrain.dataset import AnnotatedScene, PretrainDataset
 
 torch.set_num_threads(1)
+homework.models.clip.NUM_THREADS = 1  # it was read at the import above
 
 TEXT = TextConfig(
     hidden_size=48, intermediate_size=96, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=12, vocab_size=49280

