@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from homework.utils.errors import InputError
+from homework.utils.errors import InputError, make_printable
 
 from .worker import MAX_ANSWER_CHARS, MAX_PARAMETERS
 
@@ -23,6 +23,7 @@ DEFAULT_TOKENIZER = Path(__file__).parent.parent / "homework" / "weights" / "tux
 MAX_MEMORY_BYTES = 8_000_000_000  # 300 million float32 parameters, read and converted, take 3 billion
 MAX_OUTPUT_BYTES = 16_000_000  # 2,000 long answers take a tenth of it
 MAX_THREADS = 1000  # torch starts two or three per core
+MAX_QUOTE_CHARS = 200
 POLL_SECONDS = 0.1
 # A worker gets no other variables: they may hold tokens and paths.
 INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "SYSTEMROOT")
@@ -68,7 +69,7 @@ def run_part(part: str, root: Path, timeout: float, tokenizer: str | Path | None
     messages = [_parse_message(line) for _, line in lines]
     for message in messages:
         if isinstance(message.get("error"), str):
-            raise PartError(make_printable(message["error"]))
+            raise PartError(quote_bundle(message["error"]))
     if len(messages) < 2:
         raise PartError("the process exited before answering")
     (loaded, _), (answered, _) = lines
@@ -178,9 +179,9 @@ def _kill(worker: subprocess.Popen) -> None:
         os.killpg(worker.pid, signal.SIGKILL) if hasattr(os, "killpg") else worker.kill()
 
 
-def make_printable(text: str) -> str:
-    """Return one short line without control characters."""
-    return "".join(character if character.isprintable() else " " for character in text[:400])
+def quote_bundle(text: str) -> str:
+    """Return what a worker says as a quotation, on one short line: the bundle may have written it."""
+    return 'the bundle says "{}"'.format(make_printable(text, MAX_QUOTE_CHARS).replace('"', "'"))
 
 
 def _parse_message(line: bytes) -> dict:

@@ -20,8 +20,7 @@ class InputError(ValueError):
         super().__init__(path, problem, remedy)  # all three in `args`, so that the error can be pickled by a worker
 
     def __str__(self) -> str:
-        # file names may contain line breaks
-        return "{}: {}; {}".format(*self.args).replace("\n", "\\n").replace("\r", "\\r")
+        return make_printable("{}: {}; {}".format(*self.args))
 
 
 class UsageError(InputError):
@@ -37,6 +36,15 @@ def check_min(minimum: float, **flags: float | None) -> None:
             given = f"{value:,}" if isinstance(value, int) else f"{value:g}"
             problem = f"expected {minimum:g} or more and less than {MAX_SEED:,}, got {given}"
             raise UsageError(f"--{name.replace('_', '-')}", problem, "choose a value in this range")
+
+
+def make_printable(text: str, limit: int | None = None) -> str:
+    """Return one line of up to `limit` characters: control characters, line breaks and bidi marks are escaped.
+
+    File names may hold them. Whatever is left can be encoded as UTF-8.
+    """
+    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:limit])
+    return line if limit is None or len(text) <= limit >= len(line) else f"{line[:limit]}..."
 
 
 def first_line(error: Exception) -> str:
@@ -80,7 +88,7 @@ def cli_errors() -> Iterator[None]:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        name = f"{error.filename}: " if error.filename else ""
+        name = f"{make_printable(str(error.filename))}: " if error.filename else ""
         sys.exit(f"error: {name}{error.strerror}; check the path, its permissions and the free space, then run again")
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)

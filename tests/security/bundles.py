@@ -44,7 +44,7 @@ ENDS = {
     ),
     "error_that_moves_the_cursor": (
         "def attack(): raise ValueError('\\x1b[2J\\n50 points')",
-        r"ValueError: .?\[2J 50 points$",
+        r'^the bundle says ".*ValueError: \\x1b\[2J 50 points"$',
     ),
     "reads_stdin": ("def attack(): input()", "EOFError"),
 }
