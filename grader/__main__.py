@@ -19,13 +19,18 @@ def grade(
     timeout: float = 60.0,
     json: Path | None = None,
     csv: Path | None = None,
+    feedback: Path | None = None,
+    gradescope: Path | None = None,
+    grades: Path | None = None,
+    regrade: bool = False,
     workers: int = 1,
     tokenizer: str | None = None,
     require_sandbox: bool = False,
 ) -> None:
     """Grade a bundle, or every bundle of a folder, on data/valid_grader, in a sandbox.
 
-    docs/GRADER_SECURITY.md lists what the sandbox blocks.
+    The grades of a folder are kept in FOLDER.grades.jsonl, each as soon as it is made: the same command resumes there.
+    docs/GRADER_SECURITY.md lists what the sandbox blocks, docs/GRADING.md shows how to grade a class.
 
     Exit status: 0 if all parts were scored, 1 if a bundle was refused or a part has no score, 2 for a usage error.
 
@@ -37,6 +42,10 @@ def grade(
         timeout: seconds per part, loading included
         json: write a report with every answer to this JSON file
         csv: write the points to this CSV file, one line per bundle
+        feedback: write a text file for each student, without answers, to this folder
+        gradescope: write the grade of one bundle to this file, as Gradescope's results.json
+        grades: keep grades in this file; by default FOLDER.grades.jsonl beside a folder of bundles
+        regrade: grade bundles again that the file of grades has
         workers: number of bundles graded at the same time
         tokenizer: folder or hub name of CLIP's tokenizer; TuxNano's by default
         require_sandbox: exit with status 1 if this system cannot enforce every limit
@@ -44,17 +53,33 @@ def grade(
     if not 0 < timeout < math.inf:
         raise UsageError("--timeout", f"expected a finite number above 0, got {timeout:g}", "give the time in seconds")
     check_min(1, workers=workers)
-    for path in filter(None, (json, csv)):
+    for path in filter(None, (json, csv, gradescope, grades)):
         check_writable(path)
+    if feedback:
+        check_writable(feedback, folder=True)
     # exit as on Ctrl-C, so that the worker processes and temporary folders are removed first
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # imported here because it is slow: --help and usage errors answer at once
     from . import report
-    from .grader import Grader, find_bundles
+    from .grader import Grade, Grader, find_bundles
+    from .ledger import Ledger, Reports
     from .redact import read_truth
     from .runner import unenforced_limits
 
-    bundles = find_bundles(bundle)
+    try:
+        found = find_bundles(bundle)
+    except InputError as error:
+        if gradescope:  # so that the student reads what is wrong with the upload
+            report.write_gradescope(gradescope, report.to_json(Grade(bundle, refused="; ".join(error.args[1:]))))
+        raise
+    bundles = found or [bundle]
+    if gradescope and len(bundles) > 1:
+        raise UsageError("--gradescope", f"{bundle} holds {len(bundles)} bundles", "give one bundle")
+    is_class = found is not None and not gradescope
+    if is_class and not grades:
+        folder = bundle.resolve()
+        grades = folder.parent / f"{folder.name}.grades.jsonl"
+        check_writable(grades)
     grader = Grader(read_truth(data), timeout, tokenizer)
     limits = unenforced_limits()
     for limit in limits:
@@ -62,24 +87,36 @@ def grade(
     if limits and require_sandbox:
         problem = f"cannot enforce {len(limits)} of the sandbox's limits"
         raise InputError("this system", problem, "grade on another system, or omit --require-sandbox")
-    grades = []
+    ledger = Ledger(grades, {**grader.describe_conditions(), "unenforced": limits})
+    known = {} if regrade else dict(ledger.graded)
+    reports = Reports(ledger, bundles)
     try:
-        if bundles is None:
-            grades.append(grader.grade(bundle))
-        else:
-            on_result = (lambda _: None) if is_quiet() else report.print_result
-            results = grader.grade_all(bundles, min(workers, len(bundles)), on_result)
-            grades.extend(progress_bar(results, total=len(bundles), desc="grading", unit="bundle"))
+        results = grader.grade_all(bundles, min(workers, len(bundles)), known)
+        for path, digest, result in progress_bar(results, is_class, total=len(bundles), desc="grading", unit="bundle"):
+            if result:
+                reports.places[path] = ledger.append(digest if result.is_final else None, report.to_json(result))
+            else:
+                reports.places[path] = known[digest]
+            if feedback:
+                report.write_feedback(feedback, reports[path])
+            if is_class and result and not is_quiet():
+                report.print_result(reports[path])
     finally:  # after Ctrl-C: the bundles graded so far
-        if grades:
-            print(report.format_grade(grades[0]) if bundles is None else report.format_table(grades))
-            entries = [report.to_json(one) for one in grades]
+        if reports.places:
             if json:
-                write_json(json, entries[0] if bundles is None else entries)
+                report.write_reports(json, reports) if is_class else write_json(json, reports[bundle])
+            rows = list(map(report.make_row, reports))
             if csv:
-                report.write_csv(csv, grades)
-    sys.exit(not all(one.is_scored for one in grades))
+                report.write_csv(csv, rows)
+            if gradescope:
+                report.write_gradescope(gradescope, next(iter(reports)))
+            report.show(reports, rows, is_class)
+    if again := sum(place in known.values() for place in reports.places.values()):
+        print(f"{again} of {len(bundles)} graded before, see {grades}; --regrade grades them again", file=sys.stderr)
+    sys.exit(not all(map(report.is_scored, reports)))
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends nothing
     run(grade)

@@ -1,19 +1,21 @@
 """Grade one bundle, or many in parallel: unpack it, run each part, score the answers."""
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from homework.utils.errors import InputError
+from homework.utils.errors import InputError, make_printable
 from homework.utils.parallel import cancel_on_error, interruptible_as_completed
 
-from .redact import Truth, write_redacted_data
-from .runner import PartError, make_printable, run_part, stop_requested, stop_workers
+from .ledger import digest_bundle
+from .redact import Truth, digest_truth, write_redacted_data
+from .runner import PartError, run_part, stop_workers
 from .score import PartGrade, score_part
-from .unpack import unpack_bundle
+from .unpack import find_package, unpack_bundle
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +27,7 @@ class Grade:
     bundle: Path
     parts: Sequence[PartGrade] = ()
     refused: str = ""
-
-    @property
-    def is_scored(self) -> bool:
-        return not self.refused and all(part.result is not None for part in self.parts)
+    is_final: bool = True  # False if the grader failed
 
     @property
     def total(self) -> int:
@@ -42,15 +41,15 @@ def find_bundles(path: Path) -> list[Path] | None:
     passed over; a warning names them.
 
     Raises:
-        InputError: the folder is not a package and holds no zip.
+        InputError: the folder holds neither zips nor one package.
     """
-    if not path.is_dir() or (path / "__init__.py").exists():
+    if not path.is_dir() or find_package(path):
         return None
     entries = sorted(path.iterdir())
     bundles = [entry for entry in entries if entry.suffix.lower() == ".zip" and not entry.name.startswith(".")]
     if not bundles:
-        raise InputError(path, "not a package, and holds no zip", "give ID.zip, a folder of zips, or the package")
-    if ignored := [make_printable(entry.name) for entry in entries if entry not in bundles]:
+        raise InputError(path, "holds neither a zip nor one package", "give ID.zip, a folder of zips, or the package")
+    if ignored := [make_printable(entry.name) for entry in sorted({*entries} - {*bundles})]:
         logger.warning("not graded: %s", ", ".join(ignored))
     return bundles
 
@@ -63,6 +62,12 @@ class Grader:
     timeout: float  # seconds per part, loading included
     tokenizer: str | None = None  # folder or hub name
 
+    def describe_conditions(self) -> dict:
+        """Return all that a grade depends on beside its bundle, as JSON content."""
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "truth"}
+        code = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py")))
+        return {"data": digest_truth(self.truth), "code": hashlib.sha256(code).hexdigest(), **settings}
+
     def grade(self, bundle: Path) -> Grade:
         """Run and score both parts.
 
@@ -73,29 +78,35 @@ class Grader:
             write_redacted_data(self.truth, root / "data")
             return Grade(bundle, [self._grade_part(name, root) for name in self.truth])
 
-    def grade_all(self, bundles: Sequence[Path], workers: int, on_result: Callable[[Grade], None]) -> Iterator[Grade]:
-        """Yield grades in the order of the bundles; one that is refused or fails does not stop the others.
+    def grade_all(
+        self, bundles: Sequence[Path], workers: int, graded: Container[str] = ()
+    ) -> Iterator[tuple[Path, str | None, Grade | None]]:
+        """Yield (bundle, digest, grade) as grades are made; one that is refused or fails does not stop the others.
 
         Args:
             workers: number of bundles graded at the same time; each uses at least one core.
-            on_result: called with each grade as soon as it is known.
+            graded: digests of bundles that are not graded again: their grade is None.
         """
 
-        def grade(bundle: Path) -> Grade:
+        def grade(bundle: Path) -> tuple[Path, str | None, Grade | None]:
+            digest = digest_bundle(bundle)
+            if digest in graded:
+                return bundle, digest, None
             try:
-                result = self.grade(bundle)
+                return bundle, digest, self.grade(bundle)
             except InputError as error:
-                result = Grade(bundle, refused=f"{error.args[1]}; {error.args[2]}")
+                path, problem, remedy = error.args
+                inside = "" if path == bundle else f"{path}: "
+                return bundle, digest, Grade(bundle, refused=f"{inside}{problem}; {remedy}")
             except Exception as error:  # the remaining bundles are other students'
-                result = Grade(bundle, refused=f"the grader failed: {type(error).__name__}: {error}")
-            if not stop_requested.is_set():  # a worker that was interrupted says nothing about its bundle
-                on_result(result)
-            return result
+                reason = f"the grader failed: {type(error).__name__}: {error}"
+                return bundle, digest, Grade(bundle, refused=reason, is_final=False)
 
         # Ctrl-C does not wait for a bundle's time limit
         with ThreadPoolExecutor(workers) as pool, cancel_on_error(pool, stop_workers):
-            for future in [pool.submit(grade, bundle) for bundle in bundles]:
-                yield from (done.result() for done in interruptible_as_completed([future]))
+            # no list of futures: it would keep every answer of the class in memory
+            for future in interruptible_as_completed(pool.submit(grade, bundle) for bundle in bundles):
+                yield future.result()
 
     def _grade_part(self, name: str, root: Path) -> PartGrade:
         start = time.monotonic()

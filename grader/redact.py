@@ -1,5 +1,7 @@
 """Write the data that a bundle may read: images and questions of the evaluation, without answers."""
 
+import hashlib
+import json
 import random
 import shutil
 from pathlib import Path, PurePosixPath
@@ -33,13 +35,22 @@ def read_truth(data_dir: Path) -> Truth:
     return truth
 
 
+def digest_truth(truth: Truth) -> str:
+    """Return the SHA-256 of questions, images and right answers, wherever the data lies."""
+    digest = hashlib.sha256()
+    for row in (row for rows in truth.values() for row in rows):
+        digest.update(json.dumps({**row, "image_path": None}, sort_keys=True).encode())
+        digest.update(Path(row["image_path"]).read_bytes())
+    return digest.hexdigest()
+
+
 def write_redacted_data(truth: Truth, target: Path) -> None:
     """Write a data folder for a bundle: the images, and rows and candidates shuffled, with blank answers.
 
-    The seed is fixed so that a bundle's score is reproducible: batched inference may give other answers in another
-    order. It does not reveal the true candidate, whose original index a bundle never gets.
+    The seed is the same in each run, so that a bundle's score is reproducible: batched inference may give other
+    answers in another order. It depends on the right answers, so that no bundle can undo the shuffling.
     """
-    rng = random.Random(0)
+    rng = random.Random(digest_truth(truth))
     pairs = [{"image_file": row["image_file"], "question": row["question"], "answer": ""} for row in truth["vlm"]]
     choices = []
     for row in truth["clip"]:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
@@ -50,11 +50,8 @@ def unpack_bundle(bundle: str | Path) -> Iterator[Path]:
     bundle = Path(bundle)
     root = Path(tempfile.mkdtemp(prefix="grader-")).resolve()
     try:
-        name = bundle.resolve().name if bundle.is_dir() else None
-        if name:
-            _copy_folder(bundle, root / PACKAGE)
-        else:
-            name = _extract_zip(bundle, root / PACKAGE)
+        copy = _copy_folder if bundle.is_dir() else _extract_zip
+        name = copy(bundle, root / PACKAGE)
         if not (root / PACKAGE / "__init__.py").is_file():
             raise InputError(bundle, NO_INIT, REMEDY)
         if name.isidentifier() and name not in RESERVED_FOLDERS and not is_library(name):
@@ -109,10 +106,19 @@ class _Copier:
                 copy.write(chunk)
 
 
-def _copy_folder(folder: Path, target: Path) -> None:
-    """Copy a package without its `__pycache__`, following links to files inside it."""
-    if not (folder / "__init__.py").is_file():
-        raise InputError(folder, NO_INIT, "give the folder of the package")
+def find_package(folder: Path) -> Path | None:
+    """Return the package that a folder is, or holds and nothing else beside hidden files."""
+    if (folder / "__init__.py").is_file():
+        return folder
+    visible = list(islice((path for path in folder.iterdir() if not path.name.startswith(".")), 2))
+    return visible[0] if len(visible) == 1 and (visible[0] / "__init__.py").is_file() else None
+
+
+def _copy_folder(bundle: Path, target: Path) -> str:
+    """Copy a package without its `__pycache__`, following links to files inside it; return its name."""
+    folder = find_package(bundle)
+    if not folder:
+        raise InputError(bundle, NO_INIT, "give the folder of the package")
     copier, home, count, waiting = _Copier(folder), folder.resolve(), 0, [PurePath()]
     while waiting:
         relative = waiting.pop()
@@ -129,6 +135,7 @@ def _copy_folder(folder: Path, target: Path) -> None:
                     copier.copy(source, target / relative / entry.name)
             elif entry.name != "__pycache__":
                 waiting.append(relative / entry.name)
+    return home.name
 
 
 def _extract_zip(bundle: Path, target: Path) -> str:
