@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from homework.utils.errors import InputError, make_printable
+from homework.utils.errors import InputError
 from homework.utils.parallel import cancel_on_error, interruptible_as_completed
 
-from .ledger import digest_bundle
+from .ledger import digest_bundle, printable_path
 from .redact import Truth, digest_truth, write_redacted_data
 from .runner import PartError, run_part, stop_workers
 from .score import PartGrade, score_part
@@ -49,7 +49,7 @@ def find_bundles(path: Path) -> list[Path] | None:
     bundles = [entry for entry in entries if entry.suffix.lower() == ".zip" and not entry.name.startswith(".")]
     if not bundles:
         raise InputError(path, "holds neither a zip nor one package", "give ID.zip, a folder of zips, or the package")
-    if ignored := [make_printable(entry.name) for entry in sorted({*entries} - {*bundles})]:
+    if ignored := [printable_path(entry.name) for entry in sorted({*entries} - {*bundles})]:
         logger.warning("not graded: %s", ", ".join(ignored))
     return bundles
 

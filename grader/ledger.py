@@ -21,6 +21,11 @@ def digest_bundle(bundle: Path) -> str | None:
     return None
 
 
+def printable_path(path: str | Path) -> str:
+    """Return a path for reports; names on disk are UTF-8 whatever the locale, and bytes that are not are escaped."""
+    return make_printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
 class Ledger:
     """A file with one line per grade: the bundle's digest, the conditions it was graded under, and its report.
 
@@ -86,7 +91,7 @@ class Reports:
         self.places: dict[Path, int] = {}
 
     def __getitem__(self, bundle: Path) -> dict:
-        return {**self._ledger.read(self.places[bundle]), "bundle": make_printable(str(bundle))}
+        return {**self._ledger.read(self.places[bundle]), "bundle": printable_path(bundle)}
 
     def __iter__(self) -> Iterator[dict]:
         return (self[bundle] for bundle in self._bundles if bundle in self.places)

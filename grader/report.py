@@ -6,6 +6,7 @@ All but `to_json` take the JSON report of a grade, as it is kept in the ledger. 
 import csv
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from homework.utils.errors import make_printable
 from homework.utils.io import atomic_write, write_json
 
 from .grader import Grade
+from .ledger import printable_path
 from .score import MAX_POINTS
 
 MAX_REASON_CHARS = 400
@@ -38,7 +40,7 @@ def to_json(grade: Grade) -> dict:
             parts[part.name] |= part.result.to_json()
     refused = make_printable(grade.refused, MAX_REASON_CHARS)
     totals = {"total": grade.total, "possible": len(PARTS) * MAX_POINTS, "refused": refused}
-    return {"bundle": make_printable(str(grade.bundle)), **totals, "parts": parts}
+    return {"bundle": printable_path(grade.bundle), **totals, "parts": parts}
 
 
 def is_scored(report: dict) -> bool:
@@ -148,7 +150,8 @@ def write_feedback(folder: Path, report: dict) -> None:
     file_name = name
     if len(name.encode()) > MAX_FILE_NAME_BYTES:
         file_name = f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    with atomic_write(folder / f"{file_name}.txt") as temporary:
+    # as UTF-8 on disk, whatever the locale
+    with atomic_write(folder / os.fsdecode(f"{file_name}.txt".encode())) as temporary:
         temporary.write_text(format_grade({**report, "bundle": name}) + "\n", encoding="utf-8")
 
 
