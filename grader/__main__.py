@@ -68,13 +68,13 @@ def grade(
 
     try:
         found = find_bundles(bundle)
+        if gradescope and found and len(found) > 1:
+            raise UsageError("--gradescope", f"{bundle.name} holds {len(found)} bundles", "give one bundle")
     except InputError as error:
         if gradescope:  # so that the student reads what is wrong with the upload
             report.write_gradescope(gradescope, report.to_json(Grade(bundle, refused="; ".join(error.args[1:]))))
         raise
     bundles = found or [bundle]
-    if gradescope and len(bundles) > 1:
-        raise UsageError("--gradescope", f"{bundle} holds {len(bundles)} bundles", "give one bundle")
     is_class = found is not None and not gradescope
     if is_class and not grades:
         folder = bundle.resolve()

@@ -14,6 +14,7 @@ from homework.utils.io import write_json
 from .worker import EVAL_SPLIT
 
 DATASETS = {"vlm": VQADataset, "clip": MultiChoiceQADataset}
+EVAL_FILES = {"vlm": f"{EVAL_SPLIT}/{QA_FILE}", "clip": f"{EVAL_SPLIT}/{MC_FILE}"}  # in a data folder
 
 Truth = dict[str, list[dict]]
 
@@ -56,9 +57,9 @@ def write_redacted_data(truth: Truth, target: Path) -> None:
     for row in truth["clip"]:
         candidates = rng.sample(row["candidates"], len(row["candidates"]))
         choices.append({"image_file": row["image_file"], "candidates": candidates, "correct_index": 0})
-    for name, rows in ((QA_FILE, pairs), (MC_FILE, choices)):
+    for part, rows in (("vlm", pairs), ("clip", choices)):
         rng.shuffle(rows)
-        write_json(target / EVAL_SPLIT / name, rows)
+        write_json(target / EVAL_FILES[part], rows)
     for image, source in {row["image_file"]: row["image_path"] for rows in truth.values() for row in rows}.items():
         (target / image).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target / image)
