@@ -50,7 +50,7 @@ def pack(output: Path, /, *, data: Path = Path("data"), timeout: float = 900.0) 
     Args:
         output: the zip to write
         data: the data folder
-        timeout: seconds per part, loading included; Gradescope ends a run after 40 minutes by default
+        timeout: seconds per part, loading included; Gradescope's own time limit has to cover both
     """
     check_min(1, timeout=timeout)
     check_writable(output)

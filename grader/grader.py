@@ -89,10 +89,11 @@ class Grader:
         """
 
         def grade(bundle: Path) -> tuple[Path, str | None, Grade | None]:
-            digest = digest_bundle(bundle)
-            if digest in graded:
-                return bundle, digest, None
+            digest = None
             try:
+                digest = digest_bundle(bundle)
+                if digest in graded:
+                    return bundle, digest, None
                 return bundle, digest, self.grade(bundle)
             except InputError as error:
                 path, problem, remedy = error.args

@@ -40,6 +40,8 @@ class Ledger:
         """Open or create the file; without a path, grades are kept until the process ends."""
         self.graded: dict[str, int] = {}
         self._path, self._conditions = path, conditions
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a+b") if path else tempfile.TemporaryFile()  # noqa: SIM115
         self._lock()
         self._file.seek(0)
