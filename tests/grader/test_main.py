@@ -147,6 +147,14 @@ def test_interruption_keeps_finished_grades(place, tmp_path):
     assert "a.zip" in out
 
 
+def test_a_pipe_among_bundles_is_refused(place, tmp_path):
+    """It is not waited for, and the other bundle has its points."""
+    os.mkfifo(tmp_path / "pipe.zip")
+    write_zip(tmp_path / "z.zip", write_package(tmp_path / "z", NO_CLIP))
+    lines = run_grader(tmp_path, place / "data", timeout=120).stdout.splitlines()
+    assert "not a regular file" in lines[1] and lines[2].split()[:2] == ["z.zip", "50"]
+
+
 def test_folder_without_bundles(place, tmp_path):
     done = grade(place, tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

@@ -65,8 +65,8 @@ def test_a_class_of_300(tmp_path):
     grader = subprocess.Popen(grader_command(bundles, data, *flags), cwd=ROOT, env=environment, **streams)
     shared, states = set(os.listdir("/dev/shm")), []
     for line in grader.stderr:
-        assert ".zip: " in line, line
-        states.append(measure(grader.pid))
+        if ".zip: " in line:
+            states.append(measure(grader.pid))
     assert grader.wait() == 1
     reports = json.loads((tmp_path / "report.json").read_text())
     points = {Path(report["bundle"]).name: report["total"] for report in reports}

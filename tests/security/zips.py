@@ -100,6 +100,19 @@ def build_million_entries_zip64(path, good):
     return path
 
 
+def build_impossible_offset(path, good):
+    """The zip64 field of a file says that it begins at the highest place there is."""
+    data = with_entry("homework/a.bin", b"a")(path, good).read_bytes()
+    start = data.rfind(b"PK\1\2")
+    entry, end = bytearray(data[start:-22]), bytearray(data[-22:])
+    struct.pack_into("<L", entry, 42, 2**32 - 1)
+    struct.pack_into("<H", entry, 30, 12)
+    entry += struct.pack("<2HQ", 1, 8, 2**63 - 1)
+    struct.pack_into("<L", end, 12, struct.unpack_from("<L", end, 12)[0] + 12)
+    path.write_bytes(data[:start] + entry + end)
+    return path
+
+
 def build_two_ends(path, good):
     """A reader that follows the zip64 locator's offset finds another record than one that looks before it."""
     data = write_zip(path, good).read_bytes()
@@ -165,6 +178,7 @@ REFUSED = {
     "million_entries": (build_million_entries, "list of files of 46.0 MB"),
     "million_entries_zip64": (build_million_entries_zip64, "list of files of 46.0 MB"),
     "two_ends": (build_two_ends, "zip64 records contradict"),
+    "impossible_offset": (build_impossible_offset, "not a readable zip"),
     "bytes_after_the_end": (with_bytes(b"PK\5\6" + bytes(18) + b"more"), "does not end with its comment"),
     "long_comments": (with_comments(60_000), "list of files of 2.4 MB"),
     "bomb": (with_entry("homework/a.bin", bytes(5_000_000)), "grows .* times"),
