@@ -90,21 +90,23 @@ def grade(
     ledger = Ledger(grades, {**grader.describe_conditions(), "unenforced": limits})
     known = {} if regrade else dict(ledger.graded)
     reports = Reports(ledger, bundles)
+
+    def record(grade: Grade) -> None:
+        place = known[grade.digest] if grade.is_known else ledger.append(grade.digest, report.to_json(grade))
+        reports.places[grade.bundle] = place
+        if feedback:
+            report.write_feedback(feedback, reports[grade.bundle])
+        if is_class and not grade.is_known and not is_quiet():
+            report.print_result(reports[grade.bundle])
+
     try:
-        results = grader.grade_all(bundles, min(workers, len(bundles)), known)
-        for path, digest, result in progress_bar(results, is_class, total=len(bundles), desc="grading", unit="bundle"):
-            if result:
-                reports.places[path] = ledger.append(digest if result.is_final else None, report.to_json(result))
-            else:
-                reports.places[path] = known[digest]
-            if feedback:
-                report.write_feedback(feedback, reports[path])
-            if is_class and result and not is_quiet():
-                report.print_result(reports[path])
+        results = grader.grade_all(bundles, min(workers, len(bundles)), record, known)
+        for _ in progress_bar(results, is_class, total=len(bundles), desc="grading", unit="bundle"):
+            pass
     finally:  # after Ctrl-C: the bundles graded so far
         if reports.places:
             if json:
-                report.write_reports(json, reports) if is_class else write_json(json, reports[bundle])
+                report.write_reports(json, reports) if is_class else write_json(json, next(iter(reports)))
             rows = list(map(report.make_row, reports))
             if csv:
                 report.write_csv(csv, rows)

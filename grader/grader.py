@@ -3,9 +3,10 @@
 import hashlib
 import logging
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from homework.utils.errors import InputError
@@ -13,7 +14,7 @@ from homework.utils.parallel import cancel_on_error, interruptible_as_completed
 
 from .ledger import digest_bundle, printable_path
 from .redact import Truth, digest_truth, write_redacted_data
-from .runner import PartError, run_part, stop_workers
+from .runner import PartError, run_part, stop_requested, stop_workers
 from .score import PartGrade, score_part
 from .unpack import find_package, unpack_bundle
 
@@ -22,12 +23,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Grade:
-    """Hold the grades of a bundle's parts, or the reason why the bundle was refused."""
+    """Hold the grades of a bundle's parts, or the reason why the bundle was refused.
+
+    Attributes:
+        digest: SHA-256 of a bundle whose grade is final; None for folders and after failures of the grader.
+        is_known: whether it was not graded, as an equal bundle has a grade.
+    """
 
     bundle: Path
     parts: Sequence[PartGrade] = ()
     refused: str = ""
-    is_final: bool = True  # False if the grader failed
+    digest: str | None = None
+    is_known: bool = False
 
     @property
     def total(self) -> int:
@@ -79,35 +86,38 @@ class Grader:
             return Grade(bundle, [self._grade_part(name, root) for name in self.truth])
 
     def grade_all(
-        self, bundles: Sequence[Path], workers: int, graded: Container[str] = ()
-    ) -> Iterator[tuple[Path, str | None, Grade | None]]:
-        """Yield (bundle, digest, grade) as grades are made; one that is refused or fails does not stop the others.
+        self, bundles: Sequence[Path], workers: int, on_result: Callable[[Grade], None], known: Container[str] = ()
+    ) -> Iterator[Grade]:
+        """Yield grades in the order of the bundles; one that is refused or fails does not stop the others.
 
         Args:
             workers: number of bundles graded at the same time; each uses at least one core.
-            graded: digests of bundles that are not graded again: their grade is None.
+            on_result: called with each grade as soon as it is made, from several threads.
+            known: digests of bundles that are not graded again.
         """
 
-        def grade(bundle: Path) -> tuple[Path, str | None, Grade | None]:
+        def grade(bundle: Path) -> Grade:
             digest = None
             try:
                 digest = digest_bundle(bundle)
-                if digest in graded:
-                    return bundle, digest, None
-                return bundle, digest, self.grade(bundle)
+                result = Grade(bundle, is_known=True) if digest in known else self.grade(bundle)
             except InputError as error:
                 path, problem, remedy = error.args
                 inside = "" if path == bundle else f"{path}: "
-                return bundle, digest, Grade(bundle, refused=f"{inside}{problem}; {remedy}")
+                result = Grade(bundle, refused=f"{inside}{problem}; {remedy}")
             except Exception as error:  # the remaining bundles are other students'
-                reason = f"the grader failed: {type(error).__name__}: {error}"
-                return bundle, digest, Grade(bundle, refused=reason, is_final=False)
+                digest = None
+                result = Grade(bundle, refused=f"the grader failed: {type(error).__name__}: {error}")
+            result = replace(result, digest=digest)
+            if not stop_requested.is_set():  # a worker that was interrupted says nothing about its bundle
+                on_result(result)
+            return result
 
         # Ctrl-C does not wait for a bundle's time limit
         with ThreadPoolExecutor(workers) as pool, cancel_on_error(pool, stop_workers):
-            # no list of futures: it would keep every answer of the class in memory
-            for future in interruptible_as_completed(pool.submit(grade, bundle) for bundle in bundles):
-                yield future.result()
+            futures = deque(pool.submit(grade, bundle) for bundle in bundles)
+            while futures:  # none is kept: it holds every answer
+                yield from (done.result() for done in interruptible_as_completed([futures.popleft()]))
 
     def _grade_part(self, name: str, root: Path) -> PartGrade:
         start = time.monotonic()

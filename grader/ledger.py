@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -43,7 +44,8 @@ class Ledger:
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a+b") if path else tempfile.TemporaryFile()  # noqa: SIM115
-        self._lock()
+        self._thread_lock = threading.Lock()
+        self._lock_file()
         self._file.seek(0)
         place = 0
         for line in self._file:
@@ -57,7 +59,7 @@ class Ledger:
             if not line.endswith(b"\n"):
                 self._file.write(b"\n")
 
-    def _lock(self) -> None:
+    def _lock_file(self) -> None:
         with contextlib.suppress(ImportError):
             import fcntl  # not on Windows
 
@@ -68,17 +70,19 @@ class Ledger:
 
     def append(self, digest: str | None, report: dict) -> int:
         """Write a grade to the disk and return its place; one without a digest is not found again."""
-        place = self._file.seek(0, os.SEEK_END)
         content = {"digest": digest, "conditions": self._conditions, "report": report}
-        self._file.write(json.dumps(content).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._thread_lock:
+            place = self._file.seek(0, os.SEEK_END)
+            self._file.write(json.dumps(content).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return place
 
     def read(self, place: int) -> dict:
         """Return the report of a grade."""
-        self._file.seek(place)
-        return json.loads(self._file.readline())["report"]
+        with self._thread_lock:
+            self._file.seek(place)
+            return json.loads(self._file.readline())["report"]
 
 
 class Reports:
