@@ -49,13 +49,46 @@ def test_missing_splits_and_annotations_name_the_remedy(tiny_data: Path):
         CaptionDataset("train", tiny_data)
 
 
-@pytest.mark.parametrize("text", ["[", "{}", "[1]", '[{"question": "Q", "answer": 1, "image_file": "x"}]'])
-def test_a_broken_annotation_file_is_one_line_that_names_it(tiny_data: Path, text: str):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({}, "expected a list of rows, got an object"),
+        (None, "expected a list of rows, got null"),
+        ([1], "row 0: expected an object, got an integer"),
+        ([ROW, {}], "row 1: no `image_file`"),
+        ([ROW | {"answer": 3}], "row 0: `answer`: expected a string, got an integer"),
+        ([ROW | {"question": [True]}], "row 0: `question`: expected a string, got a list"),
+    ],
+)
+def test_a_wrong_type_is_one_line_that_says_so(tiny_data: Path, content, problem: str):
     path = tiny_data / "train" / "broken_qa_pairs.json"
-    path.write_text(text)
+    write_json(path, content)
     with pytest.raises(InputError) as error:
         VQADataset("train", tiny_data)
-    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    assert str(error.value) == f"{path}: {problem}; generate or restore the file"
+
+
+def test_a_broken_annotation_file_is_one_line_that_names_it(tiny_data: Path):
+    path = tiny_data / "train" / "broken_qa_pairs.json"
+    path.write_text("[")
+    with pytest.raises(InputError, match=f"^{path}: not readable as JSON [^\\n]*$"):
+        VQADataset("train", tiny_data)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"), [(VQADataset, "generate_qa"), (CaptionDataset, "generate_captions")], ids=["qa", "captions"]
+)
+def test_a_file_may_hold_no_rows_but_a_split_must_hold_some(tiny_data: Path, dataset, name: str):
+    """Generators that write a file per view write `[]` for a view without a question."""
+    before, pattern = dataset("train", tiny_data).rows, dataset.pattern
+    write_json(tiny_data / "train" / pattern.replace("*", "00000_03"), [])
+    assert dataset("train", tiny_data).rows == before
+    for file in (tiny_data / "train").glob(pattern):
+        write_json(file, [])
+    with pytest.raises(InputError) as error:
+        dataset("train", tiny_data)
+    remedy = f"run `python -m homework.{name} generate --split train`"
+    assert str(error.value) == f"{tiny_data / 'train'}: the {pattern} in it hold no rows; {remedy}"
 
 
 @pytest.mark.parametrize("index", [-1, 5])
