@@ -1,9 +1,12 @@
-"""Count cores, and interrupt work that is shared by several processes."""
+"""Count cores, and start and interrupt work that is shared by several processes."""
 
 import contextlib
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+
+from .errors import InputError
 
 POLL_SECONDS = 0.1
 
@@ -11,6 +14,22 @@ POLL_SECONDS = 0.1
 def available_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def process_pool(num_workers: int | None = None, **options) -> ProcessPoolExecutor:
+    """Return a pool of processes, by default one per core.
+
+    Raises:
+        InputError: /dev/shm, where Linux keeps the locks of processes, is missing, full or read-only.
+    """
+    try:
+        multiprocessing.Lock()
+    except OSError as error:  # it names no file
+        remedy = "free space in it, or mount it writable (`mount -t tmpfs tmpfs /dev/shm`; in Docker `--shm-size 64m`)"
+        raise InputError(
+            "/dev/shm", f"cannot be used for work in several processes ({error.strerror})", remedy
+        ) from None
+    return ProcessPoolExecutor(num_workers, **options)
 
 
 @contextlib.contextmanager
