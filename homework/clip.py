@@ -17,6 +17,7 @@ def train(
     data: str = str(DATA_DIR),
     output: str = "runs/clip",
     run_dir: str | None = None,
+    pairs: str | None = None,
     steps: int = DEFAULT_STEPS,
     batch_size: int | None = None,
     learning_rate: float = 2e-3,
@@ -34,6 +35,7 @@ def train(
         data: the data folder.
         output: folder for the adapter; `bundle.py` packs runs/clip.
         run_dir: folder for checkpoints and TensorBoard; by default that of the adapter with -run appended.
+        pairs: folder to read the captions from, written by `generate_captions generate --output`; by default data.
         steps: number of batches.
         batch_size: views per batch; by default 64, or 128 with tux_nano, whose image features are cached.
         learning_rate: its maximum.
@@ -55,7 +57,7 @@ def train(
     check_min(1, steps=steps, batch_size=batch_size, rank=rank)
     check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     data_dir = Path(data)
-    views = CaptionMatchingDataset.of_split(split, data_dir)
+    views = CaptionMatchingDataset.of_split(split, data_dir, pairs)
     torch.manual_seed(seed)
     model, processor = load_base(base)
     module = CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(model), rank, base))
