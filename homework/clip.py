@@ -87,7 +87,7 @@ def load(name: str | Path = "clip"):
     """Load the submitted CLIP; its `.model` is a `CLIP`.
 
     Args:
-        name: a checkpoint's folder, by default the one inside the package.
+        name: a checkpoint's folder, or its name in runs; by default the one inside the package.
 
     Raises:
         InputError: no checkpoint, or one of another base.
@@ -164,7 +164,7 @@ def test(
     Example: python -m homework.clip test runs/clip --split valid --num-questions 2000
 
     Args:
-        checkpoint: a PEFT folder with additional_weights.pt, or `clip`, the submitted one.
+        checkpoint: a PEFT folder with additional_weights.pt, its name in runs, or `clip`, the submitted one.
         split: folder of the data to evaluate on.
         data: the data folder.
         num_questions: generate so many questions from the split's frames instead of reading its annotation files.

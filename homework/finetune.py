@@ -97,7 +97,7 @@ def load(name: str | Path = "vlm"):
     """Load the submitted VLM, a `BaseVLM`.
 
     Args:
-        name: a checkpoint's folder, by default the one inside the package.
+        name: a checkpoint's folder, or its name in runs; by default the one inside the package.
 
     Raises:
         InputError: no checkpoint, or one of another base.
@@ -121,7 +121,7 @@ def test(
     Example: python -m homework.finetune test runs/vlm --split valid --all-questions
 
     Args:
-        checkpoint: a PEFT folder, a base, or `vlm`, the submitted one.
+        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the submitted one.
         split: folder of the data to evaluate on.
         data: the data folder.
         all_questions: generate every question from the split's frames instead of reading its annotation files.

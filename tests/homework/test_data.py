@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from homework.data import benchmark, is_correct, is_exact_match, subsample_evenly, wilson_interval
+from homework.data import benchmark, is_correct, is_exact_match, print_accuracies, subsample_evenly, wilson_interval
 from homework.labels.rows import (
     CaptionDataset,
     MultiChoiceQADataset,
@@ -170,6 +170,14 @@ def test_rows_without_an_image_are_dropped(tiny_data, caplog):
 def test_wilson_interval(right: int, number: int, low: float, high: float):
     """Compare with Newcombe's worked examples of the score method (Statistics in Medicine 17, 1998, table I)."""
     assert wilson_interval(right / number, number) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_no_number_is_a_negative_zero(capsys):
+    """Rounding leaves the ends of some intervals of 0 % just below 0."""
+    intervals = [wilson_interval(0.0, n) for n in range(1, 200)]
+    assert min(intervals)[0] < 0
+    print_accuracies("title", ("correct",), [("name", (-1e-9,), 1, interval) for interval in intervals])
+    assert "-0.0" not in capsys.readouterr().out
 
 
 def test_hidden_files_are_ignored(tiny_data: Path):

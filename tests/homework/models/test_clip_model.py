@@ -137,7 +137,7 @@ def test_broken_additional_weights(loaded_nano, tmp_path, damage):
     with pytest.raises(InputError) as info:
         model.load_pretrained(tmp_path)
     assert str(info.value).startswith(f"{file}: ") and "\n" not in str(info.value)
-    assert not ran.exists()
+    assert not ran.exists() and "weights_only" not in str(info.value)  # torch's advice would run the code
     for name, weight in model.additional_weights().items():
         assert torch.equal(weight, weights[name])
 
