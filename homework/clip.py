@@ -40,7 +40,7 @@ def train(
         batch_size: views per batch; by default 64, or 128 with tux_nano, whose image features are cached.
         learning_rate: its maximum.
         rank: of LoRA.
-        seed: of the new weights and the order of views.
+        seed: of the new weights, the order of views, and the sample of captions where there are many.
         progress_questions: number of questions about valid to evaluate on while training.
     """
     import torch
