@@ -13,7 +13,7 @@ from ..utils.io import read_json
 logger = logging.getLogger(__name__)
 
 JSON_TYPES = {
-    **{dict: "an object", list: "a list", str: "a string", int: "an integer", float: "a fraction"},
+    **{dict: "an object", list: "a list", str: "a string", int: "an integer", float: "a decimal number"},
     **{bool: "true or false", type(None): "null"},
 }
 
@@ -70,9 +70,8 @@ class _AnnotationDataset(Sequence):
             self.rows += add_image_paths(content, data_dir)
         if not self.rows:
             problem = f"the {self.pattern} in it hold no rows" if files else f"no {self.pattern} in it"
-            raise InputError(
-                folder, problem, self.remedy.format(f"{split} --output {pairs_dir}" if pairs_dir else split)
-            )
+            flags = f"{split} --output {pairs_dir}" if pairs_dir else split
+            raise InputError(folder, problem, self.remedy.format(flags))
 
     def _find_problem(self, row) -> str | None:
         """Return what is wrong with a row, or None."""
