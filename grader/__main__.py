@@ -21,6 +21,7 @@ def grade(
     csv: Path | None = None,
     workers: int = 1,
     tokenizer: str | None = None,
+    python: Path | None = None,
     require_sandbox: bool = False,
 ) -> None:
     """Grade a bundle, or every bundle of a folder, on data/valid_grader, in a sandbox.
@@ -39,6 +40,7 @@ def grade(
         csv: write the points to this CSV file, one line per bundle
         workers: number of bundles graded at the same time
         tokenizer: folder or hub name of CLIP's tokenizer; TuxNano's by default
+        python: the Python whose environment runs bundles, such as the course's; this one by default
         require_sandbox: exit with status 1 if this system cannot enforce every limit
     """
     if not 0 < timeout < math.inf:
@@ -52,11 +54,15 @@ def grade(
     from . import report
     from .grader import Grader, find_bundles
     from .redact import read_truth
-    from .runner import unenforced_limits
+    from .runner import check_answers_are_hidden, probe_sandbox
 
     bundles = find_bundles(bundle)
-    grader = Grader(read_truth(data), timeout, tokenizer)
-    limits = unenforced_limits()
+    interpreter = str(python or sys.executable)
+    grader = Grader(read_truth(data), timeout, tokenizer, interpreter)
+    sandbox = probe_sandbox(interpreter, tokenizer)
+    check_answers_are_hidden(sandbox, data)
+    print(sandbox.describe(), file=sys.stderr)
+    limits = sandbox.unenforced
     for limit in limits:
         print(f"not enforced: {limit}", file=sys.stderr)
     if limits and require_sandbox:

@@ -1,6 +1,7 @@
 """Grade one bundle, or many in parallel: unpack it, run each part, score the answers."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,9 @@ from pathlib import Path
 from homework.utils.errors import InputError
 from homework.utils.parallel import cancel_on_error, interruptible_as_completed
 
+from .process import PartError, stop_requested, stop_workers
 from .redact import Truth, write_redacted_data
-from .runner import PartError, make_printable, run_part, stop_requested, stop_workers
+from .runner import make_printable, run_part
 from .score import PartGrade, score_part
 from .unpack import unpack_bundle
 
@@ -62,6 +64,7 @@ class Grader:
     truth: Truth
     timeout: float  # seconds per part, loading included
     tokenizer: str | None = None  # folder or hub name
+    python: str = sys.executable  # the interpreter that runs bundles
 
     def grade(self, bundle: Path) -> Grade:
         """Run and score both parts.
@@ -100,7 +103,7 @@ class Grader:
     def _grade_part(self, name: str, root: Path) -> PartGrade:
         start = time.monotonic()
         try:
-            run = run_part(name, root, self.timeout, self.tokenizer)
+            run = run_part(name, root, self.timeout, self.tokenizer, self.python)
         except PartError as error:
             return PartGrade(name, reason=str(error), seconds=time.monotonic() - start)
         seconds = time.monotonic() - start

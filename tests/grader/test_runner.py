@@ -2,8 +2,9 @@
 
 import pytest
 
+from grader.process import PartError
 from grader.redact import read_truth, write_redacted_data
-from grader.runner import PartError, run_part, unenforced_limits
+from grader.runner import probe_sandbox, run_part
 from grader.unpack import unpack_bundle
 from tests.fake_bundle import write_package
 
@@ -58,10 +59,10 @@ def test_a_running_thread_does_not_delay_the_grader(place, tmp_path):
     assert len(run_vlm(place, tmp_path, threads, timeout=20).records) == 10
 
 
-@pytest.mark.skipif(bool(unenforced_limits()), reason="this system does not enforce every limit")
+@pytest.mark.skipif(bool(probe_sandbox().unenforced), reason="this system does not enforce every limit")
 def test_memory_is_limited(tmp_path, monkeypatch):
     """The limit counts what a bundle fills, in small pieces too, not what it reserves."""
-    monkeypatch.setattr("grader.runner.MAX_MEMORY_BYTES", 200_000_000)
+    monkeypatch.setattr("grader.process.MAX_MEMORY_BYTES", 200_000_000)
     models = "def load_vlm():\n    kept = []\n    while True: kept.append(bytes(100_000))"
     package = write_package(tmp_path / "bundle", models)
     with unpack_bundle(package) as root, pytest.raises(PartError, match="MemoryError"):

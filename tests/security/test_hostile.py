@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from grader.grader import Grader
+from grader.process import PartError
 from grader.redact import read_truth, write_redacted_data
-from grader.runner import PartError, run_part, unenforced_limits
+from grader.runner import probe_sandbox, run_part
 from grader.score import score_part
 from grader.unpack import unpack_bundle
 from homework.utils.errors import InputError
@@ -23,7 +24,7 @@ from .zips import REFUSED
 TIMEOUT_SECONDS = 600  # generous, for busy machines; bundles that test the time limit get 1
 MARKER = b"98765"  # an argument of each process that a bundle tries to start
 
-linux = pytest.mark.skipif(bool(unenforced_limits()), reason="this system does not enforce every limit")
+linux = pytest.mark.skipif(bool(probe_sandbox().unenforced), reason="this system does not enforce every limit")
 
 
 @pytest.fixture(scope="module")
