@@ -31,7 +31,9 @@ def readable_paths(job: dict) -> list[Path]:
     Of Python it is the folders of libraries, not the prefix: that of a virtual environment may be the folder of a
     project, that of Debian's Python is /usr. Of the hub's cache it is the models, not the datasets beside them.
     """
-    paths = {job["root"], job["tokenizer"], *map(str, Path(job["hub"]).glob("models--*"))}
+    paths = {job["root"], job["tokenizer"]}
+    with contextlib.suppress(OSError):
+        paths |= {os.path.join(job["hub"], name) for name in os.listdir(job["hub"]) if name.startswith("models--")}
     paths |= {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     paths.add(sysconfig.get_config_var("LIBDIR") or "")  # libpython, and under Conda all shared libraries
     if site.ENABLE_USER_SITE:
