@@ -38,13 +38,12 @@ class Sandbox:
     version: int  # of Landlock's ABI
 
     def describe(self) -> str:
-        """Return the kernel's part in one line."""
+        """Return the version of Landlock and what it does not cover in one line."""
         if not self.version:
             return "sandbox: no Landlock"
-        gaps = landlock.list_gaps(self.version)
-        return f"sandbox: Landlock ABI {self.version}" + (
-            f", which leaves {', '.join(gaps)} to seccomp" if gaps else ""
-        )
+        gaps = ", ".join(landlock.list_gaps(self.version))
+        gaps = gaps and f", which does not cover {gaps}" + ("" if self.unenforced else ": seccomp does")
+        return f"sandbox: Landlock ABI {self.version}{gaps}"
 
 
 def run_part(
@@ -101,7 +100,7 @@ def probe_sandbox(python: str = sys.executable, tokenizer: str | Path | None = N
         except PartError as error:
             message = {"error": str(error)}
     if "error" in message:
-        remedy = "grade on another system, or with another --python (3.11 or newer)"
+        remedy = "use a --python of version 3.11 or newer, as a user who may read its libraries without root's rights"
         raise InputError(python, f"cannot start the sandbox: {message['error']}", remedy)
     readable = [path for path in message["readable"] if not Path(path).is_relative_to(root)]
     return Sandbox(message["unenforced"], readable, landlock.find_abi_version())

@@ -82,7 +82,7 @@ def enforce_limits(job: dict, program: bytes) -> tuple[list[str], list[Path]]:
         the limits that this system does not enforce, one line each, and the readable paths.
 
     Raises:
-        OSError: the kernel refused to drop privileges.
+        OSError: the kernel refused to drop privileges, or Python's libraries cannot be read without them.
     """
     unenforced, paths = limit_resources(job["memory"]), readable_paths(job)
     if not job["is_watched"]:
@@ -102,4 +102,7 @@ def enforce_limits(job: dict, program: bytes) -> tuple[list[str], list[Path]]:
         remedy = "no seccomp (Linux, with libseccomp2 and `pip install pyseccomp`)"
         unenforced.append(f"{', '.join(gaps)}: {remedy}; only Python's audit hooks block them")
     audit_hooks.add_audit_hook(paths, DEV_NULL)
+    for folder in map(sysconfig.get_path, ("stdlib", "purelib")):
+        with contextlib.suppress(FileNotFoundError):
+            os.listdir(folder)  # root without capabilities cannot enter a folder that is another user's alone
     return unenforced, paths

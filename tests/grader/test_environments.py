@@ -80,6 +80,21 @@ def test_a_python_that_cannot_be_started_is_one_line(project, tmp_path):
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and problem in done.stderr
 
 
+@linux
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+def test_root_is_told_that_libraries_need_its_capabilities(project, tmp_path):
+    """A Python in another user's home: root reads it by a capability, which a bundle must not have."""
+    package = write_package(tmp_path / "bundle")
+    (project / "lib").chmod(0o700)
+    os.chown(project / "lib", 65534, 65534)
+    try:
+        done = run_grader(package, project / "data", "--python", project / "bin" / "python")
+    finally:
+        os.chown(project / "lib", 0, 0)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "Permission denied" in done.stderr and "read its libraries without root's rights" in done.stderr
+
+
 def test_libraries_are_readable_and_not_their_prefix(project, tmp_path, monkeypatch):
     for name in ("models--a--b", "datasets--a--b"):
         (tmp_path / name).mkdir()
