@@ -102,7 +102,8 @@ def test_memory_that_cannot_be_watched_is_not_enforced(monkeypatch):
         (5, "sandbox: Landlock ABI 5, which does not cover signals: seccomp does"),
         (
             2,
-            "sandbox: Landlock ABI 2, which does not cover truncation, network, ioctl on devices, signals: seccomp does",
+            "sandbox: Landlock ABI 2, which does not cover truncation, network, ioctl on devices, signals: "
+            "seccomp does",
         ),
         (0, "sandbox: no Landlock"),
     ],
