@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -86,7 +87,8 @@ def _make_environment(work: str) -> dict[str, str]:
         **{"HF_HUB_CACHE": find_hub_cache(), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
         "CUDA_VISIBLE_DEVICES": "",  # CPU only: a GPU's device files lead to a driver that no sandbox covers
         **{"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        "TORCHINDUCTOR_CACHE_DIR": work,  # torch creates it on import unless it exists
+        # torch and matplotlib create these on import unless they exist
+        **{"TORCHINDUCTOR_CACHE_DIR": work, "MPLCONFIGDIR": work},
     }
 
 
@@ -97,7 +99,8 @@ def _start(job: dict, python: str) -> subprocess.Popen:
     job |= {"hub": find_hub_cache(), "landlock": landlock.find_abi_version(), "parent": os.getpid()}
     job |= {"memory": compute_memory_limit(), "is_watched": can_read_usage()}
     # -P: do not import from the script's folder, so that `homework` is the bundle's.
-    command = [python, "-P", str(WORKER_SCRIPT), json.dumps(job)]
+    # Absolute, as it runs in another folder; links stay, as one to Python marks a virtual environment.
+    command = [os.path.abspath(shutil.which(python) or python), "-P", str(WORKER_SCRIPT), json.dumps(job)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     environment = _make_environment(str(work))
     try:

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path, PurePath
@@ -250,7 +249,6 @@ def main() -> None:
             send({"unenforced": unenforced, "readable": list(map(str, readable))})
         else:
             sys.path.insert(0, job["root"])  # before any other folder with a `homework`
-            tempfile.tempdir = os.getcwd()  # torch reads its name on import; it is not writable either
             with wrap_errors(job["part"]):
                 run_model(job, send)
     except StepError as error:

@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 
 # The worker imports this package as `sandbox`, not as `grader.sandbox`: that would make a second `homework` importable.
-from . import audit_hooks, landlock, privileges, seccomp
+from . import audit_hooks, landlock, libraries, privileges, seccomp
 
 IS_LINUX = sys.platform == "linux"
 MAX_OPEN_FILES = 512
@@ -102,6 +102,7 @@ def enforce_limits(job: dict, program: bytes) -> tuple[list[str], list[Path]]:
         remedy = "no seccomp (Linux, with libseccomp2 and `pip install pyseccomp`)"
         unenforced.append(f"{', '.join(gaps)}: {remedy}; only Python's audit hooks block them")
     audit_hooks.add_audit_hook(paths, DEV_NULL)
+    libraries.adapt_libraries()
     for folder in map(sysconfig.get_path, ("stdlib", "purelib")):
         with contextlib.suppress(FileNotFoundError):
             os.listdir(folder)  # root without capabilities cannot enter a folder that is another user's alone

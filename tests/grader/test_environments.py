@@ -43,6 +43,28 @@ assert ctypes.CDLL(None).socket(2, 1, 0) == -1 and ctypes.CDLL(None).fork() == -
     assert len(run_vlm(project, tmp_path, attack).records) == 10
 
 
+INSTANTIATOR = """
+import importlib, os, sys, tempfile
+_TEMP_DIR = tempfile.TemporaryDirectory()
+sys.path.append(_TEMP_DIR.name)
+def get_remote_module_template(flag): return "value = {number}"
+def _do_instantiate_remote_module_template(name, values, flag):
+    with open(os.path.join(_TEMP_DIR.name, name + ".py"), "w") as file:
+        file.write(get_remote_module_template(flag).format(**values))
+    return importlib.import_module(name)
+"""
+
+
+def test_torchvision_may_be_imported(project, tmp_path):
+    """With torch 2.6 that writes a module into a temporary folder and imports it, as this copy does."""
+    folder = next(project.glob("lib/python3.*/site-packages")) / "torch" / "distributed" / "nn" / "jit"
+    folder.mkdir(parents=True)
+    (folder / "instantiator.py").write_text(INSTANTIATOR)
+    code = "import importlib\nfound = importlib.import_module('torch.distributed.nn.jit.instantiator')\n"
+    code += "assert found._do_instantiate_remote_module_template('made', {'number': 7}, True).value == 7\n"
+    assert len(run_vlm(project, tmp_path, code).records) == 10
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
