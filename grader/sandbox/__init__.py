@@ -19,7 +19,7 @@ MAX_OPEN_FILES = 512
 
 # Read by the interpreter, torch and their libraries, in addition to Python's own library folders.
 SYSTEM_PATHS = """/lib /lib32 /lib64 /usr/lib /usr/lib64 /usr/local/lib /usr/local/lib64 /usr/share/zoneinfo
-    /etc/ld.so.cache /etc/localtime /nix/store /System/Library /dev/urandom /dev/random /dev/zero /proc/cpuinfo
+    /etc/ld.so.cache /etc/localtime /nix/store /System/Library /dev/urandom /dev/random /proc/cpuinfo
     /proc/meminfo /proc/stat /sys/devices/system/cpu /sys/devices/system/node /sys/kernel/mm/transparent_hugepage"""
 PROC_SELF_FILES = ("maps", "stat", "statm", "status")  # not environ, mem, fd or task
 DEV_NULL = (Path("/dev/null"),)
