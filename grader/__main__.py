@@ -25,6 +25,7 @@ def grade(
     regrade: bool = False,
     workers: int = 1,
     tokenizer: str | None = None,
+    python: Path | None = None,
     require_sandbox: bool = False,
 ) -> None:
     """Grade a bundle, or every bundle of a folder, on data/valid_grader, in a sandbox.
@@ -48,6 +49,7 @@ def grade(
         regrade: grade bundles again that the file of grades has
         workers: number of bundles graded at the same time
         tokenizer: folder or hub name of CLIP's tokenizer; TuxNano's by default
+        python: the Python whose environment runs bundles, such as the course's; this one by default
         require_sandbox: exit with status 1 if this system cannot enforce every limit
     """
     if not 0 < timeout < math.inf:
@@ -64,7 +66,7 @@ def grade(
     from .grader import Grade, Grader, find_bundles
     from .ledger import Ledger, Reports
     from .redact import read_truth
-    from .runner import unenforced_limits
+    from .runner import check_answers_are_hidden, probe_sandbox
 
     try:
         found = find_bundles(bundle)
@@ -80,8 +82,12 @@ def grade(
         folder = bundle.resolve()
         grades = folder.parent / f"{folder.name}.grades.jsonl"
         check_writable(grades)
-    grader = Grader(read_truth(data), timeout, tokenizer)
-    limits = unenforced_limits()
+    interpreter = str(python or sys.executable)
+    grader = Grader(read_truth(data), timeout, tokenizer, interpreter)
+    sandbox = probe_sandbox(interpreter, tokenizer)
+    check_answers_are_hidden(sandbox, data)
+    print(sandbox.describe(), file=sys.stderr)
+    limits = sandbox.unenforced
     for limit in limits:
         print(f"not enforced: {limit}", file=sys.stderr)
     if limits and require_sandbox:

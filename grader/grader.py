@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -13,8 +14,9 @@ from homework.utils.errors import InputError
 from homework.utils.parallel import cancel_on_error, interruptible_as_completed
 
 from .ledger import digest_bundle, printable_path
+from .process import PartError, stop_requested, stop_workers
 from .redact import Truth, digest_truth, write_redacted_data
-from .runner import PartError, run_part, stop_requested, stop_workers
+from .runner import run_part
 from .score import PartGrade, score_part
 from .unpack import find_package, unpack_bundle
 
@@ -68,6 +70,7 @@ class Grader:
     truth: Truth
     timeout: float  # seconds per part, loading included
     tokenizer: str | None = None  # folder or hub name
+    python: str = sys.executable  # the interpreter that runs bundles
 
     def describe_conditions(self) -> dict:
         """Return all that a grade depends on beside its bundle, as JSON content."""
@@ -122,7 +125,7 @@ class Grader:
     def _grade_part(self, name: str, root: Path) -> PartGrade:
         start = time.monotonic()
         try:
-            run = run_part(name, root, self.timeout, self.tokenizer)
+            run = run_part(name, root, self.timeout, self.tokenizer, self.python)
         except PartError as error:
             return PartGrade(name, reason=str(error), seconds=time.monotonic() - start)
         seconds = time.monotonic() - start

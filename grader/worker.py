@@ -1,8 +1,10 @@
 """Run one model of a bundle in a sandboxed process: a job in the first argument, answers on stdout.
 
-`runner.py` starts it as a script, without points or right answers; `homework` is the bundle's here. It writes lines of
-JSON: `{"unenforced": [...]}` for a job without a part; else `{"num_parameters": n}`, then `{"records": [...]}`, or
-`{"error": "..."}` in place of either. The bundle's code can change anything here, so `runner.py` trusts none of it.
+`runner.py` starts it as a script, without points or right answers; `homework` is the bundle's here. As it may run in
+another Python environment, it imports the standard library only, and once in the sandbox what models need. Stdin is the
+filter of system calls. It writes lines of JSON: `{"unenforced": [...], "readable": [...]}` for a job without a part;
+else `{"num_parameters": n}`, then `{"records": [...]}`, or `{"error": "..."}` in place of either. The bundle's code can
+change anything here, so `runner.py` trusts none of it.
 """
 
 import contextlib
@@ -11,7 +13,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path, PurePath
@@ -38,7 +39,21 @@ def wrap_errors(step: str) -> Iterator[None]:
         raise
     except BaseException as error:
         text = " ".join(str(error).split())[:300]
-        raise StepError(f"{step}: {type(error).__name__}" + (f": {text}" if text else "")) from None
+        text = f"{step}: {type(error).__name__}" + (f": {text}" if text else "")
+        if is_foreign_import_error(error):
+            text = f"{text[:180]}; not the bundle's fault: the environment of {sys.executable} lacks it, so install it "
+            text += "there, or grade with --python of the course's environment"
+        raise StepError(text) from None
+
+
+def is_foreign_import_error(error: BaseException | None) -> bool:
+    """Return whether a module, or a name in it, could not be imported that is not the bundle's own."""
+    while isinstance(error, ImportError) and not error.name:
+        error = error.__cause__ or error.__context__
+    if not isinstance(error, ImportError):
+        return False
+    name, package = error.name.partition(".")[0], Path(sys.path[0], "homework")
+    return name != package.name and not any(path.stem == name for path in package.rglob("*"))
 
 
 def image_key(path: str) -> str:
@@ -202,15 +217,18 @@ def redirect_stdout() -> int:
     return channel
 
 
-def enter_sandbox(job: dict) -> list[str]:
-    """Start the sandbox and return the limits that this system does not enforce, one line each."""
+def enter_sandbox(job: dict) -> tuple[list[str], list[Path]]:
+    """Start the sandbox; return the limits that this system does not enforce, and the readable paths."""
+    program = sys.stdin.buffer.read()
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, 0)
     here = str(Path(__file__).parent)  # never searched for a bundle's imports
     sys.path.insert(0, here)
     try:
         from sandbox import enforce_limits
     finally:
         sys.path.remove(here)
-    return enforce_limits(job)
+    return enforce_limits(job, program)
 
 
 def main() -> None:
@@ -224,14 +242,13 @@ def main() -> None:
 
     try:
         with wrap_errors("the sandbox"):
-            unenforced = enter_sandbox(job)
+            unenforced, readable = enter_sandbox(job)
             if unenforced != job["unenforced"] and job["part"]:
                 raise StepError(f"the sandbox: {'; '.join(unenforced)}")  # other limits than were announced
         if job["part"] is None:
-            send({"unenforced": unenforced})
+            send({"unenforced": unenforced, "readable": list(map(str, readable))})
         else:
             sys.path.insert(0, job["root"])  # before any other folder with a `homework`
-            tempfile.tempdir = os.getcwd()  # torch reads its name on import; it is not writable either
             with wrap_errors(job["part"]):
                 run_model(job, send)
     except StepError as error:

@@ -17,6 +17,7 @@ def train(
     data: str = str(DATA_DIR),
     output: str = "runs/clip",
     run_dir: str | None = None,
+    pairs: str | None = None,
     steps: int = DEFAULT_STEPS,
     batch_size: int | None = None,
     learning_rate: float = 2e-3,
@@ -34,11 +35,12 @@ def train(
         data: the data folder.
         output: folder for the adapter; `bundle.py` packs runs/clip.
         run_dir: folder for checkpoints and TensorBoard; by default that of the adapter with -run appended.
+        pairs: folder to read the captions from, written by `generate_captions generate --output`; by default data.
         steps: number of batches.
         batch_size: views per batch; by default 64, or 128 with tux_nano, whose image features are cached.
         learning_rate: its maximum.
         rank: of LoRA.
-        seed: of the new weights and the order of views.
+        seed: of the new weights, the order of views, and the sample of captions where there are many.
         progress_questions: number of questions about valid to evaluate on while training.
     """
     import torch
@@ -55,7 +57,7 @@ def train(
     check_min(1, steps=steps, batch_size=batch_size, rank=rank)
     check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     data_dir = Path(data)
-    views = CaptionMatchingDataset.of_split(split, data_dir)
+    views = CaptionMatchingDataset.of_split(split, data_dir, pairs)
     torch.manual_seed(seed)
     model, processor = load_base(base)
     module = CLIPTrainingModule(add_lora_to_clip(CLIP.from_vlm(model), rank, base))
@@ -85,7 +87,7 @@ def load(name: str | Path = "clip"):
     """Load the submitted CLIP; its `.model` is a `CLIP`.
 
     Args:
-        name: a checkpoint's folder, by default the one inside the package.
+        name: a checkpoint's folder, or its name in runs; by default the one inside the package.
 
     Raises:
         InputError: no checkpoint, or one of another base.
@@ -162,7 +164,7 @@ def test(
     Example: python -m homework.clip test runs/clip --split valid --num-questions 2000
 
     Args:
-        checkpoint: a PEFT folder with additional_weights.pt, or `clip`, the submitted one.
+        checkpoint: a PEFT folder with additional_weights.pt, its name in runs, or `clip`, the submitted one.
         split: folder of the data to evaluate on.
         data: the data folder.
         num_questions: generate so many questions from the split's frames instead of reading its annotation files.

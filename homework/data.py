@@ -88,8 +88,8 @@ def print_accuracies(title: str, columns: Sequence[str], rows: Iterable[tuple]) 
     print(title)
     print(f"{'':16}{''.join(f'{column:>8}' for column in (*columns, 'n'))}{'95 %':>16}")
     for name, accuracies, n, (low, high) in rows:
-        numbers = "".join(f"{100 * accuracy:8.1f}" for accuracy in accuracies)
-        print(f"  {name:14}{numbers}{n:>8}{100 * low:10.1f}-{100 * high:<5.1f}".rstrip())
+        numbers = "".join(f"{100 * accuracy:z8.1f}" for accuracy in accuracies)
+        print(f"  {name:14}{numbers}{n:>8}{100 * low:z10.1f}-{100 * high:<z5.1f}".rstrip())  # z: no -0.0
 
 
 def subsample_evenly(dataset: Sequence, max_samples: int | None) -> list:

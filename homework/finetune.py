@@ -17,6 +17,7 @@ def train(
     data: str = str(DATA_DIR),
     output: str = "runs/vlm",
     run_dir: str | None = None,
+    pairs: str | None = None,
     steps: int | None = None,
     batch_size: int = 32,
     learning_rate: float = 5e-4,
@@ -34,6 +35,7 @@ def train(
         data: the data folder.
         output: folder for the adapter; `bundle.py` packs runs/vlm.
         run_dir: folder for checkpoints and TensorBoard; by default that of the adapter with -run appended.
+        pairs: folder to read the pairs from, written by `generate_qa generate --output`; by default data.
         steps: number of batches; by default 240, or 160 with tux_nano.
         batch_size: views per batch, each with all its questions.
         learning_rate: its maximum.
@@ -57,7 +59,7 @@ def train(
     check_min(1, steps=steps, batch_size=batch_size, rank=rank)
     check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     data_dir = Path(data)
-    dataset = PackedVQADataset.of_split(split, data_dir)
+    dataset = PackedVQADataset.of_split(split, data_dir, pairs)
     torch.manual_seed(seed)
     model, processor = load_base(base)
     vlm = BaseVLM.from_parts(add_lora(model, rank, base), processor)
@@ -95,7 +97,7 @@ def load(name: str | Path = "vlm"):
     """Load the submitted VLM, a `BaseVLM`.
 
     Args:
-        name: a checkpoint's folder, by default the one inside the package.
+        name: a checkpoint's folder, or its name in runs; by default the one inside the package.
 
     Raises:
         InputError: no checkpoint, or one of another base.
@@ -119,7 +121,7 @@ def test(
     Example: python -m homework.finetune test runs/vlm --split valid --all-questions
 
     Args:
-        checkpoint: a PEFT folder, a base, or `vlm`, the submitted one.
+        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the submitted one.
         split: folder of the data to evaluate on.
         data: the data folder.
         all_questions: generate every question from the split's frames instead of reading its annotation files.

@@ -36,14 +36,15 @@ def check(*, info_file: Path, view_index: int, output: Path | None = None) -> No
     show_view(info_file, view_index, lambda scene: ((caption, "") for caption in captions(scene)), "captions", output)
 
 
-def generate(*, split: str, data: Path = DATA_DIR) -> None:
+def generate(*, split: str, data: Path = DATA_DIR, output: Path | None = None) -> None:
     """Write the captions of all views of a split to its generated_captions.json.
 
     Args:
         split: the split to caption, e.g. train
         data: the folder of the splits
+        output: folder for SPLIT/generated_captions.json instead of the data folder, e.g. for `train --pairs`
     """
-    generate_annotations(split_folder(data, split), FILE_NAME, rows)
+    generate_annotations(split_folder(data, split), FILE_NAME, rows, output_dir=output)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def text(options: Options, steps: int = 800) -> None:
         trainer.load_checkpoint(Path(options.init_from), stage)
     stage.load_vision(vision.vision_encoder, vision.heads)
     caption_types = [classify_caption(caption) for caption in stage.captions]
-    stage.prior_logits = class_prior_logits(stage.caption_targets(views.scenes), caption_types)
+    stage.prior_logits = class_prior_logits(stage.caption_targets(views.scenes).mean(0), caption_types)
 
     def compute_losses(rng):
         pixels, _, scenes = views.sample_batch(rng, options.batch_size)

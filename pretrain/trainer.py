@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from homework.utils.errors import InputError, first_line
@@ -128,7 +127,7 @@ def errors_as_input_error(
         raise
     except FileNotFoundError:
         raise InputError(path, "no such checkpoint", "run the previous stage first, or correct the path") from None
-    except (OSError, RuntimeError, LookupError, ValueError, SafetensorError) as error:
+    except Exception as error:  # torch, pickle and safetensors each raise their own
         # PyTorch names the weights that do not fit in the last lines
         reason = str(error).splitlines()[-1].strip() if isinstance(error, RuntimeError) else first_line(error)
         raise InputError(path, f"{problem} ({textwrap.shorten(reason, 160)})", remedy) from None

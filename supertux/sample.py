@@ -93,18 +93,20 @@ def use_sample(*, data: Path = DATA_DIR) -> None:
     """
     if (data / UNPACKING).exists():
         raise InputError(data, "an unfinished download is in it", "run the download again, or delete .unpacking in it")
-    if not (data / MARKER).exists() and any(next((data / split).glob("*"), None) for split in SPLITS):
+    if not (data / MARKER).exists() and any(next((data / split).glob("[!.]*"), None) for split in SPLITS):
         logger.info(f"{data} has frames: nothing to unpack")
         return
     data.mkdir(parents=True, exist_ok=True)
     (data / MARKER).touch()
     for split in SPLITS:
-        if next((data / split).glob("*"), None):  # complete: moved there by an interrupted run
+        if next((data / split).glob("[!.]*"), None):  # complete: moved there by an interrupted run
             continue
         with tempfile.TemporaryDirectory(dir=data) as folder:
             (target := Path(folder) / split).mkdir()
             for name, content in progress_bar(sample_files(split), desc=f"unpacking {split}", unit="file", delay=1):
                 (target / name).write_bytes(content)
+            for hidden in (data / split).glob(".*"):  # a folder that holds any cannot be replaced
+                hidden.rename(target / hidden.name)
             target.rename(data / split)
     logger.info(f"{data}: the sample's frames; `python -m supertux download` replaces them by the course's")
 

@@ -5,15 +5,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from ..utils.errors import InputError
-from ..utils.io import atomic_write
-from ..utils.parallel import cancel_on_error
+from ..utils.io import atomic_write, check_writable
+from ..utils.parallel import cancel_on_error, process_pool
 from ..utils.progress import progress_bar
 from .frame_info import read_scenes
 from .rows import image_file, info_files
@@ -40,27 +39,33 @@ def _encode_frame(rows_fn: RowsFn, info_path: Path) -> tuple[bytes, int, list[st
     return lines.removesuffix(b"\n").replace(b"\n", b",\n"), len(rows), images
 
 
-def generate_annotations(split_dir: Path, name: str, rows_fn: RowsFn, num_workers: int | None = None) -> Path:
-    """Write the annotation rows of all views of a split to `split_dir/name`, one per line.
+def generate_annotations(
+    split_dir: Path, name: str, rows_fn: RowsFn, num_workers: int | None = None, output_dir: Path | None = None
+) -> Path:
+    """Write the annotation rows of all views of a split to a file, one per line, and return its path.
 
     Args:
+        name: of the file.
         rows_fn: returns the rows of a scene, given its image file; must be picklable.
         num_workers: number of processes; all cores by default.
+        output_dir: folder for the file, in a folder of the split's name; by default `split_dir` itself.
 
     Raises:
-        InputError: the split is missing, a frame is broken, or a view has no image.
+        InputError: the split is missing, a frame is broken, a view has no image, or the file cannot be written.
     """
     start = time.perf_counter()
     frames = info_files(split_dir)
+    file = (output_dir / split_dir.name if output_dir else split_dir) / name
+    check_writable(file, remedy="name another folder with --output")
     # one directory listing is much faster than a file system call per image
     existing = {f"{split_dir.name}/{file}" for file in os.listdir(split_dir)}
     total_rows = total_views = 0
     # a terminal sends Ctrl-C to all processes; the parent stops the workers
     ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
     with (
-        atomic_write(split_dir / name) as temporary,
+        atomic_write(file) as temporary,
         open(temporary, "wb") as stream,
-        ProcessPoolExecutor(num_workers, **ignore_ctrl_c) as pool,
+        process_pool(num_workers, **ignore_ctrl_c) as pool,
         cancel_on_error(pool),
     ):
         encoded = pool.map(partial(_encode_frame, rows_fn), frames, chunksize=FRAMES_PER_TASK)
@@ -74,6 +79,6 @@ def generate_annotations(split_dir: Path, name: str, rows_fn: RowsFn, num_worker
             total_views += len(images)
         stream.write(b"\n]\n" if total_rows else b"[]\n")
     seconds = time.perf_counter() - start
-    logger.info(f"{split_dir / name}: {total_rows:,} rows for {total_views:,} views in {len(frames):,} frames")
+    logger.info(f"{file}: {total_rows:,} rows for {total_views:,} views in {len(frames):,} frames")
     logger.info(f"{seconds:.1f} s, {total_rows / seconds:,.0f} rows/s")
-    return split_dir / name
+    return file

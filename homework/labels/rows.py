@@ -12,6 +12,11 @@ from ..utils.io import read_json
 
 logger = logging.getLogger(__name__)
 
+JSON_TYPES = {
+    **{dict: "an object", list: "a list", str: "a string", int: "an integer", float: "a decimal number"},
+    **{bool: "true or false", type(None): "null"},
+}
+
 # beside the package, as the course's grader puts it; an installed package takes that of the working directory
 _ROOT = Path(__file__).parents[2]
 DATA_DIR = Path("data") if _ROOT.name in ("site-packages", "dist-packages") else _ROOT / "data"
@@ -29,38 +34,54 @@ def add_image_paths(rows: Sequence[dict], data_dir: Path) -> list[dict]:
     return [{**row, "image_path": str(data_dir / row["image_file"])} for row in rows]
 
 
+def _type_problem(value, expected: type, content: str = "") -> str | None:
+    """Return that a JSON value is of another type than the expected one, or None; `content` says more of that."""
+    is_expected = type(value) is expected
+    return None if is_expected else f"expected {JSON_TYPES[expected]}{content}, got {JSON_TYPES[type(value)]}"
+
+
 class _AnnotationDataset(Sequence):
     """All rows of a split's annotation files that match `pattern`, with `image_path` added."""
 
     pattern: str
     fields: ClassVar[dict[str, type]]
-    remedy: str  # if there is no file
+    remedy: str  # if there are no rows
 
-    def __init__(self, split: str, data_dir: str | Path | None = None):
-        """Read the files; raise an `InputError` if there are none, or a row is invalid."""
+    def __init__(self, split: str, data_dir: str | Path | None = None, pairs_dir: str | Path | None = None):
+        """Read the files of a split in `pairs_dir`, by default the data folder itself; a file may hold no rows.
+
+        Raises:
+            InputError: no files, no rows in them, or an invalid one.
+        """
         data_dir = Path(data_dir or DATA_DIR)
-        folder = data_dir / split
-        if not folder.is_dir():
+        folder = Path(pairs_dir or data_dir) / split
+        if not pairs_dir and not folder.is_dir():
             raise split_not_found(folder)
         files = sorted(path for path in folder.glob(self.pattern) if not path.name.startswith("."))
-        if not files:
-            raise InputError(folder, f"no {self.pattern} in it", self.remedy.format(split))
         self.split, self.rows = split, []
         for file in files:
             content = read_json(file)
-            if not isinstance(content, list) or not content:
-                found = "an empty list" if content == [] else type(content).__name__
-                raise InputError(file, f"expected a list of rows, got {found}", "generate or restore the file")
-            for number, row in enumerate(content):
-                problem = self._find_problem(row)
-                if problem:
-                    raise InputError(file, f"row {number} {problem}", "generate or restore the file")
+            problem = _type_problem(content, list, " of rows")
+            if not problem:
+                problems = (f"row {i}: {found}" for i, row in enumerate(content) if (found := self._find_problem(row)))
+                problem = next(problems, None)
+            if problem:
+                raise InputError(file, problem, "generate or restore the file")
             self.rows += add_image_paths(content, data_dir)
+        if not self.rows:
+            problem = f"the {self.pattern} in it hold no rows" if files else f"no {self.pattern} in it"
+            flags = f"{split} --output {pairs_dir}" if pairs_dir else split
+            raise InputError(folder, problem, self.remedy.format(flags))
 
     def _find_problem(self, row) -> str | None:
         """Return what is wrong with a row, or None."""
-        if not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in self.fields.items()):
-            return f"is not an object with {', '.join(f'{k} ({t.__name__})' for k, t in self.fields.items())}"
+        if problem := _type_problem(row, dict):
+            return problem
+        for name, expected in self.fields.items():
+            if name not in row:
+                return f"no `{name}`"
+            if problem := _type_problem(row[name], expected):
+                return f"`{name}`: {problem}"
         return None
 
     def __len__(self) -> int:
@@ -96,9 +117,9 @@ class MultiChoiceQADataset(_AnnotationDataset):
     def _find_problem(self, row) -> str | None:
         problem = super()._find_problem(row)
         if problem is None and not all(isinstance(candidate, str) for candidate in row["candidates"]):
-            return "has a candidate that is not a string"
+            return "a candidate is not a string"
         if problem is None and not 0 <= row["correct_index"] < len(row["candidates"]):
-            return f"for {row['image_file']}: correct_index {row['correct_index']} is not an index of its candidates"
+            return f"{row['image_file']}: correct_index {row['correct_index']} is not an index of its candidates"
         return problem
 
 

@@ -27,14 +27,14 @@ def smooth_labels(targets: Tensor) -> Tensor:
     return (1 - LABEL_SMOOTHING) * targets + LABEL_SMOOTHING / 2
 
 
-def class_prior_logits(targets: Tensor, caption_types: Sequence[str]) -> Tensor:
+def class_prior_logits(shares: Tensor, caption_types: Sequence[str]) -> Tensor:
     """Return each caption's prior logit: log-odds that a caption of its type is true. Shape [num_captions].
 
     Args:
-        targets: [images, num_captions], 1 where a caption is true of an image; they are smoothed as in training.
+        shares: of images that each caption is true of, [num_captions]; they are smoothed as the targets in training.
         caption_types: of each caption.
     """
-    shares = smooth_labels(targets).mean(0)
+    shares = smooth_labels(shares)
     share_of_type = {
         one: shares[[other == one for other in caption_types]].mean() for one in dict.fromkeys(caption_types)
     }
@@ -163,7 +163,14 @@ class CLIP(nn.Module):
         set_threads(len(pixel_values))  # graders give one image per call
         return self.encode_image(pixel_values), self.encode_text(input_ids, attention_mask), self.logit_scale.exp()
 
-    def loss(self, image_features: Tensor, text_features: Tensor, targets: Tensor, prior_logits: Tensor) -> Tensor:
+    def loss(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        targets: Tensor,
+        prior_logits: Tensor,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Compute the sigmoid loss of each image against each text, without false negatives.
 
         The captions' prior logits are added here and left out when candidates are compared, so that only what the
@@ -179,12 +186,14 @@ class CLIP(nn.Module):
             image_features, text_features: [b, dim], [n, dim].
             targets: [b, n], 1 where the text is true of the image.
             prior_logits: [n], see `class_prior_logits`.
+            weights: of the texts in the sum, [n]; by default 1.
 
         Returns:
-            the mean over images of the sum over texts.
+            the mean over images of the weighted sum over texts.
         """
         logits = self.logit_scale.exp() * image_features @ text_features.T + self.logit_bias + prior_logits
-        return F.binary_cross_entropy_with_logits(logits, smooth_labels(targets), reduction="none").sum(1).mean()
+        losses = F.binary_cross_entropy_with_logits(logits, smooth_labels(targets), weights, reduction="none")
+        return losses.sum(1).mean()
 
     def additional_weights(self) -> dict[str, Tensor]:
         """Return the weights that are not the base's: with another base's heads an old checkpoint would be wrong."""

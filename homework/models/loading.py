@@ -49,8 +49,11 @@ def default_checkpoint(part: str) -> Path:
 
 
 def checkpoint_folder(name: str | Path) -> Path:
-    """Return a checkpoint's folder: `vlm` and `clip` are the submitted ones, all else is a path."""
-    return default_checkpoint(str(name)) if str(name) in ("vlm", "clip") else Path(name)
+    """Return a checkpoint's folder: `vlm` and `clip` are the submitted ones, others a path or the name of a run."""
+    if str(name) in ("vlm", "clip"):
+        return default_checkpoint(str(name))
+    is_known, run = str(name) == "tux_nano" or Path(name).exists(), Path("runs") / name
+    return run if is_adapter(run) and not is_known else Path(name)
 
 
 def resolve_base(base: str) -> str:

@@ -48,9 +48,9 @@ class PackedVQADataset(Dataset):
         self.views = load_views(list(rows_of_image), cache_dir)
 
     @classmethod
-    def of_split(cls, split: str, data_dir: Path) -> "PackedVQADataset":
-        """Read every pair of a split's *_qa_pairs.json whose image exists."""
-        return cls(drop_rows_without_image(VQADataset(split, data_dir)), data_dir / ".cache")
+    def of_split(cls, split: str, data_dir: Path, pairs_dir: str | None = None) -> "PackedVQADataset":
+        """Read every pair of a split's *_qa_pairs.json, by default in the data folder, whose image exists."""
+        return cls(drop_rows_without_image(VQADataset(split, data_dir, pairs_dir)), data_dir / ".cache")
 
     def fingerprint(self) -> str:
         """Return a digest of images by name, questions and answers."""

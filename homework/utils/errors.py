@@ -49,6 +49,8 @@ def make_printable(text: str, limit: int | None = None) -> str:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an exception's message (up to 200 characters), or its type if empty."""
+    if "weights_only" in str(error):  # torch advises to load the file all the same, which would run code in it
+        return "it holds more than weights"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

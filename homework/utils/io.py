@@ -82,13 +82,13 @@ def apply_umask(file: str | Path) -> None:
     os.chmod(file, 0o666 & ~umask)
 
 
-def check_writable(path: str | Path, folder: bool = False) -> None:
+def check_writable(path: str | Path, folder: bool = False, remedy: str = "choose another path") -> None:
     """Check before long work that its result, a file or else a folder, can be written to `path`."""
     if not folder:
         _check_not_folder(Path(path))
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(path, f"cannot write: {above} is not a writable directory", "choose another path")
+        raise InputError(path, f"cannot write: {above} is not a writable directory", remedy)
 
 
 def _check_not_folder(path: Path) -> None:

@@ -62,7 +62,7 @@ def render(
     remaining = [plan for plan in plans if not is_done(plan, output)]
     logger.info(f"{output}: {len(plans)} races, {len(plans) - len(remaining)} of them drawn already")
     lost, unreadable = draw_races(remaining, output, workers, ray)
-    count = sum(1 for _ in output.glob("*_info.json"))
+    count = sum(1 for _ in output.glob("[!.]*_info.json"))
     retry = " (run the same command again to retry)" if lost else ""
     logger.info(f"{output}: {count:,} frames; {lost} races lost{retry}, {unreadable} frames left out as unreadable")
 
@@ -153,7 +153,7 @@ def _check_settings_match(output: Path, settings: dict) -> None:
     path = output / SETTINGS_FILE
     settings |= {"labels": shaders.VERSION, "at rest": "from the front"}  # older folders lack the latter
     if not path.exists():
-        if any(output.glob("*_info.json")):
+        if any(output.glob("[!.]*_info.json")):
             raise InputError(output, "it holds frames of another source", "give another --output")
         os.makedirs(output / ".races", exist_ok=True)
         write_json(path, settings)

@@ -27,7 +27,7 @@ def stats(folder: Path, /) -> None:
     infos = [read_frame_info(path) for path in bar]
     settings = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
     # frames that came from elsewhere, as those of the sample, have no records; older ones have no total
-    records = [record for path in (folder / ".races").glob("*.json") if "cpu_s" in (record := read_json(path))]
+    records = [record for path in (folder / ".races").glob("[!.]*.json") if "cpu_s" in (record := read_json(path))]
     lines = [*speed_table(records), ""] if records else []
     lines += kart_count_table(infos)
     print("\n".join([*lines, coverage_line(infos, settings.get("tracks", TRACKS), settings.get("karts", KARTS))]))

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from grader.grader import find_bundles
-from grader.runner import unenforced_limits
+from grader.runner import probe_sandbox
 from tests.conftest import heed_ctrl_c
 from tests.fake_bundle import ROOT, grader_command, run_grader, write_data, write_package, write_zip
 
@@ -182,7 +182,7 @@ def block_calls(*names):
     return restrict
 
 
-@pytest.mark.skipif(bool(unenforced_limits()), reason="this system does not enforce every limit")
+@pytest.mark.skipif(bool(probe_sandbox().unenforced), reason="this system does not enforce every limit")
 @pytest.mark.parametrize(
     ("calls", "line"),
     [

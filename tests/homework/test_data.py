@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from homework.data import benchmark, is_correct, is_exact_match, subsample_evenly, wilson_interval
+from homework.data import benchmark, is_correct, is_exact_match, print_accuracies, subsample_evenly, wilson_interval
 from homework.labels.rows import (
     CaptionDataset,
     MultiChoiceQADataset,
@@ -49,13 +49,46 @@ def test_missing_splits_and_annotations_name_the_remedy(tiny_data: Path):
         CaptionDataset("train", tiny_data)
 
 
-@pytest.mark.parametrize("text", ["[", "{}", "[1]", '[{"question": "Q", "answer": 1, "image_file": "x"}]'])
-def test_a_broken_annotation_file_is_one_line_that_names_it(tiny_data: Path, text: str):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({}, "expected a list of rows, got an object"),
+        (None, "expected a list of rows, got null"),
+        ([1], "row 0: expected an object, got an integer"),
+        ([ROW, {}], "row 1: no `image_file`"),
+        ([ROW | {"answer": 3}], "row 0: `answer`: expected a string, got an integer"),
+        ([ROW | {"question": [True]}], "row 0: `question`: expected a string, got a list"),
+    ],
+)
+def test_a_wrong_type_is_one_line_that_says_so(tiny_data: Path, content, problem: str):
     path = tiny_data / "train" / "broken_qa_pairs.json"
-    path.write_text(text)
+    write_json(path, content)
     with pytest.raises(InputError) as error:
         VQADataset("train", tiny_data)
-    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    assert str(error.value) == f"{path}: {problem}; generate or restore the file"
+
+
+def test_a_broken_annotation_file_is_one_line_that_names_it(tiny_data: Path):
+    path = tiny_data / "train" / "broken_qa_pairs.json"
+    path.write_text("[")
+    with pytest.raises(InputError, match=f"^{path}: not readable as JSON [^\\n]*$"):
+        VQADataset("train", tiny_data)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"), [(VQADataset, "generate_qa"), (CaptionDataset, "generate_captions")], ids=["qa", "captions"]
+)
+def test_a_file_may_hold_no_rows_but_a_split_must_hold_some(tiny_data: Path, dataset, name: str):
+    """Generators that write a file per view write `[]` for a view without a question."""
+    before, pattern = dataset("train", tiny_data).rows, dataset.pattern
+    write_json(tiny_data / "train" / pattern.replace("*", "00000_03"), [])
+    assert dataset("train", tiny_data).rows == before
+    for file in (tiny_data / "train").glob(pattern):
+        write_json(file, [])
+    with pytest.raises(InputError) as error:
+        dataset("train", tiny_data)
+    remedy = f"run `python -m homework.{name} generate --split train`"
+    assert str(error.value) == f"{tiny_data / 'train'}: the {pattern} in it hold no rows; {remedy}"
 
 
 @pytest.mark.parametrize("index", [-1, 5])
@@ -137,6 +170,14 @@ def test_rows_without_an_image_are_dropped(tiny_data, caplog):
 def test_wilson_interval(right: int, number: int, low: float, high: float):
     """Compare with Newcombe's worked examples of the score method (Statistics in Medicine 17, 1998, table I)."""
     assert wilson_interval(right / number, number) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_no_number_is_a_negative_zero(capsys):
+    """Rounding leaves the ends of some intervals of 0 % just below 0."""
+    intervals = [wilson_interval(0.0, n) for n in range(1, 200)]
+    assert min(intervals)[0] < 0
+    print_accuracies("title", ("correct",), [("name", (-1e-9,), 1, interval) for interval in intervals])
+    assert "-0.0" not in capsys.readouterr().out
 
 
 def test_hidden_files_are_ignored(tiny_data: Path):

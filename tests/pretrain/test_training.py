@@ -1,7 +1,9 @@
 """The training loop, and the weights that stages begin with."""
 
 import json
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +85,14 @@ def test_checkpoint_of_another_architecture_is_rejected(tmp_path):
     torch.save({"step": 1, "model": {"other": torch.zeros(1)}, "optimizer": {}}, tmp_path / "stage.pt")
     with pytest.raises(InputError, match="stage.pt: not a checkpoint of this stage"):
         stage(tmp_path, 3)
+
+
+@pytest.mark.parametrize("content", [b"", pickle.dumps(Path("code"), 2)], ids=["empty", "code"])
+def test_a_checkpoint_that_is_empty_or_holds_code_is_one_line(tmp_path, content):
+    (tmp_path / "stage.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"stage.pt: not a checkpoint of this stage \([^\n]*\)") as error:
+        stage(tmp_path, 3)
+    assert "weights_only" not in str(error.value)
 
 
 def test_learning_rate_is_flat_between(tmp_path):

@@ -71,7 +71,7 @@ SIGNALS_AND_PROCESSES = {
     "multiprocessing": (
         "import multiprocessing\n"
         "def attack(): multiprocessing.get_context('fork').Process(target=time.sleep, args=(98765,)).start()",
-        "not allow os.fork",
+        NOT_PERMITTED,  # a pipe, before it forks
     ),
     "new_session_in_c": ("def attack(): libc('setsid')", NOT_PERMITTED),
     "ptrace_in_c": ("def attack(): libc('ptrace', 16, os.getppid(), 0, 0)", NOT_PERMITTED),
@@ -107,10 +107,10 @@ WRITES = {
         DENIED,
     ),
     "write_home": ("def attack(): Path('~/new').expanduser().write_text('x')", "not allow writing"),
-    "write_home_in_c": ("def attack(): libc('creat', bytes(HOME / 'tux-hostile'), 0o666)", DENIED),
+    "write_home_in_c": ("def attack(): libc('creat', bytes(HOME / 'tux-hostile'), 0o666)", NOT_PERMITTED),
     "fills_the_disk_in_c": (
         "def attack(): libc('fallocate', libc('creat', bytes(HERE / 'full'), 0o666), 0, 0, 1 << 30)",
-        DENIED,
+        NOT_PERMITTED,
     ),
     "write_working_folder_in_c": ("def attack(): libc('open', b'new', os.O_CREAT | os.O_WRONLY, 0o666)", DENIED),
     "write_data": ("def attack(): open(next((DATA / 'valid_grader').iterdir()), 'a')", "not allow writing"),
@@ -121,11 +121,11 @@ WRITES = {
         DENIED,
     ),
     "new_folder": ("def attack(): os.mkdir(OUTSIDE / 'new')", "not allow os.mkdir"),
-    "new_folder_in_c": ("def attack(): libc('mkdir', bytes(OUTSIDE / 'new'), 0o777)", DENIED),
-    "new_link_in_c": ("def attack(): libc('symlink', b'/etc/passwd', bytes(HERE / 'new'))", DENIED),
+    "new_folder_in_c": ("def attack(): libc('mkdir', bytes(OUTSIDE / 'new'), 0o777)", NOT_PERMITTED),
+    "new_link_in_c": ("def attack(): libc('symlink', b'/etc/passwd', bytes(HERE / 'new'))", NOT_PERMITTED),
     "delete": ("def attack(): import shutil; shutil.rmtree(DATA)", "not allow os.remove|not allow os.rmdir"),
-    "delete_in_c": ("def attack(): libc('unlink', bytes(OUTSIDE / 'old'))", DENIED),
-    "rename_in_c": ("def attack(): libc('rename', bytes(OUTSIDE / 'old'), bytes(OUTSIDE / 'new'))", DENIED),
+    "delete_in_c": ("def attack(): libc('unlink', bytes(OUTSIDE / 'old'))", NOT_PERMITTED),
+    "rename_in_c": ("def attack(): libc('rename', bytes(OUTSIDE / 'old'), bytes(OUTSIDE / 'new'))", NOT_PERMITTED),
     "truncate_in_c": ("def attack(): libc('truncate', bytes(OUTSIDE / 'old'), 0)", f"{DENIED}|{NOT_PERMITTED}"),
     "change_rights_in_c": ("def attack(): libc('chmod', bytes(OUTSIDE / 'old'), 0o777)", NOT_PERMITTED),
     "change_times": ("def attack(): os.utime(OUTSIDE / 'old', (0, 0))", "not allow os.utime"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grader.runner import unenforced_limits
+from grader.runner import probe_sandbox
 from tests.fake_bundle import ROOT, grader_command, write_data, write_package, write_zip
 
 from .bundles import CASES, PRELUDE
@@ -54,7 +54,7 @@ def measure(pid: int) -> tuple[float, float, float, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(unenforced_limits()), reason="this system does not enforce every limit")
+@pytest.mark.skipif(bool(probe_sandbox().unenforced), reason="this system does not enforce every limit")
 def test_a_class_of_300(tmp_path):
     """Every honest bundle has its points; nothing grows, and nothing is left behind."""
     data, bundles = write_data(tmp_path), write_class(tmp_path)

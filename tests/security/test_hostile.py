@@ -10,31 +10,22 @@ from pathlib import Path
 import pytest
 
 from grader.grader import Grader
+from grader.process import PartError
 from grader.redact import read_truth, write_redacted_data
-from grader.runner import PartError, run_part, unenforced_limits
+from grader.runner import probe_sandbox, run_part
 from grader.score import score_part
 from grader.unpack import unpack_bundle
 from homework.utils.errors import InputError
-from tests.fake_bundle import ROOT, grader_command, write_data, write_package, write_tokenizer, write_zip
+from tests.fake_bundle import ROOT, grader_command, write_package, write_tokenizer, write_zip
 
+from . import kernel_bundles
 from .bundles import CASES, CLIP, PRELUDE, WITH_TORCH
 from .zips import REFUSED
 
 TIMEOUT_SECONDS = 600  # generous, for busy machines; bundles that test the time limit get 1
 MARKER = b"98765"  # an argument of each process that a bundle tries to start
 
-linux = pytest.mark.skipif(bool(unenforced_limits()), reason="this system does not enforce every limit")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with data, a good package, and a folder that a bundle must not touch."""
-    root = tmp_path_factory.mktemp("hostile")
-    write_data(root)
-    (root / "outside").mkdir()
-    (root / "outside" / "old").write_text("old")
-    write_package(root / "good")
-    return root
+linux = pytest.mark.skipif(bool(probe_sandbox().unenforced), reason="this system does not enforce every limit")
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +52,14 @@ def find_processes(root):
     return found
 
 
-def run_and_score(part, package, truth, timeout, tokenizer=""):
+def run_and_score(part, package, truth, timeout, tokenizer="", **options):
     """Run a part; return its accuracy, or why it has none. Checks that it leaves nothing behind."""
     with unpack_bundle(package) as root:
         write_redacted_data(truth, root / "data")
+        root.chmod(0o755)  # for workers of another user
         before = read_state(root)
         try:
-            records = run_part(part, root, timeout, tokenizer).records
+            records = run_part(part, root, timeout, tokenizer, **options).records
             result = score_part(part, truth[part], records)[0].accuracy
         except PartError as error:
             result = str(error)
@@ -87,25 +79,39 @@ def assert_outcome(result, expected):
 
 @linux
 @pytest.mark.parametrize("name", CASES)
-def test_hostile_code(place, truth, tmp_path, monkeypatch, name):
-    code, expected = CASES[name]
-    run_hostile(place, truth, tmp_path, monkeypatch, code, expected)
+def test_hostile_code(place, truth, tmp_path, monkeypatch, setting, name):
+    run_hostile(place, truth, tmp_path, monkeypatch, PRELUDE, *CASES[name], **setting)
 
 
 @linux
 @pytest.mark.parametrize("name", WITH_TORCH)
 def test_hostile_code_with_torch(place, truth, tmp_path, monkeypatch, name):
-    code, expected = WITH_TORCH[name]
-    run_hostile(place, truth, tmp_path, monkeypatch, code, expected)
+    run_hostile(place, truth, tmp_path, monkeypatch, PRELUDE, *WITH_TORCH[name])
 
 
-def run_hostile(place, truth, tmp_path, monkeypatch, code, expected):
+@linux
+@pytest.mark.parametrize("name", kernel_bundles.KINDS | kernel_bundles.MEMORY)
+def test_hostile_system_calls(place, truth, tmp_path, monkeypatch, setting, system_objects, name):
+    seccomp = pytest.importorskip("pyseccomp")
+    if name in kernel_bundles.MEMORY:
+        monkeypatch.setattr("grader.process.MAX_MEMORY_BYTES", 300_000_000)
+    code, expected = (kernel_bundles.KINDS | kernel_bundles.MEMORY)[name]
+    names = re.findall(r'call\("(\w+)"', code)
+    numbers = {name: seccomp.resolve_syscall(seccomp.Arch.NATIVE, name) for name in names}
+    prelude = PRELUDE + kernel_bundles.PRELUDE.format(numbers=numbers, ids=system_objects)
+    before = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0), os.getpgid(0)
+    run_hostile(place, truth, tmp_path, monkeypatch, prelude, code, expected, **setting)
+    assert (os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0), os.getpgid(0)) == before
+
+
+def run_hostile(place, truth, tmp_path, monkeypatch, prelude, code, expected, **options):
     monkeypatch.setenv("TUX_SECRET", "secret")
     paths = {"outside": str(place / "outside"), "answers": str(place / "data/valid_grader/balanced_qa_pairs.json")}
-    package = write_package(tmp_path / "bundle", PRELUDE.format(**paths, home=str(Path.home())) + code)
+    prelude = prelude.replace(PRELUDE, PRELUDE.format(**paths, home=str(Path.home())))
+    package = write_package(tmp_path / "bundle", prelude + code)
     before, shared = read_state(place), set(os.listdir("/dev/shm"))
     timeout = 1 if "time limit" in str(expected) else TIMEOUT_SECONDS
-    assert_outcome(run_and_score("vlm", package, truth, timeout), expected)
+    assert_outcome(run_and_score("vlm", package, truth, timeout, **options), expected)
     assert read_state(place) == before
     deadline = time.monotonic() + 10  # other tests create semaphores there for a while
     while not set(os.listdir("/dev/shm")) <= shared and time.monotonic() < deadline:

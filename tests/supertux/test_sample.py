@@ -31,6 +31,14 @@ def test_the_sample_comes_into_an_empty_data_folder(small_sample: Path, tmp_path
     assert "sample" in caplog.text
 
 
+def test_hidden_files_are_not_frames(small_sample: Path, tmp_path: Path):
+    (tmp_path / "data/train").mkdir(parents=True)
+    (tmp_path / "data/train/.DS_Store").write_text("mine")
+    use_sample(data=tmp_path / "data")
+    assert (tmp_path / "data/train/00000_info.json").exists()
+    assert (tmp_path / "data/train/.DS_Store").read_text() == "mine"
+
+
 def test_other_frames_are_not_touched(small_sample: Path, tmp_path: Path, caplog):
     caplog.set_level("INFO", "supertux")
     write_frame(tmp_path / "data/valid", "00001", "hacienda")

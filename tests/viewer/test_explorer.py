@@ -52,6 +52,12 @@ HUGE = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\xea\x60\0\0\xea\x60\x08\x02\0\0\0"
 HUGE += zlib.crc32(HUGE[12:]).to_bytes(4) + b"\0\0\0\0IDAT" + zlib.crc32(b"IDAT").to_bytes(4)
 
 
+def test_a_folder_of_hidden_files_is_not_a_split(tiny_data):
+    (tiny_data / "notes").mkdir()
+    (tiny_data / "notes" / "._00000_info.json").write_bytes(b"\0\5\26\7")
+    assert Library(tiny_data).splits == ["train", "valid"]
+
+
 def test_views_are_found_by_track_kart_and_number(client):
     """Filters work alone, together, and if no view matches."""
     found = client.get("/api/views/valid").json()

@@ -57,7 +57,7 @@ class Library:
             InputError: no folder in `data` contains frames.
         """
         folders = sorted(folder for folder in data.glob("*") if folder.is_dir())
-        self.splits = [folder.name for folder in folders if next(folder.glob("*_info.json"), None)]
+        self.splits = [folder.name for folder in folders if next(folder.glob("[!.]*_info.json"), None)]
         if not self.splits:
             raise InputError(data, "no split with frames in it", "run `python -m supertux use-sample`")
         self._data, self._lock, self._numbers = data, threading.Lock(), itertools.count(1)

@@ -62,7 +62,7 @@ def render_page(data: ReportData) -> str:
 
 
 def _percent(*shares: float) -> str:
-    return " – ".join(f"{round(100 * share, 1) + 0:.1f}" for share in shares)  # + 0 turns -0.0 into 0.0
+    return " – ".join(f"{100 * share:z.1f}" for share in shares)  # z: no -0.0
 
 
 def _compare_accuracies(data: ReportData) -> list[tuple]:

@@ -16,6 +16,7 @@ from homework.labels.generate import FRAMES_PER_TASK, generate_annotations
 from homework.labels.rows import VQADataset, image_file, info_files
 from homework.utils.errors import InputError
 from tests.conftest import assert_one_line_error, rows_of, write_frame
+from tests.crash.test_full_disk import why_no_mount
 
 ROOT = Path(__file__).parents[3]
 MODULES = (generate_qa, generate_captions)
@@ -96,6 +97,57 @@ def test_bad_input_is_one_line_and_the_old_file_stays(tiny_data: Path, call, spo
     assert_one_line_error(result, name)
     assert (split / generate_qa.FILE_NAME).read_bytes() == old
     assert set(os.listdir(split)) == before
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_output_is_a_folder_for_pairs_of_any_split(tiny_data: Path, tmp_path: Path, call, module):
+    """`generate --output` writes what it would write into the data folder, and nothing there."""
+    expected = {split: (tiny_data / split / module.FILE_NAME).read_bytes() for split in ("train", "valid")}
+    for split in expected:
+        (tiny_data / split / module.FILE_NAME).unlink()
+    before = set(tiny_data.rglob("*"))
+    for split in expected:
+        flags = ("--split", split, "--data", tiny_data, "--output", tmp_path / "pairs")
+        assert call((module.check, module.generate), "generate", *flags)[0] == 0
+    written = {path.parent.name: json.loads(path.read_bytes()) for path in tmp_path.glob("pairs/*/*")}
+    assert written == {split: json.loads(text) for split, text in expected.items()}
+    assert set(tiny_data.rglob("*")) == before
+
+
+def generate_in_namespace(data: Path, mount: str, *flags) -> tuple[int, str, str]:
+    """Run `generate_qa generate` after a shell command in a mount namespace of its own."""
+    if why_no_mount():
+        pytest.skip(f"cannot mount; run as root or allow user namespaces: {why_no_mount()}")
+    command = [sys.executable, "-m", "homework.generate_qa", "generate", "--split", "train", "--data", data, *flags]
+    command = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", *map(str, command)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_pairs_of_read_only_data(tiny_data: Path, tmp_path: Path):
+    """The error names `--output`, which writes them."""
+    mount = f"mount --bind {tiny_data} {tiny_data} && mount -o remount,ro,bind {tiny_data}"
+    result = generate_in_namespace(tiny_data, mount)
+    assert_one_line_error(result, str(tiny_data / "train" / generate_qa.FILE_NAME))
+    assert result[2].endswith("; name another folder with --output\n")
+    assert generate_in_namespace(tiny_data, mount, "--output", tmp_path / "pairs")[0] == 0
+    assert len(json.loads((tmp_path / "pairs" / "train" / generate_qa.FILE_NAME).read_bytes()))
+
+
+UNUSABLE = {
+    "missing": ("mount -t tmpfs none /dev && touch /dev/null", "No such file or directory"),
+    "full": ("mount -t tmpfs -o size=4k none /dev/shm && echo > /dev/shm/file", "No space left on device"),
+    "read-only": ("mount -t tmpfs -o ro none /dev/shm", "Read-only file system"),
+}
+
+
+@pytest.mark.parametrize(("mount", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_shared_memory_is_named(tiny_data: Path, mount: str, reason: str):
+    """Processes that share work keep their locks in /dev/shm; the files of the data are not at fault."""
+    before = {file: file.stat().st_mtime_ns for file in tiny_data.rglob("*")}
+    result = generate_in_namespace(tiny_data, mount)
+    assert_one_line_error(result, f"error: /dev/shm: cannot be used for work in several processes ({reason}); free")
+    assert {file: file.stat().st_mtime_ns for file in tiny_data.rglob("*") if file.is_file()}.items() <= before.items()
 
 
 def test_a_missing_split_makes_no_folder(tiny_data: Path, call):

@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from homework.labels.rows import CaptionDataset
 from homework.models import clip
 from homework.models.clip import ADDITIONAL_WEIGHTS, LABEL_SMOOTHING, class_prior_logits, tokenize
 from homework.models.images import clip_pixels
-from homework.training.clip_dataset import CaptionMatchingDataset
 from homework.utils.errors import InputError
 from homework.utils.images import open_image
 from tests.tiny_models import TEXTS, build_clip, features
@@ -20,12 +18,13 @@ from tests.tiny_models import TEXTS, build_clip, features
 EVEN_PRIOR = torch.zeros(())  # prior logit of captions that are true of half of the images
 
 
-def test_perfect_features_have_the_least_loss(loaded_nano, tiny_data):
-    """The loss of label smoothing remains, however many captions are true of an image."""
-    targets = CaptionMatchingDataset(CaptionDataset("train", tiny_data), tiny_data).targets
-    # images with equally many true captions, so that all cosines are equal
-    targets = targets[targets.sum(1) == targets.sum(1).mode().values]
-    model = build_clip(loaded_nano)
+# which of five captions are true of which of four images
+TARGETS = torch.tensor([[1.0, 1, 0, 0, 0], [1, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 1, 0, 0, 1]])
+
+
+def test_perfect_features_have_the_least_loss(loaded_nano):
+    """The loss of label smoothing remains; equally many captions are true of each image, so all cosines are equal."""
+    model, targets = build_clip(loaded_nano), TARGETS
     text = torch.eye(targets.shape[1])
     vision = nn.functional.normalize(targets, dim=-1)
     label_logit = math.log(2 / LABEL_SMOOTHING - 1)
@@ -40,10 +39,9 @@ def test_perfect_features_have_the_least_loss(loaded_nano, tiny_data):
     assert model.loss(vision, text, wrong, EVEN_PRIOR).item() > least + 2 / len(targets)
 
 
-def test_the_loss_has_no_false_negatives(loaded_nano, tiny_data):
+def test_the_loss_has_no_false_negatives(loaded_nano):
     """The gradient moves an image towards each caption that is true of it, and away from all others."""
-    targets = CaptionMatchingDataset(CaptionDataset("train", tiny_data), tiny_data).targets
-    model = build_clip(loaded_nano)
+    model, targets = build_clip(loaded_nano), TARGETS
     text = torch.eye(targets.shape[1])
     vision = torch.zeros(targets.shape, requires_grad=True)
     model.loss(vision, text, targets, EVEN_PRIOR).backward()
@@ -56,11 +54,11 @@ def test_caption_types_that_are_rarely_true_are_not_less_likely(loaded_nano):
     targets[:10, 0], targets[:700, 1], targets[700:, 2] = 1, 1, 1
     model, text = build_clip(loaded_nano), torch.eye(3)
     vision = torch.zeros(targets.shape, requires_grad=True)
-    model.loss(vision, text, targets, class_prior_logits(targets, types)).backward()
+    model.loss(vision, text, targets, class_prior_logits(targets.mean(0), types)).backward()
     relation, one, two = vision.grad.sum(0)
     assert abs(relation) < 1e-3 and abs(one + two) < 1e-3
     assert one < 0 < two  # within its type, what is true more often becomes more likely
-    assert class_prior_logits(torch.zeros(5, 2), types[:2]).isfinite().all()
+    assert class_prior_logits(torch.zeros(2), types[:2]).isfinite().all()
 
 
 def test_padding_side_does_not_matter(loaded):
@@ -139,7 +137,7 @@ def test_broken_additional_weights(loaded_nano, tmp_path, damage):
     with pytest.raises(InputError) as info:
         model.load_pretrained(tmp_path)
     assert str(info.value).startswith(f"{file}: ") and "\n" not in str(info.value)
-    assert not ran.exists()
+    assert not ran.exists() and "weights_only" not in str(info.value)  # torch's advice would run the code
     for name, weight in model.additional_weights().items():
         assert torch.equal(weight, weights[name])
 

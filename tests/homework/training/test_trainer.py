@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from homework import clip, finetune
-from homework.models.loading import DEFAULT_BASE, load_for_inference, resolve_base
+from homework import clip, finetune, generate_captions, generate_qa
+from homework.models.loading import (
+    DEFAULT_BASE,
+    checkpoint_folder,
+    default_checkpoint,
+    load_for_inference,
+    resolve_base,
+)
 from homework.training import trainer
 from homework.utils.errors import InputError, UsageError
 from tests.homework.test_finetune import stop_at_evaluation, train
@@ -85,6 +91,36 @@ def test_only_an_adapter_is_overwritten(nano_folder, no_progress, tmp_path, modu
     trainer.check_output_dir(output)
     modes = {file.stat().st_mode & 0o777 for file in output.iterdir()}
     assert len(modes) == 1 and (output / "training.json").exists()
+
+
+@pytest.mark.parametrize(("module", "generate"), [(finetune, generate_qa), (clip, generate_captions)])
+def test_pairs_are_read_from_their_own_folder(nano_folder, no_progress, tmp_path, module, generate):
+    """`--pairs` reads what `generate --output` wrote, and only that; the images are those of the data folder."""
+    data, pairs, output = no_progress, tmp_path / "pairs", tmp_path / "out"
+    settings = {"data": str(data), "output": str(output), "run_dir": str(tmp_path / "run"), "pairs": str(pairs)}
+    remedy = f"run `python -m {generate.__name__} generate --split train --output {pairs}`"
+    with pytest.raises(InputError) as error:
+        module.train(str(nano_folder), **settings)
+    assert str(error.value).startswith(f"{pairs / 'train'}: no ") and str(error.value).endswith(remedy)
+    generate.generate(split="train", data=data, output=pairs)
+    for file in (data / "train").glob(f"*{generate.FILE_NAME.removeprefix('generated')}"):
+        file.write_text("[]")
+    module.train(str(nano_folder), steps=1, **settings)
+    assert json.loads((output / "training.json").read_text())["config"]["num_samples"] == 9
+
+
+def test_a_run_is_found_by_its_name(tmp_path, monkeypatch):
+    """A name stands for an adapter in runs, unless a folder here, the submitted checkpoint or a base has it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "vlm", "tux_nano", "mine"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "adapter_config.json").touch()
+    for name in ("mine", "runs/demo-run"):
+        (tmp_path / name).mkdir()
+    assert checkpoint_folder("demo") == checkpoint_folder(Path("demo")) == Path("runs/demo")
+    for name in ("mine", "tux_nano", "demo-run", "OWNER/NAME", tmp_path / "mine"):
+        assert checkpoint_folder(name) == Path(name)
+    assert checkpoint_folder("vlm") == default_checkpoint("vlm")
 
 
 def test_names_of_bases(tmp_path, monkeypatch):
