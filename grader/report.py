@@ -21,7 +21,7 @@ from .grader import Grade
 from .ledger import printable_path
 from .score import MAX_POINTS
 
-MAX_REASON_CHARS = 400
+MAX_REASON_CHARS = 500
 MAX_NAME_CHARS = 60  # in a table
 MAX_FILE_NAME_BYTES = 200
 PARTS = ("vlm", "clip")

@@ -23,7 +23,7 @@ DEFAULT_TOKENIZER = Path(__file__).parent.parent / "homework" / "weights" / "tux
 MAX_MEMORY_BYTES = 8_000_000_000  # 300 million float32 parameters, read and converted, take 3 billion
 MAX_OUTPUT_BYTES = 16_000_000  # 2,000 long answers take a tenth of it
 MAX_THREADS = 1000  # torch starts two or three per core
-MAX_QUOTE_CHARS = 200
+MAX_QUOTE_CHARS = 400
 POLL_SECONDS = 0.1
 # A worker gets no other variables: they may hold tokens and paths.
 INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "SYSTEMROOT")
