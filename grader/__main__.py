@@ -81,7 +81,10 @@ def grade(
     if is_class and not grades:
         folder = bundle.resolve()
         grades = folder.parent / f"{folder.name}.grades.jsonl"
-        check_writable(grades)
+        try:
+            check_writable(grades)
+        except InputError as error:
+            raise InputError(*error.args[:2], "name a file for the grades with --grades") from None
     interpreter = str(python or sys.executable)
     grader = Grader(read_truth(data), timeout, tokenizer, interpreter)
     sandbox = probe_sandbox(interpreter, tokenizer)
