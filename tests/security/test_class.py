@@ -15,18 +15,11 @@ from .bundles import CASES, PRELUDE
 from .test_hostile import find_processes
 from .zips import REFUSED
 
-NUM_BUNDLES, NUM_PER_ROW, WORKERS, TIMEOUT_SECONDS = 300, 100, 2, 30
+NUM_BUNDLES, NUM_PER_ROW, WORKERS, TIMEOUT_SECONDS = 300, 100, 2, 20
 NO_CLIP = "def load_clip(): raise OSError('none')\n"  # so that no process has to import torch
-# Each hundred has each of these once.
-HOSTILE_CODE = (
-    "os_exit",
-    "segfault",
-    "fork_bomb_in_c",
-    "thread_bomb",
-    "closes_everything",
-    "exit_while_answering",
-    "sleeps",
-)
+# Each hundred has each of these once; the one that waits for the time limit comes first, so that nothing waits for it.
+HOSTILE_CODE = ("sleeps", "os_exit", "segfault", "fork_bomb_in_c", "thread_bomb", "closes_everything")
+HOSTILE_CODE += ("exit_while_answering",)
 HOSTILE_ZIPS = ("bomb", "deep_name", "bomb_with_false_size")
 
 
@@ -87,4 +80,4 @@ def test_a_class_of_300(tmp_path):
         print(f"| {last - NUM_PER_ROW + 1} to {last} | {wall:.2f} | {cpu:.2f} | {memory:.1f} | {files} |")
     # CPU time, as other jobs of a machine change the other
     assert all(last <= 1.1 * first for first, last in zip(rows[0][1:3], rows[-1][1:3], strict=True)), rows
-    assert rows[-1][3] <= rows[0][3]
+    assert rows[-1][3] < rows[0][3] + 10
