@@ -1,17 +1,20 @@
 """Bundles in another Python environment, and what of it and of the hub's cache they may read."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+import bundle
 from grader.process import PartError
 from grader.redact import read_truth, write_redacted_data
 from grader.runner import check_answers_are_hidden, probe_sandbox, run_part
 from grader.unpack import unpack_bundle
 from homework.utils.errors import InputError
-from tests.fake_bundle import run_grader, write_data, write_package
+from tests.e2e.test_course_environment import COURSE_PYTHON
+from tests.fake_bundle import ROOT, run_grader, write_data, write_package
 
 linux = pytest.mark.skipif(bool(probe_sandbox().unenforced), reason="this system does not enforce every limit")
 
@@ -151,3 +154,24 @@ def test_the_grader_does_not_start_beside_readable_answers(project, tmp_path):
     """--tokenizer opens a folder to bundles."""
     done = run_grader(write_package(tmp_path / "bundle"), project / "data", "--tokenizer", project)
     assert done.returncode == 1 and f"answers lie in {project}, which every bundle may read" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COURSE_PYTHON.exists(), reason="no environment of the course; run `make course-env`")
+def test_the_courses_environment_scores_as_this_one(tiny_data, tmp_path):
+    """The shipped models, sandboxed in both, and what bundles of the course's starter import there."""
+    bundle.bundle(ROOT / "homework", tmp_path / "mine.zip")
+    answers = []
+    for python in (sys.executable, COURSE_PYTHON):
+        flags = ("--require-sandbox", "--python", python, "--json", tmp_path / "r.json")
+        done = run_grader(tmp_path / "mine.zip", tiny_data, *flags)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        parts = json.loads((tmp_path / "r.json").read_text())["parts"]
+        answers.append([sample["model_answer"] for part in ("vlm", "clip") for sample in parts[part]["samples"]])
+    assert answers[0] == answers[1] and len(answers[0]) > 5
+    code = "import torch, torchvision, fire, peft, matplotlib.pyplot\nfrom transformers import AutoModelForVision2Seq\n"
+    code += "def load_clip(): raise OSError('none')\n"
+    done = run_grader(write_package(tmp_path / "starter", code), tiny_data, "--python", COURSE_PYTHON)
+    assert "VLM   0 of 50 points" in done.stdout and "accuracy     0.0%" in done.stdout, done.stdout
+    done = run_grader(tmp_path / "starter", tiny_data)
+    assert "not the bundle's fault" in done.stdout and "grade with --python" in done.stdout
