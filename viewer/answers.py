@@ -210,4 +210,4 @@ def mean_of_types(by_type: dict[str, float]) -> float:
 
 def format_percent(share: float) -> str:
     """Format a share, 0 to 1, in percent with one decimal; a dash if it is NaN."""
-    return "–" if math.isnan(share) else f"{round(100 * share, 1) + 0:.1f}"  # + 0 turns -0.0 into 0.0
+    return "–" if math.isnan(share) else f"{100 * share:z.1f}"  # z: no -0.0
