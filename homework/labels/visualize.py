@@ -129,9 +129,11 @@ def _draw_boxes(axes, boxes: list[LabeledBox]) -> None:
         x1, y1, x2, y2 = box.corners
         style = {"edgecolor": ROLE_COLORS[box.role], **LINE_STYLES[box.role]}
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style))
-    placed, named = [], [box for box in boxes if box.role in ("ego", "kart")]
-    for box in sorted(named, key=lambda box: -box.corners[1]):  # from the bottom up, as names are moved up
-        _draw_name(axes, box, placed)
+    for box, text, x, y in place_names(boxes):
+        is_ego = box.role == "ego"
+        patch = {"boxstyle": "round,pad=0.2", "facecolor": ROLE_COLORS[box.role], "edgecolor": "none", "alpha": 0.9}
+        style = {"ha": "center", "va": "bottom", "fontsize": 10, "color": "white" if is_ego else "black"}
+        axes.text(x, y, text, bbox=patch, **style)
     styles = {role: {"color": ROLE_COLORS[role], **LINE_STYLES[role]} for role in LEGEND}
     styles["other"] = {"color": ROLE_COLORS["other"], "linewidth": 0.8}  # the picture's thin line is invisible here
     handles = [Line2D([], [], label=LEGEND[role], **style) for role, style in styles.items()]
@@ -139,22 +141,34 @@ def _draw_boxes(axes, boxes: list[LabeledBox]) -> None:
     axes.legend(handles=handles, facecolor="#555555", labelcolor="white", fontsize=10, **legend)
 
 
-def _draw_name(axes, box: LabeledBox, placed: list[tuple[float, float, float]]) -> None:
-    """Draw a kart's name above its box, moved up as far as other names overlap it.
+def place_names(
+    boxes: list[LabeledBox],
+    height: float = NAME_HEIGHT_PX,
+    window: tuple[float, float, float, float] = (0, 0, *VIEW_SIZE),
+) -> list[tuple[LabeledBox, str, float, float]]:
+    """Place the name of each kart above its box, moved up as far as other names overlap it.
 
-    `placed` holds (x, y, half width) of each name drawn so far; this one is added.
+    Args:
+        height: of a name.
+        window: the part of the view that is shown, (x1, y1, x2, y2); names stay inside.
+
+    Returns:
+        (box, name, center x, lower y) of each kart in the window that is large enough.
     """
-    is_ego = box.role == "ego"
-    text = f"{box.name} (ego)" if is_ego else box.name
-    half_width = 0.85 * len(text) + 1.5  # approximate, in pixels of the view
-    x = min(max((box.corners[0] + box.corners[2]) / 2, half_width), VIEW_SIZE[0] - half_width)
-    y = max(box.corners[1] - 1.5, NAME_HEIGHT_PX)
-    while any(abs(x - x2) < half_width + other and abs(y - y2) < NAME_HEIGHT_PX for x2, y2, other in placed):
-        y -= 1
-    placed.append((x, y, half_width))
-    patch = {"boxstyle": "round,pad=0.2", "facecolor": ROLE_COLORS[box.role], "edgecolor": "none", "alpha": 0.9}
-    style = {"ha": "center", "va": "bottom", "fontsize": 10, "color": "white" if is_ego else "black"}
-    axes.text(x, y, text, bbox=patch, **style)
+    left, top, right, bottom = window
+    placed = []
+    for box in sorted(boxes, key=lambda box: -box.corners[1]):  # from the bottom up, as names are moved up
+        x1, y1, x2, y2 = box.corners
+        if box.role not in ("ego", "kart") or x2 <= left or x1 >= right or y2 <= top or y1 >= bottom:
+            continue
+        text = f"{box.name} (ego)" if box.role == "ego" else box.name
+        half_width = height * (0.17 * len(text) + 0.3)  # approximate
+        x = min(max((x1 + x2) / 2, left + half_width), right - half_width)
+        y = max(y1 - 0.3 * height, top + height)
+        while any(abs(x - x2) < half_width + other and abs(y - y2) < height for *_, x2, y2, other in placed):
+            y -= height / 5
+        placed.append((box, text, x, y, half_width))
+    return [name[:4] for name in placed]
 
 
 def _save(figure, output: Path) -> None:

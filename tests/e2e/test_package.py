@@ -3,8 +3,11 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("homework", "pretrain", "supertux", "grader", "viewer", "benchmarks")
@@ -30,3 +33,19 @@ def test_a_wheel_has_every_file(tmp_path: Path):
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     files = (file for name in PACKAGES for file in (source / name).rglob("*") if file.is_file())
     assert packed == {file.relative_to(source).as_posix() for file in files if file.suffix not in NOT_PACKED}
+
+
+def test_the_pinned_versions_fit_loose_lower_bounds():
+    """Every library of requirements.txt but the tests' has one: an installation keeps the torch that is there."""
+    pins, _, tests = (ROOT / "requirements.txt").read_text().partition("# tests\n")
+    pinned, tested = (
+        {each.name: each for line in text.splitlines() if "==" in line for each in [Requirement(line)]}
+        for text in (pins, tests)
+    )
+    loose = [
+        Requirement(line) for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    ]
+    assert {each.name for each in loose} == pinned.keys() and "pytest" in tested
+    for each in loose:
+        assert [spec.operator for spec in each.specifier] == [">="], each
+        assert next(iter(pinned[each.name].specifier)).version in each.specifier, each

@@ -1,6 +1,8 @@
 """Collect the data of a report: answers with probabilities, CLIP's predictions, speed and sizes."""
 
 import logging
+import math
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -8,18 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from homework.base_vlm import BaseVLM
 from homework.clip import load_with_tokenizer, predict
-from homework.data import Sample
+from homework.data import BenchmarkResult, MultiChoiceQADataset, Sample, VQADataset, benchmark
 from homework.labels.eval_sets import Scenes, multiple_choice, split_scenes
 from homework.labels.questions import classify_caption
-from homework.labels.rows import add_image_paths
-from homework.models.loading import checkpoint_folder
+from homework.labels.rows import add_image_paths, drop_rows_without_image
+from homework.models.loading import base_id, checkpoint_folder
+from homework.models.lora_weights import ADAPTER_WEIGHTS, is_adapter, read_adapter_base
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
 
-from ..error_analysis import AnsweredQuestion, answer_all_questions, count_training_pairs, group_by_image
+from ..answers import AnsweredQuestion, answer_all_questions, count_training_pairs, group_by_image
 from ..likelihood import compute_probabilities
 
 logger = logging.getLogger(__name__)
@@ -29,19 +33,28 @@ CLIP_SET_SIZES = (2000, 1000, 500, 200, 50)  # the largest that the split has en
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """Size, speed and training curve of a model.
+    """Origin, size, speed, training curve and official score of a model.
 
     Args:
+        base: the model that the checkpoint adapts; None if the checkpoint is a base.
+        num_parameters, num_embedding_parameters: with the adapter merged or not, and of its token embeddings.
+        num_adapter_parameters: of the checkpoint's LoRA matrices.
         size_mb: of the checkpoint's files, in 10**6 bytes.
         questions_per_second: with all questions about a view batched.
-        curve: the training log; empty without `training.json`.
+        manifest: date, settings and curve of the training; empty without `training.json`.
+        grader_accuracy: on the `grader_questions` questions of valid_grader, 0 to 1; NaN without that split.
     """
 
     name: str
+    base: str | None
     num_parameters: int
+    num_embedding_parameters: int
+    num_adapter_parameters: int
     size_mb: float
     questions_per_second: float
-    curve: list[dict]
+    manifest: dict
+    grader_accuracy: float
+    grader_questions: int
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class ReportData:
     """The content of a report.
 
     Args:
+        base_answers: of the VLM's base; empty if it is a base itself.
         training_pairs: (ego kart, track) -> number of training views.
         models: the evaluated ones by part, `VLM` and, unless the split is too small for it, `CLIP`.
         clip_samples: its answers to multiple-choice questions.
@@ -57,6 +71,7 @@ class ReportData:
     split: str
     data_dir: Path
     answers: list[AnsweredQuestion]
+    base_answers: list[AnsweredQuestion]
     training_pairs: Counter
     models: dict[str, ModelSummary]
     clip_samples: list[Sample]
@@ -79,17 +94,37 @@ def collect_report_data(checkpoint: str, clip_checkpoint: str, split: str, data_
     vlm.show_progress = True
     start = time.perf_counter()
     answers = answer_all_questions(vlm, scenes, data_dir)
-    models = {"VLM": summarize_model(checkpoint, vlm.model, len(answers) / (time.perf_counter() - start))}
+    speed = len(answers) / (time.perf_counter() - start)
+    rows = _grader_rows(VQADataset, data_dir)
+    graded = benchmark(vlm, rows).accuracy if rows else math.nan
+    models = {"VLM": summarize_model(checkpoint, vlm.model, speed, graded, len(rows))}
     answers = add_probabilities(vlm, answers, data_dir)
-    del vlm  # frees its memory for CLIP
+    del vlm  # frees its memory for the next models
+    base_answers = []
+    if base := models["VLM"].base:
+        vlm = BaseVLM(base)
+        vlm.show_progress = True
+        base_answers = answer_all_questions(vlm, scenes, data_dir)
+        del vlm
     samples = []
     if rows := generate_choices(scenes, data_dir):
         clip, tokenizer = load_with_tokenizer(clip_checkpoint)
         start = time.perf_counter()
-        predictions = predict(clip, tokenizer, rows, show_progress=True)
-        models["CLIP"] = summarize_model(clip_checkpoint, clip, len(rows) / (time.perf_counter() - start))
-        samples = [_score_choice(row, chosen) for row, chosen in zip(rows, predictions, strict=True)]
-    return ReportData(split, data_dir, answers, pairs, models, samples)
+        samples = answer_choices(clip, tokenizer, rows)
+        speed = len(rows) / (time.perf_counter() - start)
+        rows = _grader_rows(MultiChoiceQADataset, data_dir)
+        graded = BenchmarkResult(answer_choices(clip, tokenizer, rows)).accuracy if rows else math.nan
+        models["CLIP"] = summarize_model(clip_checkpoint, clip, speed, graded, len(rows))
+    return ReportData(split, data_dir, answers, base_answers, pairs, models, samples)
+
+
+def _grader_rows(dataset: type, data_dir: Path) -> list[dict]:
+    """Return the questions of valid_grader about images that exist; none, with a message, without that split."""
+    try:
+        return drop_rows_without_image(dataset("valid_grader", data_dir))
+    except InputError as error:
+        logger.info(f"no score on the official questions: {error}")
+        return []
 
 
 def add_probabilities(vlm: BaseVLM, answers: list[AnsweredQuestion], data_dir: Path) -> list[AnsweredQuestion]:
@@ -118,19 +153,42 @@ def generate_choices(scenes: Scenes, data_dir: Path) -> list[dict]:
     return []
 
 
-def _score_choice(row: dict, chosen: int) -> Sample:
-    choice, truth = row["candidates"][chosen], row["candidates"][row["correct_index"]]
-    return Sample(row["image_path"], "", choice, truth, classify_caption(truth), choice == truth, choice == truth)
+def answer_choices(clip: torch.nn.Module, tokenizer, rows: list[dict]) -> list[Sample]:
+    """Answer multiple-choice questions with CLIP."""
+
+    def score(row: dict, chosen: int) -> Sample:
+        choice, truth = row["candidates"][chosen], row["candidates"][row["correct_index"]]
+        return Sample(row["image_path"], "", choice, truth, classify_caption(truth), choice == truth, choice == truth)
+
+    return [score(*pair) for pair in zip(rows, predict(clip, tokenizer, rows, show_progress=True), strict=True)]
 
 
-def summarize_model(checkpoint: str, model: torch.nn.Module, questions_per_second: float) -> ModelSummary:
-    """Measure a model's size and read its training curve, if the checkpoint's folder has one."""
+def summarize_model(checkpoint: str, model: torch.nn.Module, speed: float, *grader_score: float) -> ModelSummary:
+    """Measure a model's size, and read where it comes from, as far as the checkpoint's folder says."""
     folder = checkpoint_folder(checkpoint)
     num_parameters = sum(weight.numel() for weight in model.parameters())
+    embeddings = [module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    base, num_adapter_parameters = None, 0
+    if is_adapter(folder):
+        base = base_id(read_adapter_base(folder))
+        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
+            num_adapter_parameters = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     size_mb = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     log = folder / "training.json"
-    curve = read_json(log).get("curve", []) if log.exists() else []
-    return ModelSummary(checkpoint, num_parameters, size_mb, questions_per_second, curve)
+    manifest = read_json(log) if log.exists() else {}
+    sizes = num_parameters, max(embeddings), num_adapter_parameters, size_mb  # other embeddings are of positions
+    return ModelSummary(checkpoint, base, *sizes, speed, manifest, *grader_score)
+
+
+def read_commit() -> str | None:
+    """Return the abbreviated commit of this code, with `-dirty` if files were changed; None outside a clone."""
+    root = Path(__file__).parents[2]
+    git = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}"]  # no folder above it
+    try:
+        done = subprocess.run([*git, "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True)
+    except OSError:  # git is not installed
+        return None
+    return done.stdout.strip() or None
 
 
 def top_errors(answers: Iterable[AnsweredQuestion], number: int) -> list[AnsweredQuestion]:

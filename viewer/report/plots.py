@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from homework.data import wilson_interval
 from homework.labels.questions import QUESTION_TYPES
 
+COLORS = ("#3d8fd1", "#d07a22", "#3fa066", "#d65f5f", "#9a78c9")  # contrast of 3 with white and with the dark page
+MARKERS = "osD^v"
 TEXT_COLOR = "#010203"  # placeholder for the page's text colour, which CSS decides
 STYLE = {
     "svg.fonttype": "none",  # keeps text as text: small and searchable
@@ -31,8 +33,11 @@ UNUSED_SVG = re.compile(
 )
 
 
-def _draw_svg(name: str, width: float, height: float, draw: Callable[[Axes], None]) -> str:
-    """Return a drawing as a self-contained `<svg>`, labelled `name`, whose ids do not clash with another's."""
+def _draw_svg(name: str, draw: Callable[[Axes], None], width: float = 4.4, height: float = 2.9) -> str:
+    """Return a drawing as a self-contained `<svg>`, labelled `name`, whose ids do not clash with another's.
+
+    The default size, in inches, is legible on a phone.
+    """
     stream = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure((width, height), layout="constrained")
@@ -43,44 +48,45 @@ def _draw_svg(name: str, width: float, height: float, draw: Callable[[Axes], Non
     return text.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
 
 
-def _draw_line(axes: Axes, label: str, x: Sequence[float], y: Sequence[float], errors=None) -> None:
-    """Draw a line in the colour of its question type, or in gray; `errors` are lengths below and above."""
-    color = f"C{QUESTION_TYPES.index(label)}" if label in QUESTION_TYPES else "gray"
-    axes.errorbar(x, y, yerr=errors, fmt="o-", ms=3, lw=1.2, capsize=2, color=color, label=label)
+def _draw_series(axes: Axes, label: str, number: int, x: Sequence[float], y: Sequence[float], **options) -> None:
+    """Draw points in the colour and with the marker of the series of this number."""
+    style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)], "ms": 4.5, "lw": 1.2}
+    axes.errorbar(x, y, label=label, capsize=2, **(style | options))
 
 
 def _add_legend(axes: Axes) -> None:
-    axes.legend(frameon=False, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9)
 
 
-def plot_accuracy_by_group(name: str, correct: Counter, total: Counter) -> str:
-    """Plot one line per question type over the sorted groups, with 95 % intervals.
+def plot_accuracy(name: str, correct: Counter, total: Counter, series: Sequence[str], connect: bool = True) -> str:
+    """Plot the accuracy of each series over the sorted groups, with 95 % intervals.
 
     Args:
-        correct, total: numbers by (group, question type), see `viewer.error_analysis.count_correct`.
+        correct, total: numbers by (group, series), see `viewer.answers.count_correct`.
+        connect: whether to draw lines between the groups, which makes sense if they have an order.
     """
     groups = sorted({group for group, _ in total})
-    types = [type_ for type_ in QUESTION_TYPES if any(total[group, type_] for group in groups)]
+    series = [label for label in series if any(total[group, label] for group in groups)]
 
     def draw(axes: Axes) -> None:
-        for number, type_ in enumerate(types):
-            present = [place for place, group in enumerate(groups) if total[group, type_]]
-            keys = [(groups[place], type_) for place in present]
+        for number, label in enumerate(series):
+            present = [place for place, group in enumerate(groups) if total[group, label]]
+            keys = [(groups[place], label) for place in present]
             shares = np.array([correct[key] / total[key] for key in keys])
             ends = np.transpose([wilson_interval(correct[key] / total[key], total[key]) for key in keys])
             errors = np.maximum(0, [shares - ends[0], ends[1] - shares])  # rounding may make them negative
-            offset = 0.08 * (number - (len(types) - 1) / 2)  # separates overlapping intervals
-            _draw_line(axes, type_, np.array(present) + offset, 100 * shares, 100 * errors)
+            x = np.array(present) + 0.1 * (number - (len(series) - 1) / 2)  # separates overlapping intervals
+            _draw_series(axes, label, number, x, 100 * shares, yerr=100 * errors, ls="-" if connect else "")
         axes.set_xticks(range(len(groups)), [group.strip() for group in groups])
-        axes.set(ylim=(0, 101), ylabel="accuracy, %")
+        axes.set(ylim=(0, 101), xlim=(-0.5, len(groups) - 0.5), ylabel="% right")
         axes.grid(axis="y")
         _add_legend(axes)
 
-    return _draw_svg(name, 5.2, 3.0, draw)
+    return _draw_svg(name, draw)
 
 
 def plot_confusions(name: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """Plot a confusion matrix: true answers by given answers, in percent of the row, which is also the opacity.
+    """Plot a confusion matrix: true answers by given answers, in percent of the row.
 
     Args:
         pairs: (true answer, given answer) of each question. What is never a true answer shares one column.
@@ -94,7 +100,9 @@ def plot_confusions(name: str, pairs: Iterable[tuple[str, str]]) -> str:
     matrix /= matrix.sum(axis=1, keepdims=True)
 
     def draw(axes: Axes) -> None:
-        axes.pcolormesh(np.eye(*matrix.shape), cmap=ListedColormap(["C3", "C2"]), alpha=matrix)
+        axes.pcolormesh(
+            np.eye(*matrix.shape), cmap=ListedColormap([COLORS[3], COLORS[2]]), alpha=np.sqrt(matrix)
+        )  # shows rare confusions too
         for y, x in np.argwhere(matrix >= 0.05):
             place = {"ha": "center", "va": "center_baseline"}
             axes.text(x + 0.5, y + 0.5, f"{100 * matrix[y, x]:.0f}", fontsize=6.5, **place)
@@ -103,33 +111,30 @@ def plot_confusions(name: str, pairs: Iterable[tuple[str, str]]) -> str:
         axes.tick_params(length=0)
         axes.set(ylim=(len(truths), 0), xlabel="answer", ylabel="truth")
 
-    return _draw_svg(name, 1.4 + 0.27 * len(names), 1.2 + 0.24 * len(truths), draw)
+    return _draw_svg(name, draw, 1.4 + 0.27 * len(names), 1.2 + 0.24 * len(truths))
 
 
-def plot_training_curves(name: str, curve: Sequence[dict]) -> list[str]:
-    """Plot the training loss and the validation accuracy over the steps, each if it was logged.
+def plot_training_curves(part: str, curve: Sequence[dict]) -> list[tuple[str, str]]:
+    """Plot training loss and validation accuracy over the steps, as (title, plot); one with a single point is left out.
 
     Args:
         curve: rows with `step` and `loss`, or `step` and `eval_accuracy...`.
     """
     accuracies = {f"eval_accuracy_{type_}": type_ for type_ in QUESTION_TYPES} | {"eval_accuracy": "all"}
     plots = []
-    for label, fields in ("loss", {"loss": "all"}), ("accuracy", accuracies):
-        lines = {name: [(row["step"], row[field]) for row in curve if field in row] for field, name in fields.items()}
+    for title, fields in {"training loss": {"loss": "all"}, "% right while training": accuracies}.items():
+        lines = {label: [(row["step"], row[field]) for row in curve if field in row] for field, label in fields.items()}
 
-        def draw(axes: Axes, label=label, lines=lines) -> None:
-            for line, points in lines.items():
+        def draw(axes: Axes, lines=lines) -> None:
+            for number, (label, points) in enumerate(lines.items()):
                 if points:
-                    _draw_line(axes, line, *zip(*points, strict=True))
-            if label == "loss":
-                axes.set_yscale("log", subs=(2, 5))
-                for set_formatter in axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter:
-                    set_formatter("{x:g}")  # the default labels are formulas
-            else:
+                    is_all = {"color": "gray", "lw": 2} if label == "all" else {}
+                    _draw_series(axes, label, number, *zip(*points, strict=True), **is_all)
+            axes.set(xlabel="step", ylim=(0, None) if len(lines) == 1 else (0, 101))
+            if len(lines) > 1:
                 _add_legend(axes)
-            axes.set(xlabel="step", ylabel="accuracy, %" if label == "accuracy" else label)
             axes.grid()
 
-        if any(lines.values()):
-            plots.append(_draw_svg(f"{name}, {label}", 5.2, 2.6, draw))
+        if max(map(len, lines.values())) > 1:
+            plots.append((f"{part}: {title}", _draw_svg(f"{part}: {title}", draw)))
     return plots

@@ -88,7 +88,11 @@ class TuxNanoConfig:
 
     def save(self, folder: Path) -> None:
         """Write `config.json`."""
-        write_json(folder / CONFIG_FILE, {"model_type": MODEL_TYPE} | asdict(self))
+        write_json(folder / CONFIG_FILE, self.to_dict())
+
+    def to_dict(self) -> dict:
+        """Return the content of `config.json`; peft 0.16 reads a model's config with this method."""
+        return {"model_type": MODEL_TYPE} | asdict(self)
 
 
 def is_tux_nano_config(values) -> bool:

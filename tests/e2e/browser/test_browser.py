@@ -1,4 +1,4 @@
-"""Test viewer explore and report as a user sees them: the real commands in a headless browser."""
+"""Test viewer explore as a user sees it: the real command in a headless browser."""
 
 import io
 import struct
@@ -205,20 +205,3 @@ def test_page_is_legible(page, server, scheme, width):
     expect(page.locator("#pairs td:nth-child(3):not(:empty)")).to_have_count(10)
     assert page.evaluate(CONTRAST) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_report_opens_from_a_file(page, report, scheme):
-    """It fetches nothing, raises no error, and is legible, on a narrow screen too."""
-    page.emulate_media(color_scheme=scheme)
-    urls = []
-    page.on("request", lambda request: urls.append(request.url))
-    page.goto(report.as_uri())
-    expect(page.locator("h2").first).to_have_text("Accuracy by question type")
-    expect(page.locator("article").first).to_be_visible()
-    assert {url for url in urls if not url.startswith("data:")} == {report.as_uri()}
-    assert page.evaluate(CONTRAST) == []
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
-    assert dark == (scheme == "dark")
-    page.set_viewport_size({"width": 400, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
