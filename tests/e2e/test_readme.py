@@ -1,4 +1,4 @@
-"""Each command of the README exists with its flags and is run by `make demo` or a test; the README stays short."""
+"""Each command of README and docs/COMMANDS exists with its flags and is run by `make demo` or a test."""
 
 import re
 import shlex
@@ -10,6 +10,7 @@ from tests.e2e.test_help import ask, options_in  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+COMMANDS = README + (ROOT / "docs" / "COMMANDS.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 # What runs each command: a target of `make demo`, or a test file.
@@ -45,9 +46,9 @@ OTHER_PROGRAMS = ("pip", "apt", "git", "tensorboard", "source")  # their argumen
 
 def commands() -> list[str]:
     """List every command in a code block or between backticks, each once."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", COMMANDS, re.MULTILINE | re.DOTALL)
     lines = [line for language, block in blocks if not language for line in block.splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL).replace("\n", " "))
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", COMMANDS, flags=re.DOTALL).replace("\n", " "))
     lines = [re.sub(r"^torchrun .*?-m ", "python -m ", line.partition("  #")[0].strip()) for line in lines]
     programs = ("python", "python3", "make", *OTHER_PROGRAMS)
     return list(dict.fromkeys(line for line in lines if " " in line and line.split()[0] in programs))
