@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import homework.models.clip
-from benchmarks.random_smolvlm import save_smolvlm, smolvlm_config
+from benchmarks.random_smolvlm import save_smolvlm
 from homework.base_vlm import MAX_NEW_TOKENS, BaseVLM
 from homework.labels.scene import Kart
 from homework.models.clip import CLIP, tokenize
@@ -53,13 +53,20 @@ VISION = VisionConfig(
     num_layers=1,
     num_heads=4,
 )
-SMOLVLM_TEXT = {
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 12,
+SMOLVLM = {
+    "config.json": {
+        "text_config": {
+            **{"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2},
+            **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12},
+        },
+        "vision_config": {
+            **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},
+            **{"num_attention_heads": 4, "image_size": 64},
+        },
+        "scale_factor": 2,
+    },
+    "preprocessor_config.json": {"max_image_size": {"longest_edge": 64}, "size": {"longest_edge": 256}},
+    "processor_config.json": {"image_seq_len": 4},
 }
 CONFIG = TuxNanoConfig(vision=VISION, text=TEXT)
 
@@ -112,10 +119,7 @@ def nano_folder(tmp_path_factory) -> Path:
 def smol_folder(tmp_path_factory) -> Path:
     """A tiny base of SmolVLM's architecture, its text model as wide as `nano_folder`'s."""
     folder = tmp_path_factory.mktemp("bases") / "tiny_smolvlm"
-    vision = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    save_smolvlm(
-        folder, smolvlm_config(SMOLVLM_TEXT, {"image_size": 64, "patch_size": 16, **vision}, scale_factor=2), stir
-    )
+    save_smolvlm(folder, stir, SMOLVLM)
     return folder
 
 

@@ -54,7 +54,8 @@ FILES = {
     "smol/tokenizer.json": 30,
     "smol/tokenizer_config.json": 30,
     "smol/processor_config.json": 40,
-    "smol/chat_template.jinja": 10,
+    "smol/preprocessor_config.json": 40,
+    "smol/chat_template.json": 10,
 }
 
 

@@ -69,7 +69,7 @@ def test_code_in_a_base(tiny: Path, tmp_path: Path, monkeypatch, source: str, mo
     names |= {"AutoProcessor": "XModel", "AutoImageProcessor": "XModel", "AutoTokenizer": ["XModel", "XModel"]}
     auto = {key: f"modeling_x.{name}" if isinstance(name, str) else ["modeling_x.X"] * 2 for key, name in names.items()}
     change(base / "config.json", auto_map=auto, model_type=model_type)
-    for name in ("processor_config.json", "tokenizer_config.json"):
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         if (base / name).exists():
             change(base / name, auto_map=auto)
     for read in (load_base, load_processor, BaseVLM):
