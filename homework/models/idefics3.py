@@ -47,8 +47,8 @@ def library_errors_as_input_error(path: str | Path, problem: str, remedy: str) -
 
 
 def load_model(base: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Load an Idefics3 model, from a folder or by its hub name, in eval mode."""
-    with library_errors_as_input_error(base, "cannot load it as a base", "name a folder or a hub model that exists"):
+    """Load an Idefics3 model from a folder, in eval mode."""
+    with library_errors_as_input_error(base, "cannot load it as a base", "name another folder or hub model"):
         import transformers
 
         # trust_remote_code: by default transformers prompts, and runs code from the folder if the user answers `y`
@@ -64,7 +64,7 @@ def load_model(base: str, device: torch.device, dtype: torch.dtype) -> nn.Module
 
 def load_processor(base: str) -> "ProcessorMixin":
     """Load tokenizer, chat template and image processor, with padding on the left as generation needs it."""
-    with library_errors_as_input_error(base, "cannot load it as a base", "name a folder or a hub model that exists"):
+    with library_errors_as_input_error(base, "cannot load it as a base", "name another folder or hub model"):
         from transformers import AutoProcessor
 
         # no splitting and no upscaling: an image is resized once, to the size that the vision encoder takes
@@ -102,8 +102,6 @@ def load_adapter(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
 def _check_config_fits_weights(base: str, config) -> None:
     """Check that a folder holds as many weights as its config claims: memory will be allocated for these."""
-    if not Path(base).is_dir():
-        return  # a model of the hub
     num_layers = re.findall(r'"num_hidden_layers": ([\d.e+]+)', json.dumps(config.to_dict(), default=str))
     if max(map(float, num_layers), default=0) > MAX_LAYERS:
         raise ValueError(f"its config claims more than {MAX_LAYERS} layers")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..utils.errors import folder_not_found
 from ..utils.io import read_json
 from . import idefics3
+from .hub import hub_folder, is_hub_name
 from .lora_weights import is_adapter, merge_lora, read_adapter_base
 from .tux_nano.config import CONFIG_FILE, TuxNanoConfig, is_tux_nano_config
 from .tux_nano.connector import num_image_tokens
@@ -57,28 +58,39 @@ def checkpoint_folder(name: str | Path) -> Path:
 
 
 def resolve_base(base: str) -> str:
-    """Return a base's folder or hub name; TuxNano's name stands for its folder, wherever that lies now.
+    """Return a base's absolute folder, or its hub name; TuxNano's name stands for its folder, wherever that lies now.
+
+    A name of the form OWNER/NAME is the hub's unless that folder holds a config.json; `./OWNER/NAME` is a folder.
 
     Raises:
         InputError: it can be neither.
     """
-    if base == "tux_nano" or (Path(base).name == "tux_nano" and not Path(base).is_dir()):
+    folder = Path(base).expanduser()
+    if base == "tux_nano" or (folder.name == "tux_nano" and not folder.is_dir()):
         return DEFAULT_BASE
-    # a hub name has an owner, and there is no folder of the owner's name here
-    if not Path(base).is_dir() and ("/" not in base or Path(base).parent.is_dir()):
+    if is_hub_name(base) and not (folder / CONFIG_FILE).is_file():
+        return base
+    if not folder.is_dir():
         remedy = "name a folder, or a model of the hub as OWNER/NAME"
-        raise folder_not_found(Path(base), "no such base or checkpoint", remedy)
-    return base
+        raise folder_not_found(folder, "no such base or checkpoint", remedy)
+    return str(folder.resolve())
 
 
 def base_id(base: str) -> str:
     """Return the name to write into a checkpoint: TuxNano's folder has another path on each machine."""
+    base = resolve_base(base)
     return "tux_nano" if Path(base).resolve() == Path(DEFAULT_BASE).resolve() else base
 
 
-def is_tux_nano(base: str) -> bool:
-    """Return whether a resolved base is a folder of TuxNano's architecture."""
-    file = Path(base) / CONFIG_FILE
+def base_folder(base: str) -> Path:
+    """Return the folder that holds a base's files; raises what `resolve_base` and `hub_folder` do."""
+    base = resolve_base(base)
+    return Path(base) if Path(base).is_absolute() else hub_folder(base)
+
+
+def is_tux_nano(folder: Path) -> bool:
+    """Return whether a base's folder is of TuxNano's architecture."""
+    file = folder / CONFIG_FILE
     return file.is_file() and is_tux_nano_config(read_json(file))
 
 
@@ -93,18 +105,18 @@ def load_base(base: str = DEFAULT_BASE) -> tuple[nn.Module, "Processor"]:
 
 def load_model(base: str = DEFAULT_BASE) -> nn.Module:
     """Load a base's model on the best device, in eval mode. TuxNano is in float32 everywhere."""
-    base, device = resolve_base(base), pick_device()
-    if is_tux_nano(base):
-        return TuxNano.load(Path(base)).to(device)
-    return idefics3.load_model(base, device, pick_dtype(device))
+    folder, device = base_folder(base), pick_device()
+    if is_tux_nano(folder):
+        return TuxNano.load(folder).to(device)
+    return idefics3.load_model(str(folder), device, pick_dtype(device))
 
 
 def load_processor(base: str = DEFAULT_BASE) -> "Processor":
     """Load a base's tokenizer, chat template and image processor."""
-    base = resolve_base(base)
-    if is_tux_nano(base):
-        return TuxNanoProcessor(Path(base), num_image_tokens(TuxNanoConfig.load(Path(base)).num_karts))
-    return idefics3.load_processor(base)
+    folder = base_folder(base)
+    if is_tux_nano(folder):
+        return TuxNanoProcessor(folder, num_image_tokens(TuxNanoConfig.load(folder).num_karts))
+    return idefics3.load_processor(str(folder))
 
 
 def load_for_inference(checkpoint: str | Path) -> tuple[nn.Module, "Processor"]:

@@ -8,11 +8,8 @@ import pytest
 
 from homework import clip, finetune, generate_captions, generate_qa
 from homework.models.loading import (
-    DEFAULT_BASE,
     checkpoint_folder,
     default_checkpoint,
-    load_for_inference,
-    resolve_base,
 )
 from homework.training import trainer
 from homework.utils.errors import InputError, UsageError
@@ -121,15 +118,3 @@ def test_a_run_is_found_by_its_name(tmp_path, monkeypatch):
     for name in ("mine", "tux_nano", "demo-run", "OWNER/NAME", tmp_path / "mine"):
         assert checkpoint_folder(name) == Path(name)
     assert checkpoint_folder("vlm") == default_checkpoint("vlm")
-
-
-def test_names_of_bases(tmp_path, monkeypatch):
-    """A mistyped path is not searched on the hub, and a folder called tux_nano does not hide the bundled base."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tux_nano").mkdir()
-    assert resolve_base("tux_nano") == DEFAULT_BASE
-    assert resolve_base("HuggingFaceTB/SmolVLM-256M-Instruct") == "HuggingFaceTB/SmolVLM-256M-Instruct"
-    (tmp_path / "mine" / "vlm").mkdir(parents=True)
-    for load in (load_for_inference, clip.load):
-        with pytest.raises(InputError, match="mine/vlmm: no such .*did you mean vlm"):
-            load("mine/vlmm")
