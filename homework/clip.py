@@ -24,6 +24,8 @@ def train(
     rank: int = 16,
     seed: int = 0,
     progress_questions: int = 200,
+    micro_batch_size: int | None = None,
+    gradient_checkpointing: bool = False,
 ) -> None:
     """Train CLIP on every *_captions.json of a split. A stopped run resumes when it is started again.
 
@@ -42,6 +44,8 @@ def train(
         rank: of LoRA.
         seed: of the new weights, the order of views, and the sample of captions where there are many.
         progress_questions: number of questions about valid to evaluate on while training.
+        micro_batch_size: views in memory at once, a divisor of the batch; by default as many as fit.
+        gradient_checkpointing: train in less memory, but slower; for SmolVLM.
     """
     import torch
 
@@ -54,7 +58,7 @@ def train(
     from .utils.errors import check_min
 
     check_not_eval_split(split)
-    check_min(1, steps=steps, batch_size=batch_size, rank=rank)
+    check_min(1, steps=steps, batch_size=batch_size, rank=rank, micro_batch_size=micro_batch_size)
     check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     data_dir = Path(data)
     views = CaptionMatchingDataset.of_split(split, data_dir, pairs)
@@ -67,7 +71,8 @@ def train(
     config = TrainingConfig(base_id(base), split, steps, batch_size, learning_rate, rank, seed, *data_settings)
     rows = validation_rows(multiple_choice, progress_questions, data_dir)
     evaluate = partial(_evaluate, module.base, processor.tokenizer, rows)
-    fit(module, dataset, collate, config, Path(run_dir or f"{output}-run"), Path(output), evaluate)
+    folders = Path(run_dir or f"{output}-run"), Path(output)
+    fit(module, dataset, collate, config, *folders, evaluate, micro_batch_size, gradient_checkpointing)
 
 
 def default_batch_size(clip) -> int:

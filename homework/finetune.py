@@ -24,6 +24,8 @@ def train(
     rank: int = 16,
     seed: int = 0,
     progress_questions: int = 100,
+    micro_batch_size: int | None = None,
+    gradient_checkpointing: bool = False,
 ) -> None:
     """LoRA fine-tune the VLM on every *_qa_pairs.json of a split. A stopped run resumes when it is started again.
 
@@ -42,6 +44,8 @@ def train(
         rank: of LoRA.
         seed: of LoRA's weights and the order of views.
         progress_questions: number of questions about valid to evaluate on while training.
+        micro_batch_size: views in memory at once, a divisor of the batch; by default as many as fit.
+        gradient_checkpointing: train in less memory, but slower; for SmolVLM.
     """
     import torch
 
@@ -56,7 +60,7 @@ def train(
     from .utils.errors import check_min
 
     check_not_eval_split(split)
-    check_min(1, steps=steps, batch_size=batch_size, rank=rank)
+    check_min(1, steps=steps, batch_size=batch_size, rank=rank, micro_batch_size=micro_batch_size)
     check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     data_dir = Path(data)
     dataset = PackedVQADataset.of_split(split, data_dir, pairs)
@@ -69,7 +73,8 @@ def train(
     config = TrainingConfig(base_id(base), split, steps, batch_size, learning_rate, rank, seed, *data_settings)
     module, collate = PackedTrainingModule(vlm.model), partial(collate_views, processor=processor, tokens=vlm.tokens)
     evaluate = partial(_evaluate, vlm, validation_rows(balanced_pairs, progress_questions, data_dir))
-    fit(module, dataset, collate, config, Path(run_dir or f"{output}-run"), Path(output), evaluate)
+    folders = Path(run_dir or f"{output}-run"), Path(output)
+    fit(module, dataset, collate, config, *folders, evaluate, micro_batch_size, gradient_checkpointing)
 
 
 def _evaluate(vlm, rows: list[dict]) -> dict[str, float]:

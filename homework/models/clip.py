@@ -199,10 +199,10 @@ class CLIP(nn.Module):
         """Return the weights that are not the base's: with another base's heads an old checkpoint would be wrong."""
         return {k: v.detach().cpu() for k, v in self.state_dict().items() if not k.startswith(BASE_MODEL_PREFIXES)}
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `additional_weights.pt`."""
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write `additional_weights.pt`, in `dtype`."""
         with atomic_write(Path(folder) / ADDITIONAL_WEIGHTS) as temporary:
-            torch.save(self.additional_weights(), temporary)
+            torch.save({name: weight.to(dtype) for name, weight in self.additional_weights().items()}, temporary)
 
     def load_pretrained(self, folder: str | Path) -> None:
         """Read `additional_weights.pt`; no code in it is run.

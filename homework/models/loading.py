@@ -5,6 +5,7 @@ from a checkpoint is run. Both kinds of models follow one protocol: `backbone(mo
 pixels and a cache to hidden states as transformers' models do, and `output_embedding(model)` maps these to logits.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,9 @@ DEFAULT_BASE = str(WEIGHTS / "tux_nano")
 
 
 def pick_device() -> torch.device:
-    """Return the fastest device there is."""
+    """Return the fastest device there is; each process of a launcher has its own GPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -42,6 +43,17 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 on GPUs that compute it fast; elsewhere it is far slower than float32, or missing."""
     is_fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if is_fast else torch.float32
+
+
+def pick_autocast_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype to train in: float16 on GPUs that compute it fast, but not bfloat16; else that of the weights.
+
+    GPUs before compute capability 7.0 (V100, T4) have no tensor cores, and most of them compute float16 slowly.
+    """
+    dtype = pick_dtype(device)
+    if device.type == "cuda" and dtype == torch.float32 and torch.cuda.get_device_capability(device) >= (7, 0):
+        return torch.float16
+    return dtype
 
 
 def default_checkpoint(part: str) -> Path:

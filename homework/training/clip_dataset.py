@@ -56,9 +56,9 @@ class CLIPTrainingModule(PeftTrainingModule):
         text_features = self.base.encode_text(input_ids, attention_mask)
         return {"loss": self.base.loss(image_features, text_features, targets, prior_logits, weights)}
 
-    def save_adapter(self, folder: str | Path) -> None:
-        super().save_adapter(folder)
-        self.base.save_pretrained(folder)
+    def save_adapter(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        super().save_adapter(folder, dtype)
+        self.base.save_pretrained(folder, dtype)
 
     def load_adapter(self, folder: str | Path) -> None:
         super().load_adapter(folder)

@@ -4,10 +4,12 @@ import re
 import warnings
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ..models.loading import base_id, unwrap
 from ..models.tux_nano.connector import PREDICTION_HEAD_MODULES
+from ..utils.errors import UsageError
 
 # Linear layers that are trained whole (CLIP's projections) or not at all (the output layer, and the heads by which
 # TuxNano's connector predicts karts: it has memorised those of `train`), never by LoRA.
@@ -44,9 +46,24 @@ class PeftTrainingModule(nn.Module):
         """The model inside the PEFT wrapper."""
         return unwrap(self.peft)
 
-    def save_adapter(self, folder: str | Path) -> None:
-        """Write the PEFT folder."""
-        self.peft.save_pretrained(str(folder), save_embedding_layers=False)
+    def enable_gradient_checkpointing(self) -> None:
+        """Let transformers' models compute activations again in the backward pass, instead of saving them.
+
+        Raises:
+            UsageError: the base is not one of transformers' models.
+        """
+        parts = [part for part in (self.base, *self.base.children()) if hasattr(part, "gradient_checkpointing_enable")]
+        if not parts:
+            raise UsageError(
+                "--gradient-checkpointing", "TuxNano has none", "leave it out: TuxNano needs little memory"
+            )
+        for part in parts:
+            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def save_adapter(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the PEFT folder, its weights in `dtype`."""
+        weights = {name: weight.to(dtype) for name, weight in self.peft.state_dict().items() if "lora_" in name}
+        self.peft.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
         (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's model card, which is empty
 
     def load_adapter(self, folder: str | Path) -> None:

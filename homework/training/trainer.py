@@ -1,37 +1,32 @@
 """LoRA training with the transformers Trainer, shared by the VLM and CLIP: resume, evaluation, TensorBoard."""
 
-import contextlib
-import json
 import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..labels.rows import add_image_paths
-from ..models.loading import pick_device, pick_dtype
-from ..utils.errors import InputError, first_line
-from ..utils.io import apply_umask, check_writable, read_json, with_filename, write_json
+from ..models.loading import pick_autocast_dtype, pick_device
+from ..utils.errors import InputError
+from ..utils.io import with_filename
 from ..utils.parallel import available_cores
 from ..utils.progress import is_quiet
+from .checkpoints import STATE_FILE, check_output_dir, resume_point, save_adapter_atomically, saving
 from .lora import PeftTrainingModule
+from .micro_batch import check_micro_batch_size, choose_micro_batch_size, memory_errors_as_input_error
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
-CONFIG_FILE = "config.json"  # a run's settings, in its folder
-MANIFEST_FILE = "training.json"  # beside the weights, written last: settings, date and curve
 NUM_EVALUATIONS = 4  # per run
 
 
@@ -96,36 +91,75 @@ class LengthGroupedBatches(LengthGroupedSampler):
         return super().__iter__()
 
 
-@contextlib.contextmanager
-def _saving(folder: str | Path) -> Iterator[None]:
-    """Turn the errors of safetensors and torch on a full disk into an `InputError` about `folder`."""
-    try:
-        with with_filename(folder):
-            yield
-    except (SafetensorError, RuntimeError) as error:
-        remedy = "check its permissions and the free space, then run the same command again to resume"
-        raise InputError(folder, f"not saved ({first_line(error)})", remedy) from None
+def _num_views(batch: dict) -> int:
+    return len(batch["pixel_values"] if "pixel_values" in batch else batch["features"])
+
+
+class TimeEstimate(TrainerCallback):
+    """Log how long the steps will take, when the second one of this run is measured."""
+
+    def __init__(self):
+        self.num_begun, self.start = 0, 0.0
+
+    def on_step_begin(self, args, state, control, **_) -> None:
+        """Count and time a step."""
+        self.num_begun, self.start = self.num_begun + 1, time.monotonic()
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        """Log the estimate after the second step; the first one includes a warm-up."""
+        if self.num_begun == 2 and state.is_world_process_zero:
+            seconds, left = time.monotonic() - self.start, state.max_steps - state.global_step
+            hours = f"{seconds * left / 3600:.1f} h" if seconds * left > 7200 else f"{seconds * left / 60:.0f} min"
+            logger.info(f"{seconds:.3g} s per step: about {hours} for the other {left} steps, and evaluations on top")
 
 
 class AdapterTrainer(Trainer):
     """A Trainer of a `PeftTrainingModule`: its checkpoints are adapters, its evaluation is a benchmark."""
 
-    def __init__(self, *args, evaluate_model: Callable[[], dict[str, float]], **kwargs):
+    def __init__(self, *args, evaluate_model: Callable[[], dict[str, float]], checkpointing: bool, **kwargs):
         super().__init__(*args, **kwargs)
-        self.evaluate_model = evaluate_model
+        self.evaluate_model, self.checkpointing = evaluate_model, checkpointing
+        self.model_accepts_loss_kwargs = True  # the loss is not divided by the number of micro-batches
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None):
         lengths = getattr(self.train_dataset, "lengths", None)
         if lengths is None:
             return super()._get_train_sampler(train_dataset)
-        # grouped by the batch of all processes together, so that their number does not change its content
-        return LengthGroupedBatches(self.args.train_batch_size * self.args.world_size, lengths, self.args.seed)
+        # grouped by the whole batch, so that its content depends neither on processes nor on micro-batches
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedBatches(batch_size, lengths, self.args.seed)
+
+    def get_train_dataloader(self):
+        """Load micro-batches of this run's size; transformers 4 takes the one of the run that is resumed."""
+        self._train_batch_size = self.args.train_batch_size
+        return super().get_train_dataloader()
+
+    def get_batch_samples(self, *args, **kwargs) -> tuple[list[dict], torch.Tensor]:
+        """Return a step's micro-batches, and the number of views in those of all processes."""
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        count = torch.tensor(sum(map(_num_views, batches)), device=self.args.device)
+        return batches, self.accelerator.gather(count).sum()
+
+    def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        """Weigh a micro-batch's loss, a mean over views, by its share of the batch: the last of an epoch is smaller."""
+        loss = super().compute_loss(model, inputs)
+        # gradients are averaged over processes
+        return loss * (_num_views(inputs) * self.args.world_size / num_items_in_batch)
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """Train on a micro-batch.
+
+        Raises:
+            InputError: not enough memory.
+        """
+        with memory_errors_as_input_error(self.args.train_batch_size, self.checkpointing):
+            return super().training_step(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.accelerator.unwrap_model(self.model).save_adapter(output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
-        with _saving(self.args.output_dir):
+        with saving(self.args.output_dir):
             super()._save_checkpoint(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -141,33 +175,6 @@ class AdapterTrainer(Trainer):
         return metrics
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint. The Trainer writes its state last, so one without it was cut short."""
-    complete = []
-    for state in folder.glob(f"checkpoint-*/{STATE_FILE}"):
-        with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
-            complete.append((json.loads(state.read_text())["global_step"], state.parent))
-    return max(complete, default=(0, None))[1]
-
-
-def _resume_point(run_dir: Path, config: TrainingConfig) -> Path | None:
-    """Return the checkpoint to resume from, or None after preparing the folder for a new run.
-
-    Raises:
-        InputError: the folder holds the checkpoints of a run with other settings.
-    """
-    file, checkpoint = run_dir / CONFIG_FILE, last_checkpoint(run_dir)
-    if checkpoint and file.exists() and read_json(file) == asdict(config):
-        return checkpoint
-    if checkpoint:
-        problem = "holds an unfinished run with other settings"
-        raise InputError(run_dir, problem, "delete it, or choose another --run-dir")
-    for part in run_dir.glob("checkpoint-*"):
-        shutil.rmtree(part)
-    write_json(file, asdict(config))
-    return None
-
-
 def fit(
     module: PeftTrainingModule,
     dataset: Dataset,
@@ -176,6 +183,8 @@ def fit(
     run_dir: Path,
     output: Path,
     evaluate: Callable[[], dict[str, float]],
+    micro_batch_size: int | None = None,
+    gradient_checkpointing: bool = False,
 ) -> None:
     """Train, or resume a stopped run, then put the adapter into `output`.
 
@@ -183,9 +192,11 @@ def fit(
         config: its batch is shared by all processes that `accelerate launch` starts.
         run_dir: folder for checkpoints and TensorBoard; its checkpoints are removed once the run is finished.
         evaluate: returns the numbers to log, `NUM_EVALUATIONS` times per run.
+        micro_batch_size: views that a process trains at once; by default as many as memory holds.
+        gradient_checkpointing: whether to compute activations again in the backward pass, which saves memory.
 
     Raises:
-        InputError: a place cannot be written to, or settings do not fit.
+        InputError: a place cannot be written to, settings do not fit, or there is not enough memory.
     """
     check_output_dir(output)
     use_all_cores()
@@ -193,16 +204,25 @@ def fit(
     if config.batch_size % num_processes:
         problem = f"{config.batch_size} views cannot be split evenly among {num_processes} processes"
         raise InputError("--batch-size", problem, "choose a multiple of their number")
+    share, device = config.batch_size // num_processes, pick_device()
+    check_micro_batch_size(micro_batch_size, share)
+    if micro_batch_size is None:
+        micro_batch_size = choose_micro_batch_size(module, dataset, collate, share, device)
+    if gradient_checkpointing:
+        module.enable_gradient_checkpointing()
+    dtype = pick_autocast_dtype(device)
     arguments = TrainingArguments(
         output_dir=str(run_dir),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size // num_processes,
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=share // micro_batch_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=min(50, config.steps // 10),
         weight_decay=0.0,
         optim="adamw_torch_fused",
-        bf16=pick_dtype(pick_device()) == torch.bfloat16,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,  # with loss scaling
         logging_steps=max(1, min(20, config.steps // 5)),
         eval_strategy="steps",
         eval_steps=max(1, config.steps // NUM_EVALUATIONS),
@@ -214,18 +234,27 @@ def fit(
         remove_unused_columns=False,
         label_names=[],
         seed=config.seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
         ddp_find_unused_parameters=False,
     )
     # without a launcher one of several GPUs: split among replicas, a batch would not be the config's
     arguments._n_gpu = min(1, arguments.n_gpu)
+    if arguments.process_index == 0:
+        logger.info(describe_run(module, config, device, dtype, micro_batch_size, num_processes))
     with arguments.main_process_first(local=False, desc="looking for checkpoints"):
-        resume = _resume_point(run_dir, config)
+        resume = resume_point(run_dir, asdict(config))
     if resume:
         logger.info(f"resuming from {resume}")
     trainer = AdapterTrainer(
-        module, arguments, data_collator=collate, train_dataset=dataset, eval_dataset=dataset, evaluate_model=evaluate
+        module,
+        arguments,
+        data_collator=collate,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        evaluate_model=evaluate,
+        checkpointing=gradient_checkpointing,
+        callbacks=[TimeEstimate()],
     )
     if is_quiet():
         trainer.remove_callback(PrinterCallback)
@@ -241,30 +270,21 @@ def fit(
         logger.info(f"saved {output}")
 
 
-def check_output_dir(output: Path) -> None:
-    """Check before training that an adapter may be written to `output`: nothing else would be lost."""
-    known = (output / MANIFEST_FILE, output / "adapter_config.json")
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in known)):
-        problem = "already exists and is not an adapter; refusing to overwrite it"
-        raise InputError(output, problem, "choose another --output")
-    check_writable(output, folder=True)
-
-
-def save_adapter_atomically(module: PeftTrainingModule, output: Path, manifest: dict) -> None:
-    """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
-        with _saving(output):
-            module.save_adapter(new)
-            write_json(new / MANIFEST_FILE, manifest)
-            for file in new.iterdir():
-                apply_umask(file)
-        try:
-            if output.exists():
-                output.rename(old)
-            new.rename(output)
-        except BaseException:  # Ctrl-C too: the temporary folder is removed with all that is still in it
-            if old.exists() and not output.exists():
-                old.rename(output)
-            raise
+def describe_run(
+    module: PeftTrainingModule,
+    config: TrainingConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    micro_batch_size: int,
+    num_processes: int,
+) -> str:
+    """Return a line about device, precision, base, weights, batch and steps."""
+    weights = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    count = config.batch_size // micro_batch_size // num_processes
+    where = f"{num_processes} processes on {device.type}" if num_processes > 1 else device.type
+    precision = str(dtype).removeprefix("torch.") + (" with loss scaling" if dtype == torch.float16 else "")
+    batch = f"{config.batch_size} views" + (f" ({count} micro-batches of {micro_batch_size})" if count > 1 else "")
+    return (
+        f"training on {where} in {precision}: base {config.base}, {weights:,} trainable weights, "
+        f"{config.steps} steps of {batch}; an estimate of the time follows the second step"
+    )

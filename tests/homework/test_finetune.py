@@ -22,8 +22,8 @@ from homework.labels.rows import VQADataset
 from homework.models import loading
 from homework.models.loading import load_base, load_model, load_processor
 from homework.training import trainer
+from homework.training.checkpoints import last_checkpoint
 from homework.training.packing import PackedVQADataset
-from homework.training.trainer import last_checkpoint
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
 from tests.tiny_models import save_adapter

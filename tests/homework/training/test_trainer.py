@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from homework import clip, finetune, generate_captions, generate_qa
 from homework.models.loading import (
@@ -12,6 +13,7 @@ from homework.models.loading import (
     default_checkpoint,
 )
 from homework.training import trainer
+from homework.training.checkpoints import last_checkpoint
 from homework.utils.errors import InputError, UsageError
 from tests.homework.test_finetune import stop_at_evaluation, train
 
@@ -19,7 +21,7 @@ from tests.homework.test_finetune import stop_at_evaluation, train
 class Adapter:
     """Write one file, as a training module writes an adapter."""
 
-    def save_adapter(self, folder: Path) -> None:
+    def save_adapter(self, folder: Path, dtype: torch.dtype) -> None:
         folder.mkdir()
         (folder / "weights").write_text("new")
 
@@ -57,7 +59,7 @@ def test_other_data_is_another_run(nano_folder, tiny_data, tmp_path, monkeypatch
         file.write_text(json.dumps([row | {"answer": "tux"} for row in rows]))
     with pytest.raises(InputError, match="other settings"):
         train(nano_folder, other, tmp_path)
-    assert trainer.last_checkpoint(tmp_path / "run")
+    assert last_checkpoint(tmp_path / "run")
 
 
 @pytest.mark.parametrize("module", [finetune, clip])

@@ -1,0 +1,89 @@
+"""Files of a training run: checkpoints to resume from, and the adapter that replaces the last one at once."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from ..utils.errors import InputError, first_line
+from ..utils.io import apply_umask, check_writable, read_json, with_filename, write_json
+from .lora import PeftTrainingModule
+
+STATE_FILE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
+CONFIG_FILE = "config.json"  # a run's settings, in its folder
+MANIFEST_FILE = "training.json"  # beside the weights, written last: settings, date and curve
+# Of a finished adapter: two of rank 16 on SmolVLM have to fit into a bundle. Rounded to it, the shipped adapters answer
+# as in float32; merged weights change by 1.8e-5, relative to their norm, and by 1.4e-4 in bfloat16.
+ADAPTER_DTYPE = torch.float16
+
+
+@contextlib.contextmanager
+def saving(folder: str | Path) -> Iterator[None]:
+    """Turn the errors of safetensors and torch on a full disk into an `InputError` about `folder`."""
+    try:
+        with with_filename(folder):
+            yield
+    except (SafetensorError, RuntimeError) as error:
+        remedy = "check its permissions and the free space, then run the same command again to resume"
+        raise InputError(folder, f"not saved ({first_line(error)})", remedy) from None
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint. The Trainer writes its state last, so one without it was cut short."""
+    complete = []
+    for state in folder.glob(f"checkpoint-*/{STATE_FILE}"):
+        with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
+            complete.append((json.loads(state.read_text())["global_step"], state.parent))
+    return max(complete, default=(0, None))[1]
+
+
+def resume_point(run_dir: Path, settings: dict) -> Path | None:
+    """Return the checkpoint to resume from, or None after preparing the folder for a new run.
+
+    Raises:
+        InputError: the folder holds the checkpoints of a run with other settings.
+    """
+    file, checkpoint = run_dir / CONFIG_FILE, last_checkpoint(run_dir)
+    if checkpoint and file.exists() and read_json(file) == settings:
+        return checkpoint
+    if checkpoint:
+        problem = "holds an unfinished run with other settings"
+        raise InputError(run_dir, problem, "delete it, or choose another --run-dir")
+    for part in run_dir.glob("checkpoint-*"):
+        shutil.rmtree(part)
+    write_json(file, settings)
+    return None
+
+
+def check_output_dir(output: Path) -> None:
+    """Check before training that an adapter may be written to `output`: nothing else would be lost."""
+    known = (output / MANIFEST_FILE, output / "adapter_config.json")
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in known)):
+        problem = "already exists and is not an adapter; refusing to overwrite it"
+        raise InputError(output, problem, "choose another --output")
+    check_writable(output, folder=True)
+
+
+def save_adapter_atomically(module: PeftTrainingModule, output: Path, manifest: dict) -> None:
+    """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        with saving(output):
+            module.save_adapter(new, ADAPTER_DTYPE)
+            write_json(new / MANIFEST_FILE, manifest)
+            for file in new.iterdir():
+                apply_umask(file)
+        try:
+            if output.exists():
+                output.rename(old)
+            new.rename(output)
+        except BaseException:  # Ctrl-C too: the temporary folder is removed with all that is still in it
+            if old.exists() and not output.exists():
+                old.rename(output)
+            raise
