@@ -52,13 +52,13 @@ class PeftTrainingModule(nn.Module):
         Raises:
             UsageError: the base is not one of transformers' models.
         """
-        parts = [part for part in (self.base, *self.base.children()) if hasattr(part, "gradient_checkpointing_enable")]
-        if not parts:
-            raise UsageError(
-                "--gradient-checkpointing", "TuxNano has none", "leave it out: TuxNano needs little memory"
-            )
-        for part in parts:
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):  # the second: transformers 4
+            parts = [getattr(part, name) for part in (self.base, *self.base.children()) if hasattr(part, name)]
+            for enable in parts:
+                enable({"use_reentrant": False})
+            if parts:
+                return
+        raise UsageError("--gradient-checkpointing", "TuxNano has none", "leave it out: TuxNano needs little memory")
 
     def save_adapter(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the PEFT folder, its weights in `dtype`."""

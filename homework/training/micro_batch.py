@@ -48,6 +48,8 @@ def choose_micro_batch_size(
 ) -> int:
     """Return the largest divisor of `share` whose forward pass saves no more than memory allows, at least 1.
 
+    What CLIP saves for its captions does not depend on the number of views, which may always save as much again.
+
     Args:
         dataset: the view with the most questions is measured, if its `lengths` tell it, else the first.
         share: views per step of a process.
@@ -57,8 +59,9 @@ def choose_micro_batch_size(
     with torch.random.fork_rng(), memory_errors_as_input_error(1, False):
         one, two = (saved_bytes(module, collate([view] * count), device) for count in (1, 2))
     divisors = (size for size in range(share, 1, -1) if share % size == 0)
-    budget = memory_budget(device)
-    return next((size for size in divisors if one + (size - 1) * (two - one) <= budget), 1)
+    per_view, fixed = two - one, max(2 * one - two, 0)
+    budget = max(memory_budget(device) - fixed, fixed)
+    return next((size for size in divisors if size * per_view <= budget), 1)
 
 
 def saved_bytes(module: nn.Module, batch: dict, device: torch.device) -> int:
