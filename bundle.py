@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +25,7 @@ CHUNK_BYTES = 1 << 20
 PARTS = ("vlm", "clip")
 SHIPPED = "shipped"
 MANIFEST, ADAPTER_CONFIG = "training.json", "adapter_config.json"  # a finished run has both
+WEIGHTS = "adapter_model.safetensors"
 
 # Files that training and running leave behind and that no grader needs. Hidden files and folders are left out too.
 # Folders called checkpoint-* are packed: a submission may load its model from one.
@@ -47,11 +49,7 @@ def is_excluded(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def collect_files(folder: Path) -> tuple[Files, list[str]]:
-    """Return the files to pack, and the names of files and folders that are left out.
-
-    Raises:
-        BundleError: a folder in it is a link, which could leave the package or never end.
-    """
+    """Return the files to pack, and the names of those left out; raises BundleError for a link to a folder."""
     files, excluded = {}, []
     for place, folders, names in os.walk(folder, onerror=_raise):  # os.walk skips unreadable folders by default
         relative = Path(place).relative_to(folder)
@@ -102,18 +100,14 @@ def is_finished(run: Path) -> bool:
 
 
 def describe_run(run: Path, source: str) -> str:
-    """Describe weights by source, date, data and base, as far as their manifest says.
-
-    Raises:
-        BundleError: the manifest or the adapter's config is not JSON.
-    """
+    """Describe weights by source, date, data and base, as far as their files say; these must be JSON."""
     date = split = None
     base = _read_json(run / ADAPTER_CONFIG).get("base_model_name_or_path")
     if (run / MANIFEST).is_file():
         manifest = _read_json(run / MANIFEST)
         date, split = manifest.get("date"), manifest.get("config", {}).get("split")
     line = f"{source}: trained {date or 'at an unknown date'} on {split or 'unknown data'}, base {base}"
-    if base and (os.path.isabs(base) or os.path.isdir(base)):
+    if base and (os.path.isabs(base) or os.path.isfile(os.path.join(base, "config.json"))):
         line += "\nwarning: no grader can reach that base, a folder of this machine; train on tux_nano or a hub model"
     return line
 
@@ -128,16 +122,14 @@ def _read_json(file: Path) -> dict:
 
 def find_largest(files: Files) -> list[tuple[int, str]]:
     """Return (bytes on disk, name) of the largest files, largest first."""
-    sizes = [(file.stat().st_size, name) for name, file in files.items()]
-    return _largest(sizes)
+    return _largest([(file.stat().st_size, name) for name, file in files.items()])
 
 
 def find_largest_folders(files: Files) -> list[tuple[int, str]]:
     """Return (bytes on disk, name) of the folders that hold most, counting the files directly in them."""
-    sizes: dict[str, int] = {}
+    sizes = Counter()
     for name, file in files.items():
-        folder = name.rpartition("/")[0] or "."
-        sizes[folder] = sizes.get(folder, 0) + file.stat().st_size
+        sizes[name.rpartition("/")[0] or "."] += file.stat().st_size
     return _largest([(size, name) for name, size in sizes.items()])
 
 
@@ -196,17 +188,24 @@ def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
 def _too_large(target: Path, files: Files) -> str:
     listed = [*find_largest_folders(files), *find_largest(files)]
     names = ", ".join(f"{name} ({size / 1e6:.1f} MB)" for size, name in listed)
-    return f"{target}: the bundle exceeds {MAX_BYTES / 1e6:.0f} MB; make it smaller, most is in {names}"
+    names += "".join(f"; {name} has {describe_adapter(file)}" for name, file in files.items() if file.name == WEIGHTS)
+    remedy = f"make it smaller, most is in {names}; a lower --rank, and F16 for F32, make adapters smaller"
+    return f"{target}: the bundle exceeds {MAX_BYTES / 1e6:.0f} MB; {remedy}"
+
+
+def describe_adapter(weights: Path) -> str:
+    """Describe an adapter by its rank and the precision of its weights, as far as its files say."""
+    rank = dtype = "unknown"
+    with contextlib.suppress(BundleError, ValueError, OSError, AttributeError):
+        rank = _read_json(weights.with_name(ADAPTER_CONFIG)).get("r", rank)
+        with open(weights, "rb") as file:  # safetensors: the header's size in 8 bytes, then the header as JSON
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), CHUNK_BYTES)))
+        dtype = "/".join(sorted({tensor["dtype"] for tensor in header.values() if "dtype" in tensor}))
+    return f"rank {rank} in {dtype}"
 
 
 def bundle(folder: Path, target: Path, runs: dict[str, Path] | None = None) -> tuple[Files, list[str]]:
-    """Pack `folder` into `target`.
-
-    Args:
-        runs: part -> folder to pack as `weights/PART`.
-
-    Returns:
-        the packed files, and the names of what was left out.
+    """Pack `folder` into `target`, with `runs[part]` as `weights/PART`; return the files, and what was left out.
 
     Raises:
         BundleError: no such folder, not a package, or too large.

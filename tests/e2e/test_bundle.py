@@ -141,6 +141,18 @@ def test_refuses_too_large_lists_the_largest_and_keeps_the_old_bundle(package, t
     assert [file.read_text() for file in (tmp_path / "out").iterdir()] == ["old"]
 
 
+def test_too_large_adapters_are_named_with_rank_and_precision(package, tmp_path):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    weights = len(header).to_bytes(8, "little") + header + os.urandom(51_000_000)
+    (package / "vlm/adapter_model.safetensors").write_bytes(weights)
+    (package / "vlm/adapter_config.json").write_text('{"r": 64}')
+    (package / "clip_adapter").mkdir()
+    (package / "clip_adapter/adapter_model.safetensors").write_bytes(b"broken")
+    done = run("homework", "abc", cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "vlm/adapter_model.safetensors has rank 64 in F32" in done.stderr and "lower --rank" in done.stderr
+
+
 def test_a_large_file_that_compresses_is_packed(package, tmp_path):
     (package / "zeros.bin").write_bytes(bytes(60_000_000))
     bundle.bundle(package, tmp_path / "a.zip")

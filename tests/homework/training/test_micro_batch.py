@@ -173,15 +173,19 @@ def test_gradients_in_float16_with_loss_scaling(adapted, views):
     module(**batch)["loss"].backward()
     expected = grads(module)
     scaler = torch.amp.GradScaler("cpu")
-    with torch.autocast("cpu", torch.float16):
-        loss = module(**batch)["loss"]
-    scaler.scale(loss).backward()
     optimizer = torch.optim.SGD([weight for weight in module.parameters() if weight.requires_grad])
-    scaler.unscale_(optimizer)
-    found = grads(module)
+    for _ in range(12):  # a step whose gradients overflow is skipped, and the next one scaled by half
+        with torch.autocast("cpu", torch.float16):
+            loss = module(**batch)["loss"]
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        scaler.update()
+        found = grads(module)
+        if all(gradient.isfinite().all() for gradient in found.values()):
+            break
     assert found.keys() == expected.keys()
     flat = [torch.cat([gradients[name].flatten() for name in expected]) for gradients in (expected, found)]
-    assert torch.isfinite(flat[1]).all() and torch.cosine_similarity(*flat, dim=0) > 0.99
+    assert torch.cosine_similarity(*flat, dim=0) > 0.99
 
 
 @pytest.mark.parametrize("module", [finetune, clip])
