@@ -62,7 +62,7 @@ def test_loading_gives_the_trained_model(base_folder, loaded, no_progress, tmp_p
     again = clip.load(folder)
     assert type(again.model) is CLIP and not again.model.training and isinstance(again, nn.Module)
     for feature, expected in zip(features(again, tokenizer, views), before, strict=True):
-        assert torch.allclose(feature, expected, atol=1e-6)
+        assert torch.allclose(feature, expected, atol=2e-3)  # the adapter is rounded to float16
     assert not torch.allclose(features(build_clip(loaded), tokenizer, views)[0], before[0], atol=1e-2)
     names = {
         k
