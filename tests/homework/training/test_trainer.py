@@ -8,10 +8,7 @@ import pytest
 import torch
 
 from homework import clip, finetune, generate_captions, generate_qa
-from homework.models.loading import (
-    checkpoint_folder,
-    default_checkpoint,
-)
+from homework.models.loading import checkpoint_folder, default_checkpoint
 from homework.training import trainer
 from homework.training.checkpoints import last_checkpoint
 from homework.utils.errors import InputError, UsageError
