@@ -69,7 +69,7 @@ def parts(smol_folder, no_progress) -> tuple:
 def test_gradient_checkpointing_computes_again_what_it_does_not_save(parts):
     module, dataset, collate = parts
     calls = []
-    backbone(module.base).text_model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(0))
+    backbone(module.base).text_model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(0))
     module.enable_gradient_checkpointing()
     loss = module.train()(**collate([dataset[0]]))["loss"]
     assert len(calls) == 1
