@@ -30,8 +30,10 @@ def train(module, base, data, folder, **settings) -> dict[str, torch.Tensor]:
 
     settings = {"steps": 2, "batch_size": 6, "rank": 4, "learning_rate": 1e-6} | settings
     hook = register_optimizer_step_pre_hook(record)
-    module.train(str(base), data=str(data), output=str(folder / "out"), run_dir=str(folder / "run"), **settings)
-    hook.remove()
+    try:
+        module.train(str(base), data=str(data), output=str(folder / "out"), run_dir=str(folder / "run"), **settings)
+    finally:
+        hook.remove()
     return gradients
 
 
