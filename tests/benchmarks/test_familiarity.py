@@ -37,7 +37,9 @@ def test_error_rates_are_printed(tmp_path, call, monkeypatch):
     monkeypatch.setattr(familiarity, "FALSE_ALARM_RATE", 0.25)
     assert call(COMMANDS, "fit", "--data", tmp_path)[0] == 0
     arguments = ("measure", "--data", tmp_path, "--foreign", tmp_path / "foreign")
-    assert_one_line_error(call(COMMANDS, *arguments), "no pictures in it; run `python -m benchmarks.familiarity collect`")
+    assert_one_line_error(
+        call(COMMANDS, *arguments), "no pictures in it; run `python -m benchmarks.familiarity collect`"
+    )
     save_picture(tmp_path / "foreign" / "extremetuxracer-data-001.png", 4)
     status, out, _ = call(COMMANDS, *arguments)
     lines = out.splitlines()

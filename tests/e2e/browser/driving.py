@@ -18,6 +18,7 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 TIMEOUT_MS = 240_000  # long, since other processes may slow the machine down
+VIEW = "00001_03"  # in sample/valid, with two eligible karts
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -63,3 +64,13 @@ def launch(playwright):
     """Launch a headless Chromium, the system's or playwright's; return None without one."""
     found = next(filter(None, map(shutil.which, NAMES)), playwright.chromium.executable_path)
     return playwright.chromium.launch(executable_path=found, args=FLAGS) if Path(found).exists() else None
+
+
+def open_page(page, server: Server, key: str = VIEW):
+    """Open a view and wait for the models."""
+    from playwright.sync_api import expect
+
+    page.goto(f"{server.url}/#valid/{key}")
+    expect(page.locator("#ask")).to_be_enabled()
+    expect(page.locator("#compare")).to_be_enabled()
+    return page

@@ -13,7 +13,7 @@ const FILTERS = [
   { name: "kart", label: "Kart", all: "any" },
   { name: "number", label: "Karts in view", all: "any" },
   { name: "size", label: "Smallest kart, pixels", all: "any" },
-  { name: "error", label: "Answers of the VLM", all: "any", isAboutAnswers: true },
+  { name: "error", id: "error-filter", label: "Answers of the VLM", all: "any", isAboutAnswers: true },
   { name: "confidence", label: "Lowest confidence", all: "any", isAboutAnswers: true },
 ];
 const ERRORS = { any: "any wrong", none: "all correct", contradiction: "contradictory" };
@@ -46,7 +46,7 @@ const explorer = () => ({
   splits: [], uploads: "", split: "", filters: {}, sort: "name", limit: NUM_CARDS,
   keys: [], cards: [], total: 0, facets: {}, models: {}, views: 0, checked: 0, isChecking: false,
   key: "", ...noView(), boxes: true, question: "", asking: false, texts: "", suggested: "", comparing: false,
-  error: "", isDisconnected: false, dragging: false, turn: 0, scrolled: 0,
+  error: "", isDisconnected: false, dragging: false, isStale: false, turn: 0, listTurn: 0, scrolled: 0,
 
   async init() {
     makeZoomable(this.$refs.picture);
@@ -93,9 +93,9 @@ const explorer = () => ({
   async list() {
     const chosen = Object.entries(this.filters).filter(([, value]) => value);
     const query = new URLSearchParams([...chosen, ["sort", this.sort], ["limit", this.limit]]);
-    const split = this.split;
-    const found = await call(`/api/views/${encodeURIComponent(split)}?${query}`);
-    if (split === this.split) Object.assign(this, found);
+    const turn = ++this.listTurn; // late responses to earlier requests are dropped
+    const found = await call(`/api/views/${encodeURIComponent(this.split)}?${query}`);
+    if (turn === this.listTurn) Object.assign(this, found);
   },
 
   async open(key) {
@@ -248,9 +248,12 @@ const explorer = () => ({
       const status = await call(`/api/status?split=${encodeURIComponent(split)}`);
       if (split === this.split) {
         const { models, views, checked: now, is_checking: isChecking } = status;
-        Object.assign(this, { models, views, checked: now, isChecking });
-        if (now !== checked && !this.key) await this.list();
-        if (!wasReady && models.vlm === "ready" && this.view) await this.answerAll();
+        Object.assign(this, { models, views, checked: now, isChecking, isStale: this.isStale || now !== checked });
+        if (this.isStale && !this.key) {
+          await this.list();
+          this.isStale = false;
+        }
+        if (!wasReady && models.vlm === "ready" && this.view) await this.attempt(this.answerAll);
       }
       if (this.isDisconnected) this.error = "";
       this.isDisconnected = false;
