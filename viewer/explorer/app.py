@@ -31,14 +31,13 @@ Name = Annotated[str, Body(embed=True)]
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
 Lines = Annotated[list[Line], Field(min_length=1, max_length=20)]
 TRAINED_QUESTIONS = {row.template.format(kart=kart) for row in QUESTIONS for kart in KARTS}
-NUM_CARDS = 60  # of the grid at first; the page requests more as it is scrolled
 
 
 class ViewQuery(ViewFilters):
-    """Which views to list, in which order, and for how many of them the grid's cards."""
+    """Which views to list, in which order, and for how many of them the grid's cards, by default for all."""
 
     sort: Literal[*listing.SORT_KEYS] = "name"
-    limit: int = Field(NUM_CARDS, ge=0)
+    limit: int | None = Field(None, ge=0)
 
 
 def make_app(views: Library, models: Models) -> FastAPI:
@@ -77,9 +76,11 @@ def make_app(views: Library, models: Models) -> FastAPI:
 
     @app.get("/api/status")
     def get_status(split: str = UPLOADS) -> dict:
-        answered = models.answers.get(split, {})
-        return {"models": models.state, "views": len(views.in_split(split)), "checked": len(answered)} | {
-            "is_checking": models.checked_split == split
+        return {
+            "models": models.state,
+            "views": len(views.in_split(split)),
+            "checked": len(models.answers.get(split, {})),
+            "is_checking": models.checked_split == split,
         }
 
     @app.get("/api/views/{split}")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from ..answers import SIZE_BINS_PX
 from .library import ViewEntry
@@ -34,7 +34,6 @@ class Answer:
 class ViewFilters(BaseModel):
     """A choice of each filter; an empty one matches every view."""
 
-    model_config = ConfigDict(extra="ignore")
     track: str = ""
     kart: str = ""
     number: str = ""

@@ -189,6 +189,8 @@ def test_wrong_and_contradictory_answers_are_found(page, server):
     page.goto(f"{server.url}/#train")
     expect(page.locator("#check")).to_be_enabled()
     expect(page.locator("#confidence")).to_be_disabled()
+    page.select_option("#split", "valid")
+    expect(page.locator("#found")).to_have_text("672 of 672 views")
     page.click("#check")
     expect(page.locator("#grid .text-bg-danger:visible")).not_to_have_count(0)
     page.select_option("#error-filter", "contradiction")
@@ -201,7 +203,7 @@ def test_wrong_and_contradictory_answers_are_found(page, server):
     page.keyboard.press("Escape")
     page.select_option("#error-filter", "any")
     page.select_option("#sort", "errors")
-    wait_for_descending(page, "#grid .text-bg-danger", 2)
+    wait_for_descending(page, "#grid .text-bg-danger", 3)
 
 
 def test_views_without_models(page, bare_server):

@@ -109,7 +109,7 @@ const explorer = () => ({
     this.draw();
     // the user's own captions stay, those of the last view are replaced
     if (this.texts === this.suggested) this.texts = this.suggested = view.choices.join("\n");
-    if (this.models.vlm === "ready") await this.answerAll();
+    if (this.canAnswer) await this.answerAll();
   },
 
   async answerAll() {
@@ -244,7 +244,7 @@ const explorer = () => ({
   // Requests the state of the models and of the check once per second.
   async poll() {
     try {
-      const { split, checked } = this, wasReady = this.models.vlm === "ready";
+      const { split, checked, canAnswer } = this;
       const status = await call(`/api/status?split=${encodeURIComponent(split)}`);
       if (split === this.split) {
         const { models, views, checked: now, is_checking: isChecking } = status;
@@ -253,7 +253,7 @@ const explorer = () => ({
           await this.list();
           this.isStale = false;
         }
-        if (!wasReady && models.vlm === "ready" && this.view) await this.attempt(this.answerAll);
+        if (!canAnswer && this.canAnswer && this.view) await this.attempt(this.answerAll);
       }
       if (this.isDisconnected) this.error = "";
       this.isDisconnected = false;

@@ -36,6 +36,10 @@ const shown = {
     const done = `${this.checked} of ${this.views} views answered`;
     return this.checked ? `${done}.` : `${done}: to filter and sort by answers, let the VLM answer all questions first.`;
   },
+  // Which kart a question about an upload names depends on CLIP.
+  get canAnswer() {
+    return this.models.vlm === "ready" && this.models.clip !== "loading";
+  },
   get position() {
     return this.keys.indexOf(this.key);
   },
