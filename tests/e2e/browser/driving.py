@@ -74,3 +74,14 @@ def open_page(page, server: Server, key: str = VIEW):
     expect(page.locator("#ask")).to_be_enabled()
     expect(page.locator("#compare")).to_be_enabled()
     return page
+
+
+def wait_for_descending(page, selector: str, minimum: int) -> None:
+    """Wait until the numbers that texts begin with do not grow, and the first is at least `minimum`."""
+    page.wait_for_function(
+        """([selector, minimum]) => {
+            const numbers = [...document.querySelectorAll(selector)].map((part) => parseInt(part.textContent));
+            return numbers[0] >= minimum && numbers.every((number, i) => i === 0 || number <= numbers[i - 1]);
+        }""",
+        arg=[selector, minimum],
+    )

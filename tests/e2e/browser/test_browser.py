@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .driving import VIEW, cpu_seconds, open_page
+from .driving import VIEW, cpu_seconds, open_page, wait_for_descending
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")
 expect = sync_api.expect
@@ -17,17 +17,6 @@ TRACK_QUESTION = "What track is this?"
 
 def num_found(page) -> int:
     return int(page.locator("#found").inner_text().split()[0])
-
-
-def wait_for_descending(page, selector: str, minimum: int) -> None:
-    """Wait until the numbers that texts begin with do not grow, and the first is at least `minimum`."""
-    page.wait_for_function(
-        """([selector, minimum]) => {
-            const numbers = [...document.querySelectorAll(selector)].map((part) => parseInt(part.textContent));
-            return numbers[0] >= minimum && numbers.every((number, i) => i === 0 || number <= numbers[i - 1]);
-        }""",
-        arg=[selector, minimum],
-    )
 
 
 def test_it_starts_in_five_seconds_and_answers_in_one(page, server):
@@ -133,7 +122,7 @@ def test_a_view_is_zoomed_and_moved(page, server):
     page.mouse.up()
     assert extent()[0] > left + 10 and extent()[1] > top + 2
     page.mouse.wheel(0, -100)
-    page.wait_for_function("document.querySelector('#view').viewBox.baseVal.width < 75")
+    page.wait_for_function("() => document.querySelector('#view').viewBox.baseVal.width < 75")
     page.click("#next")
     expect(view).to_have_attribute("viewBox", "0 0 150 100")
 
@@ -201,7 +190,7 @@ def test_wrong_and_contradictory_answers_are_found(page, server):
     expect(page.locator("#contradictions")).to_contain_text("Expected: ")
     expect(page.locator("#pairs .contradiction:visible")).not_to_have_count(0)
     page.keyboard.press("Escape")
-    page.select_option("#error-filter", "any")
+    page.select_option("#error-filter", value="any")  # "any" is also the label of no filter
     page.select_option("#sort", "errors")
     wait_for_descending(page, "#grid .text-bg-danger", 3)
 
