@@ -35,7 +35,7 @@ def show_explore(page) -> None:
     with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as stack:
         use_sample(data=Path(data))
         server = stack.enter_context(serving("--data", data))
-        page.set_viewport_size({"width": 1280, "height": 1090})
+        page.set_viewport_size({"width": 1280, "height": 1072})
         open_page(page, server)
         expect(page.locator("#pairs .given .correct, #pairs .given .wrong")).to_have_count(10)
         page.click("text=What track is this?")
@@ -49,6 +49,7 @@ def show_explore(page) -> None:
         page.wait_for_function("n => document.querySelector('#checking').value >= n", arg=NUM_CHECKED)
         page.select_option("#sort", "errors")
         wait_for_descending(page, "#grid .text-bg-danger", 4)
+        page.wait_for_function("() => [...document.images].slice(0, 25).every((image) => image.naturalWidth)")
         save(page, DOCS / "explore-grid.png")
 
 

@@ -13,7 +13,7 @@ const FILTERS = [
   { name: "kart", label: "Kart", all: "any" },
   { name: "number", label: "Karts in view", all: "any" },
   { name: "size", label: "Smallest kart, pixels", all: "any" },
-  { name: "error", id: "error-filter", label: "Answers of the VLM", all: "any", isAboutAnswers: true },
+  { name: "error", id: "error-filter", label: "Answers of the VLM", all: "all", isAboutAnswers: true },
   { name: "confidence", label: "Lowest confidence", all: "any", isAboutAnswers: true },
 ];
 const ERRORS = { any: "any wrong", none: "all correct", contradiction: "contradictory" };
@@ -50,7 +50,11 @@ const explorer = () => ({
 
   async init() {
     makeZoomable(this.$refs.picture);
-    new IntersectionObserver((entries) => entries[0].isIntersecting && this.showMore()).observe(this.$refs.more);
+    const observer = new IntersectionObserver((entries) => entries[0].isIntersecting && this.showMore());
+    this.watchEnd = () => {
+      observer.disconnect(); // so that it reports again, also where the screen has room for more
+      observer.observe(this.$refs.more);
+    };
     this.$refs.filters.open = innerWidth >= 768;
     await this.attempt(async () => {
       const { splits, uploads } = await call("/api/splits");
@@ -95,7 +99,9 @@ const explorer = () => ({
     const query = new URLSearchParams([...chosen, ["sort", this.sort], ["limit", this.limit]]);
     const turn = ++this.listTurn; // late responses to earlier requests are dropped
     const found = await call(`/api/views/${encodeURIComponent(this.split)}?${query}`);
-    if (turn === this.listTurn) Object.assign(this, found);
+    if (turn !== this.listTurn) return;
+    Object.assign(this, found);
+    this.$nextTick(this.watchEnd);
   },
 
   async open(key) {
