@@ -21,7 +21,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: pip install -r 
 from starlette.testclient import TestClient
 
 from homework.labels.frame_info import read_scenes
-from homework.labels.questions import qa_pairs
+from homework.labels.questions import classify_caption, qa_pairs
 from homework.labels.visualize import ROLE_COLORS
 from viewer.explorer import library
 from viewer.explorer.app import make_app
@@ -58,11 +58,16 @@ def test_a_folder_of_hidden_files_is_not_a_split(tiny_data):
     assert Library(tiny_data).splits == ["train", "valid"]
 
 
-def test_views_are_found_by_track_kart_and_number(client):
-    """Filters work alone, together, and if no view matches."""
-    found = client.get("/api/views/valid").json()
-    assert found["total"] == len(found["keys"]) == 6
-    assert found["tracks"] == {"scotland": 3, "zengarden": 3} and found["numbers"] == {"1": 2, "2": 2, "3": 2}
+def test_views_are_found_by_track_kart_number_and_size(client):
+    """Filters work alone, together, and if no view matches; a page of cards describes the first views."""
+    found = client.get("/api/views/valid", params={"limit": 2}).json()
+    assert found["total"] == len(found["keys"]) == 6 and len(found["cards"]) == 2
+    assert found["facets"]["track"] == {"scotland": 3, "zengarden": 3}
+    assert found["facets"]["number"] == {"1": 2, "2": 2, "3": 2}
+    assert found["facets"]["size"] == {"15 to 24": 6} and not found["facets"]["error"]
+    first = found["cards"][0]
+    assert (first["key"], first["track"], first["ego"], first["number"]) == ("000a0_00", "zengarden", "nolok", 2)
+    assert first["wrong"] is first["confidence"] is None
 
     def keys(**query) -> list[str]:
         return client.get("/api/views/valid", params=query).json()["keys"]
@@ -70,23 +75,40 @@ def test_views_are_found_by_track_kart_and_number(client):
     assert keys(track="scotland") == ["000a1_00", "000a1_01", "000a1_02"]
     assert keys(number=1) == ["000a0_01", "000a1_01"]
     assert keys(kart="nolok", track="zengarden") == ["000a0_00"]
-    assert keys(kart="kiki") == []
-    assert client.get("/api/views/train", params={"number": 0}).json()["keys"] == ["00002_01"]
+    assert keys(kart="kiki") == keys(error="any") == []
+    assert keys(sort="number")[:2] == ["000a0_02", "000a1_02"]
+    assert keys(sort="size")[0] == "000a0_00" and keys(sort="errors") == keys()
+    train = {"number": 0, "size": "no kart", "sort": "size"}
+    assert client.get("/api/views/train", params=train).json()["keys"] == ["00002_01"]
+    assert client.get("/api/views/valid", params={"sort": "colour"}).status_code == 422
 
 
 def test_filter_values_match_the_other_filters(client):
     """With a track selected, only its karts and numbers are offered; other tracks still are."""
-    found = client.get("/api/views/valid", params={"track": "zengarden", "kart": "nolok"}).json()
-    assert found["tracks"] == {"scotland": 1, "zengarden": 1} and found["numbers"] == {"2": 1}
-    assert set(found["karts"]) == {"gnu", "nolok", "sara_the_racer", "tux", "xue"}
+    found = client.get("/api/views/valid", params={"track": "zengarden", "kart": "nolok"}).json()["facets"]
+    assert found["track"] == {"scotland": 1, "zengarden": 1} and found["number"] == {"2": 1}
+    assert set(found["kart"]) == {"gnu", "nolok", "sara_the_racer", "tux", "xue"}
+
+
+def test_one_true_and_four_false_captions_are_proposed(client):
+    """They are the same each time; a view with a single kart has them too, and an upload has five of any kind."""
+    for key in client.get("/api/views/valid").json()["keys"]:
+        view = client.get(f"/api/views/valid/{key}").json()
+        assert len(set(view["choices"])) == 5
+        assert len(set(view["choices"]) & set(view["captions"])) == 1
+        assert {classify_caption(text) for text in view["choices"]} >= {"ego", "total", "track", "relation"}
+        assert client.get(f"/api/views/valid/{key}").json() == view
+    upload = client.post("/api/upload", content=make_image()).json()["key"]
+    view = client.get(f"/api/views/uploads/{upload}").json()
+    assert len(set(view["choices"])) == 5 and view["captions"] == view["pairs"] == []
 
 
 def test_a_view_has_its_boxes_pairs_captions_and_image(client, tiny_data):
     """Labels follow the label rule, and the image is the file's bytes."""
     view = client.get("/api/views/valid/000a0_00").json()
     _, scene = read_scenes(tiny_data / "valid" / "000a0_info.json")[0]
-    assert [(pair["question"], pair["answer"]) for pair in view["pairs"]] == list(qa_pairs(scene))
-    assert view["ego"] == "nolok" and "nolok is the ego car." in view["captions"]
+    assert [(pair["question"], pair["truth"]) for pair in view["pairs"]] == list(qa_pairs(scene))
+    assert "nolok is the ego car." in view["captions"]
     assert [box["role"] for box in view["boxes"]] == ["other", "kart", "ego"]
     image = client.get("/api/images/valid/000a0_00")
     assert image.content == (tiny_data / "valid" / "000a0_00_im.jpg").read_bytes()
@@ -157,7 +179,7 @@ def test_cross_origin_requests_are_rejected(client):
     )
     assert client.post("/api/upload", content=make_image(), headers={"origin": URL}).status_code == 200
     assert client.get("/").headers["content-security-policy"].startswith("default-src 'self'")
-    for name in ("index.html", "draw.js", "explore.js", "explore.css"):
+    for name in ("index.html", "picture.js", "shown.js", "explore.js", "explore.css"):
         text = (ROOT / "viewer" / "explorer" / "static" / name).read_text()
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text), name
         assert "innerHTML" not in text

@@ -1,12 +1,12 @@
 """Serve the page and its JSON API to one user on this machine."""
 
-import time
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from fastapi import Body, FastAPI, HTTPException, Request
+from fastapi import Body, FastAPI, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -14,19 +14,30 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import Field, StringConstraints
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from homework.labels.game import KARTS
+from homework.labels.questions import QUESTIONS
 from homework.utils.errors import InputError
 
-from . import library
+from . import library, listing
 from .library import UPLOADS, Library
+from .listing import ViewFilters
 from .models import Models
 
 HOSTS = ["127.0.0.1", "localhost"]  # accepted Host headers: protects against DNS rebinding
 STATIC = Path(str(resources.files(__package__) / "static"))
-POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 Name = Annotated[str, Body(embed=True)]
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
 Lines = Annotated[list[Line], Field(min_length=1, max_length=20)]
+TRAINED_QUESTIONS = {row.template.format(kart=kart) for row in QUESTIONS for kart in KARTS}
+
+
+class ViewQuery(ViewFilters):
+    """Which views to list, in which order, and for how many of them the grid's cards, by default for all."""
+
+    sort: Literal[*listing.SORT_KEYS] = "name"
+    limit: int | None = Field(None, ge=0)
 
 
 def make_app(views: Library, models: Models) -> FastAPI:
@@ -65,16 +76,20 @@ def make_app(views: Library, models: Models) -> FastAPI:
 
     @app.get("/api/status")
     def get_status(split: str = UPLOADS) -> dict:
-        in_split = views.in_split(split)
-        wrong, checked = models.find_wrong(split, in_split)
-        return {"models": models.state, "views": len(in_split), "checked": checked, "wrong": len(wrong)}
+        return {
+            "models": models.state,
+            "views": len(views.in_split(split)),
+            "checked": len(models.answers.get(split, {})),
+            "is_checking": models.checked_split == split,
+        }
 
     @app.get("/api/views/{split}")
-    def get_views(split: str, track: str = "", kart: str = "", number: int | None = None, wrong: bool = False) -> dict:
-        in_split = views.in_split(split)
-        found = library.filter_views(in_split, track, kart, number)
-        keys = [key for key in models.find_wrong(split, in_split)[0] if key in found] if wrong else list(found)
-        return {"keys": keys, "total": len(in_split)} | library.count_facets(in_split, track, kart, number)
+    def get_views(split: str, query: Annotated[ViewQuery, Query()]) -> dict:
+        in_split, answers = views.in_split(split), dict(models.answers.get(split, {}))
+        filters = ViewFilters(**query.model_dump())
+        keys, facets = listing.list_views(in_split, answers, filters, query.sort)
+        cards = [listing.card(in_split[key], answers.get(key)) for key in keys[: query.limit]]
+        return {"keys": keys, "cards": cards, "total": len(in_split), "facets": facets}
 
     @app.get("/api/views/{split}/{key}")
     def get_view(split: str, key: str) -> dict:
@@ -89,14 +104,14 @@ def make_app(views: Library, models: Models) -> FastAPI:
 
     @app.get("/api/answers/{split}/{key}")
     def get_answers(split: str, key: str) -> dict:
-        return {"answers": models.answer_labelled(split, views.find(split, key))}
+        view = views.find(split, key)
+        answers = [asdict(answer) for answer in models.answer_all(split, view)]
+        return {"answers": answers, "is_unfamiliar": models.is_unfamiliar(view) if view.scene is None else None}
 
     @app.post("/api/ask")
     def ask(split: Name, key: Name, question: Annotated[Line, Body()]) -> dict:
-        view, start = views.find(split, key), time.perf_counter()
-        answer, probability = models.ask(view, question)
-        seconds, truth = time.perf_counter() - start, dict(view.pairs).get(question)
-        return {"answer": answer, "probability": probability, "truth": truth, "seconds": seconds}
+        answer = models.ask(views.find(split, key), question)
+        return asdict(answer) | {"is_trained": question in TRAINED_QUESTIONS}
 
     @app.post("/api/compare")
     def compare(split: Name, key: Name, texts: Annotated[Lines, Body()]) -> dict:

@@ -2,9 +2,9 @@
 
 import io
 import itertools
+import math
+import random
 import threading
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from homework.labels.eval_sets import split_scenes
 from homework.labels.frame_info import read_frame_info
-from homework.labels.questions import captions, qa_pairs
+from homework.labels.game import KARTS, TRACKS
+from homework.labels.questions import CAPTIONS, captions, qa_pairs
 from homework.labels.rows import parse_image_file
 from homework.labels.scene import Scene
 from homework.labels.visualize import boxes_for_drawing
@@ -25,7 +26,8 @@ UPLOADS = "uploads"  # the split of uploaded images
 MAX_UPLOAD_BYTES = 10_000_000
 MAX_UPLOAD_PIXELS = 50_000_000  # decoded: a small file can contain an image that fills the memory
 MAX_UPLOADS = 20  # the oldest is deleted
-MAX_STORED_SIZE = (1200, 800)  # pixels; the models see far fewer
+MAX_STORED_SIZE = (1200, 800)  # pixels; the models see far fewer, and the page sends no more
+NUM_FALSE_CAPTIONS = 4
 UPLOAD_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
@@ -45,6 +47,11 @@ class ViewEntry:
     def pairs(self) -> list[tuple[str, str]]:
         """All (question, answer) of the view; empty for an upload."""
         return list(qa_pairs(self.scene)) if self.scene else []
+
+    @property
+    def min_side_px(self) -> float:
+        """The short edge of the smallest kart's box, in pixels of the 150x100 view; infinite without karts."""
+        return min((kart.min_side for kart in self.scene.karts), default=math.inf)
 
 
 class Library:
@@ -127,40 +134,8 @@ def _decode(content: bytes) -> Image.Image:
     return upright
 
 
-def filter_views(
-    views: dict[str, ViewEntry], track: str = "", kart: str = "", num_karts: int | None = None
-) -> dict[str, ViewEntry]:
-    """Return the views on a track, with a kart, with a number of karts; empty values, and uploads, match all."""
-
-    def matches(scene: Scene) -> bool:
-        return (
-            track in ("", scene.track)
-            and kart in ("", *(other.name for other in scene.karts))
-            and num_karts in (None, len(scene.karts))
-        )
-
-    return {key: view for key, view in views.items() if view.scene is None or matches(view.scene)}
-
-
-def count_facets(views: dict[str, ViewEntry], track: str, kart: str, num_karts: int | None) -> dict[str, dict]:
-    """Count the views for each track, kart and number of karts that the filter could be changed to.
-
-    A filter value restricts the counts of the other two filters, not of its own, so that it can be replaced.
-    """
-
-    def count(values: Callable[[Scene], set], *filters) -> dict:
-        scenes = [view.scene for view in filter_views(views, *filters).values() if view.scene]
-        return dict(sorted(Counter(value for scene in scenes for value in values(scene)).items()))
-
-    return {
-        "tracks": count(lambda scene: {scene.track}, "", kart, num_karts),
-        "karts": count(lambda scene: {other.name for other in scene.karts}, track, "", num_karts),
-        "numbers": count(lambda scene: {len(scene.karts)}, track, kart, None),
-    }
-
-
 def view_to_json(view: ViewEntry) -> dict:
-    """Return a view's boxes, in pixels of the 150x100 view, QA pairs and captions; an upload has none."""
+    """Return a view's boxes, in pixels of the 150x100 view, questions and captions; an upload has no labels."""
     scene = view.scene
     boxes = []
     if scene:
@@ -169,8 +144,30 @@ def view_to_json(view: ViewEntry) -> dict:
     return {
         "key": view.key,
         "track": scene and scene.track,
-        "ego": scene and scene.ego and scene.ego.name,
         "boxes": [asdict(box) for box in boxes],
-        "pairs": [{"question": question, "answer": answer} for question, answer in view.pairs],
+        "pairs": [{"question": question, "truth": truth} for question, truth in view.pairs],
         "captions": list(captions(scene)) if scene else [],
+        "choices": choose_captions(view),
     }
+
+
+def choose_captions(view: ViewEntry) -> list[str]:
+    """Choose captions to compare: a true one and four false ones, in random order, the same each time.
+
+    The false ones are of different caption types as far as there are any. For an upload, all are random.
+    """
+    rng, scene = random.Random(view.key), view.scene
+    here = [kart.name for kart in scene.others] if scene and scene.others else KARTS
+    values = {"ego": KARTS, "total": [str(number) for number in range(1, 10)], "track": TRACKS, "relation": here}
+    true = list(captions(scene)) if scene else []
+    chosen = [rng.choice(true)] if true else []
+    types = list(values) * (NUM_FALSE_CAPTIONS + 1)
+    while len(chosen) <= NUM_FALSE_CAPTIONS:
+        caption_type = types.pop(0)
+        templates = [row.template for row in CAPTIONS if row.caption_type == caption_type]
+        texts = [template.format(value) for template in templates for value in values[caption_type]]
+        false = [text for text in texts if text not in {*true, *chosen}]
+        if false:
+            chosen.append(rng.choice(false))
+    rng.shuffle(chosen)
+    return chosen

@@ -3,16 +3,20 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fastapi import HTTPException
 
 from homework.data import is_exact_match
+from homework.labels.game import KARTS
+from homework.labels.questions import CAPTIONS, QUESTIONS, classify_question
 from homework.utils.errors import InputError, first_line
 
+from ..answers import check_view
 from .library import ViewEntry
+from .listing import Answer
 
-CHECK_BATCH_SIZE = 4  # views per batch of the search for wrong answers: about 0.2 s, the longest a request then waits
+CHECK_BATCH_SIZE = 4  # views per batch of the search for wrong answers: about 0.3 s, the longest a request then waits
 READY, LOADING = "ready", "loading"
 REMEDIES = {
     "vlm": "train one with `python -m homework.finetune train`, or start this page with `--checkpoint FOLDER`",
@@ -21,19 +25,22 @@ REMEDIES = {
 
 
 class Models:
-    """Two models, each of which may be missing, and a cache of answers to labelled questions.
+    """Two models, each of which may be missing, and a cache of answers.
 
     Attributes:
         state: part -> `READY`, `LOADING`, or in one line why it could not be loaded; parts are `vlm` and `clip`.
-        answers: (split, key) -> question -> answer, for whole views.
+        answers: split -> key -> the answers about a view.
+        checked_split: the split whose questions are being answered in the background, or an empty string.
     """
 
     def __init__(self, vlm: str = "vlm", clip: str = "clip"):
         self.checkpoints = {"vlm": vlm, "clip": clip}
         self.state = {"vlm": LOADING, "clip": LOADING}
-        self.answers: dict[tuple[str, str], dict[str, str]] = {}
+        self.answers: dict[str, dict[str, list[Answer]]] = {}
         self._models: dict[str, tuple] = {}
-        self._lock, self._num_waiting, self._checked_split = threading.Lock(), 0, ""
+        self._familiarity = None  # loaded for the first upload
+        self.checked_split = ""
+        self._lock, self._num_waiting = threading.Lock(), 0
 
     def load(self) -> None:
         """Load both models, which takes seconds; `state` reports failures."""
@@ -68,27 +75,31 @@ class Models:
         finally:
             self._num_waiting -= 1
 
-    def ask(self, view: ViewEntry, question: str) -> tuple[str, float]:
-        """Return the VLM's answer and its probability, 0 to 1."""
+    def ask(self, view: ViewEntry, question: str) -> Answer:
+        """Answer a question about a view."""
         with self._acquire("vlm") as (vlm,):
-            from ..likelihood import compute_probabilities
+            return _answer(vlm, {view: [(question, dict(view.pairs).get(question))]})[view][0]
 
-            path = str(view.path)
-            (answer,) = vlm.answer([path], [question])
-            return answer, compute_probabilities(vlm, {path: [(question, answer)]})[path][question, answer]
-
-    def answer_labelled(self, split: str, view: ViewEntry) -> dict[str, str]:
-        """Return question -> answer for all labelled questions about a view."""
-        if (split, view.key) not in self.answers:
+    def answer_all(self, split: str, view: ViewEntry) -> list[Answer]:
+        """Answer all questions about a view: those that its labels answer, or those of `questions_about_upload`."""
+        answers = self.answers.setdefault(split, {})
+        if view.key not in answers:
+            pairs = view.pairs or self.questions_about_upload(view)
             with self._acquire("vlm") as (vlm,):
-                self._answer(vlm, split, [view])
-        return self.answers[split, view.key]
+                answers[view.key] = _answer(vlm, {view: pairs})[view]
+        return answers[view.key]
 
-    def _answer(self, vlm, split: str, views: Sequence[ViewEntry]) -> None:
-        rows = [(view, question) for view in views for question, _ in view.pairs]
-        answers = iter(vlm.answer([view.path for view, _ in rows], [question for _, question in rows]))
-        for view in views:
-            self.answers[split, view.key] = {question: next(answers) for question, _ in view.pairs}
+    def questions_about_upload(self, view: ViewEntry) -> list[tuple[str, None]]:
+        """List the questions of all types; those about another kart name the one that CLIP most likely recognises."""
+        kart = self._find_other_kart(view) if self.state["clip"] == READY else None
+        return [(row.template.format(kart=kart), None) for row in QUESTIONS if kart or "{kart}" not in row.template]
+
+    def _find_other_kart(self, view: ViewEntry) -> str:
+        """Return the kart of the most probable caption about a kart beside the ego kart."""
+        templates = [row.template for row in CAPTIONS if row.caption_type == "relation"]
+        karts = [kart for kart in KARTS for _ in templates]
+        probabilities = self.compare(view, [template.format(kart) for kart in KARTS for template in templates])
+        return max(zip(probabilities, karts, strict=True))[1]
 
     def compare(self, view: ViewEntry, texts: Sequence[str]) -> list[float]:
         """Return for each text CLIP's probability, 0 to 1, that it is true of the image."""
@@ -107,38 +118,66 @@ class Models:
                 image, text, scale = base(clip_pixels([open_image(view.path)]).to(device), **encoded)
                 return (scale * image @ text.T + base.logit_bias)[0].sigmoid().tolist()
 
-    def start_check(self, split: str, views: dict[str, ViewEntry]) -> None:
+    def is_unfamiliar(self, view: ViewEntry) -> bool | None:
+        """Return whether an image is unlike the game's frames; None if there are no statistics of the bundled base."""
+        with self._acquire("vlm"):
+            if self._familiarity is None:
+                from .familiarity import Familiarity
+
+                self._familiarity = Familiarity.load()
+            return self._familiarity.is_unfamiliar(view.path) if self._familiarity else None
+
+    def start_check(self, split: str, views: Mapping[str, ViewEntry]) -> None:
         """Answer all labelled questions of a split in the background; replaces another split's search."""
         with self._acquire("vlm"):
             pass
-        if self._checked_split != split:
-            self._checked_split = split
+        if self.checked_split != split:
+            self.checked_split = split
             threading.Thread(target=self._check, args=(split, views), daemon=True).start()
 
     def stop_check(self) -> None:
         """End the search after its current batch; its answers are kept."""
-        self._checked_split = ""
+        self.checked_split = ""
 
-    def _check(self, split: str, views: dict[str, ViewEntry]) -> None:
-        remaining = [view for key, view in views.items() if (split, key) not in self.answers]
+    def _check(self, split: str, views: Mapping[str, ViewEntry]) -> None:
+        answers = self.answers.setdefault(split, {})
+        remaining = [view for key, view in views.items() if key not in answers]
         (vlm,) = self._models["vlm"]
         for start in range(0, len(remaining), CHECK_BATCH_SIZE):
             while self._num_waiting:
                 time.sleep(0.005)
-            if self._checked_split != split:
+            if self.checked_split != split:
                 return
             batch = remaining[start : start + CHECK_BATCH_SIZE]
             with self._lock:
                 try:
-                    self._answer(vlm, split, batch)
+                    found = _answer(vlm, {view: view.pairs for view in batch})
                 except InputError:  # an unreadable image: answer the others one by one
+                    found = {}
                     for view in batch:
                         with contextlib.suppress(InputError):
-                            self._answer(vlm, split, [view])
-        self._checked_split = ""
+                            found |= _answer(vlm, {view: view.pairs})
+            answers.update((view.key, rows) for view, rows in found.items())
+        self.checked_split = ""
 
-    def find_wrong(self, split: str, views: dict[str, ViewEntry]) -> tuple[list[str], int]:
-        """Return the keys of views with a wrong answer so far, and the number of answered views."""
-        answered = [(view, self.answers[split, key]) for key, view in views.items() if (split, key) in self.answers]
-        wrong = [view.key for view, given in answered if not all(is_exact_match(given[q], a) for q, a in view.pairs)]
-        return wrong, len(answered)
+
+def _answer(vlm, questions: Mapping[ViewEntry, Sequence[tuple[str, str | None]]]) -> dict[ViewEntry, list[Answer]]:
+    """Answer questions, each given with its true answer or None; answers about a view are compared with each other."""
+    from ..likelihood import compute_probabilities
+
+    rows = [(view, *pair) for view, pairs in questions.items() for pair in pairs]
+    texts = vlm.answer([str(view.path) for view, _, _ in rows], [question for _, question, _ in rows])
+    asked: dict[str, list[tuple[str, str]]] = {}
+    for (view, question, _), text in zip(rows, texts, strict=True):
+        asked.setdefault(str(view.path), []).append((question, text))
+    found, answers = compute_probabilities(vlm, asked), {view: [] for view in questions}
+    for (view, question, truth), text in zip(rows, texts, strict=True):
+        correct = None if truth is None else is_exact_match(text, truth)
+        confidence = found[str(view.path)][question, text]
+        answers[view].append(Answer(question, classify_question(question), truth, text, confidence, correct))
+    for given in answers.values():
+        for name, holds, involved in check_view(given) if len(given) > 1 else ():
+            for answer in given:
+                if not holds and answer.question in involved:
+                    answer.contradictions.append(name)
+    return answers

@@ -18,6 +18,7 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 TIMEOUT_MS = 240_000  # long, since other processes may slow the machine down
+VIEW = "00001_03"  # in sample/valid, with two eligible karts
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -63,3 +64,24 @@ def launch(playwright):
     """Launch a headless Chromium, the system's or playwright's; return None without one."""
     found = next(filter(None, map(shutil.which, NAMES)), playwright.chromium.executable_path)
     return playwright.chromium.launch(executable_path=found, args=FLAGS) if Path(found).exists() else None
+
+
+def open_page(page, server: Server, key: str = VIEW):
+    """Open a view and wait for the models."""
+    from playwright.sync_api import expect
+
+    page.goto(f"{server.url}/#valid/{key}")
+    expect(page.locator("#ask")).to_be_enabled()
+    expect(page.locator("#compare")).to_be_enabled()
+    return page
+
+
+def wait_for_descending(page, selector: str, minimum: int) -> None:
+    """Wait until the numbers that texts begin with do not grow, and the first is at least `minimum`."""
+    page.wait_for_function(
+        """([selector, minimum]) => {
+            const numbers = [...document.querySelectorAll(selector)].map((part) => parseInt(part.textContent));
+            return numbers[0] >= minimum && numbers.every((number, i) => i === 0 || number <= numbers[i - 1]);
+        }""",
+        arg=[selector, minimum],
+    )

@@ -10,9 +10,10 @@ from playwright.sync_api import expect, sync_playwright
 
 from supertux.sample import use_sample
 
-from .driving import ROOT, TIMEOUT_MS, launch, serving
+from .driving import ROOT, TIMEOUT_MS, launch, open_page, serving, wait_for_descending
 
 DOCS = ROOT / "docs"
+NUM_CHECKED = 100  # views
 MAX_IMAGE_BYTES = 300_000  # larger screenshots are reduced to 256 colours
 
 
@@ -30,19 +31,26 @@ def main(report: Path | None) -> None:
 
 
 def show_explore(page) -> None:
-    """Save a view with an answer and ranked captions."""
+    """Save a view with an answer and ranked captions, and the grid with the most wrong of some answered views first."""
     with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as stack:
         use_sample(data=Path(data))
         server = stack.enter_context(serving("--data", data))
-        page.goto(f"{server.url}/#valid/00001_03")
-        expect(page.locator("#pairs td:nth-child(3):not(:empty)")).to_have_count(10)
-        page.fill("#question", "What track is this?")
-        page.click("#ask")
+        page.set_viewport_size({"width": 1280, "height": 1072})
+        open_page(page, server)
+        expect(page.locator("#pairs .given .correct, #pairs .given .wrong")).to_have_count(10)
+        page.click("text=What track is this?")
         expect(page.locator("#answer")).to_contain_text("confidence ")
-        expect(page.locator("#compare")).to_be_enabled()
         page.click("#compare")
         expect(page.locator("#compared tr")).to_have_count(5)
         save(page, DOCS / "explore.png")
+        page.set_viewport_size({"width": 1280, "height": 720})
+        page.goto(f"{server.url}/#valid")
+        page.click("#check")
+        page.wait_for_function("n => document.querySelector('#checking').value >= n", arg=NUM_CHECKED)
+        page.select_option("#sort", "errors")
+        wait_for_descending(page, "#grid .text-bg-danger", 4)
+        page.wait_for_function("() => [...document.images].slice(0, 25).every((image) => image.naturalWidth)")
+        save(page, DOCS / "explore-grid.png")
 
 
 def show_report(page, report: Path) -> None:
