@@ -105,8 +105,11 @@ def _check_config_fits_weights(base: str, config) -> None:
     num_layers = re.findall(r'"num_hidden_layers": ([\d.e+]+)', json.dumps(config.to_dict(), default=str))
     if max(map(float, num_layers), default=0) > MAX_LAYERS:
         raise ValueError(f"its config claims more than {MAX_LAYERS} layers")
-    from transformers import AutoModelForImageTextToText
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText
 
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ValueError(f"{type(config).__name__} is not an image-text-to-text model's")
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]  # imports its class: torchvision cannot be imported on `meta`
     size = sum(file.stat().st_size for file in Path(base).glob("*.safetensors"))
     with torch.device("meta"):  # where weights take no memory
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
