@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from homework.labels.frame_info import read_scenes
 from tests.e2e.test_help import ask, options_in  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -92,3 +93,11 @@ def test_arguments_of_other_programs_exist():
             if "/" in word and not word.startswith((".venv", "-")):
                 assert (ROOT / word).exists(), command
     assert all(name in (ROOT / "pyproject.toml").read_text() for name in ("ray==", "gguf=="))
+
+
+def test_the_readmes_frame_is_read(tmp_path):
+    """Its info.json has two karts, of which the one in the middle is the ego kart."""
+    file = tmp_path / "00000_info.json"
+    file.write_text(re.search(r"^```json\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[1])
+    ((_, scene),) = read_scenes(file)
+    assert [kart.name for kart in scene.karts] == ["tux", "gnu"] and scene.ego.name == "tux"
