@@ -1,0 +1,7 @@
+"""Export data sets, models, an lmms-eval task and a web page."""
+
+from homework.utils.cli import run
+
+from .dataset import dataset
+
+run(dataset, dataset)
