@@ -1,0 +1,1 @@
+"""A static web page that runs TuxNano and CLIP in the browser."""
