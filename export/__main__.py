@@ -3,5 +3,6 @@
 from homework.utils.cli import run
 
 from .dataset import dataset
+from .web.command import web
 
-run(dataset, dataset)
+run(dataset, web)
