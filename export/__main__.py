@@ -3,6 +3,7 @@
 from homework.utils.cli import run
 
 from .dataset import dataset
+from .model import model
 from .web.command import web
 
-run(dataset, web)
+run(dataset, model, web)

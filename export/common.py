@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from homework.utils.errors import InputError
-from homework.utils.io import check_writable, with_filename, write_json
+from homework.utils.io import apply_umask, check_writable, with_filename, write_json
 
 MANIFEST_FILE = "export.json"  # in an export's folder: what it is and what it was made of
 TEMPLATES = Path(__file__).parent / "templates"
@@ -66,6 +66,9 @@ def new_folder(output: Path, **manifest) -> Iterator[Path]:
         with with_filename(output):
             yield new
             write_json(new / MANIFEST_FILE, {"generator": tool_version(), **manifest})
+            for file in new.rglob("*"):
+                if file.is_file():
+                    apply_umask(file)
         try:
             if output.exists():
                 output.rename(old)

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 SAMPLE = Path(__file__).parents[2] / "sample/valid.tar"
-EXAMPLES = ("00001.03", "00008.01", "00019.02", "0002a.05", "0003b.00", "0004c.04")  # views of the sample
+EXAMPLES = ("0000f.01", "0001b.02", "00012.00", "00014.03", "00038.06", "0003e.05")  # views of the sample
 MODEL_FILES = ("*.onnx", "weights.bin")
 
 

@@ -6,6 +6,7 @@ Weights are stored once, in float16, in a file that the graphs share; the runtim
 import contextlib
 import hashlib
 import io
+import logging
 import warnings
 from pathlib import Path
 
@@ -150,6 +151,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], sizes: dict[str, tuple[
         inputs: an example of each argument of `forward`.
         sizes: the dimensions of each argument that may have other sizes.
     """
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it reports what it does not fold
     dynamic = {name: dict.fromkeys(dims, torch.export.Dim.DYNAMIC) for name, dims in sizes.items()}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

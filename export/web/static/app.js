@@ -53,8 +53,8 @@ function draw(url, { karts }, ego) {
     const [x, y] = [75 + 75 * kart.x, 50 + 75 * kart.y], isEgo = kart === ego;
     return node("g", isEgo ? { class: "ego" } : {},
       node("title", {}, `${kart.name}, ${percent(isEgo ? kart.ego : kart.present)}`),
-      node("circle", { cx: x, cy: y, r: isEgo ? 9 : 5 }),
-      node("text", { x: Math.min(135, Math.max(15, x)), y: Math.max(5, y - (isEgo ? 11 : 7)) }, isEgo ? `${kart.name} (ego)` : kart.name));
+      node("circle", { cx: x, cy: y, r: isEgo ? 6 : 5 }),
+      node("text", { x: Math.min(135, Math.max(15, x)), y: Math.max(5, y - 7) }, isEgo ? `${kart.name} (ego)` : kart.name));
   });
   const image = node("image", { href: url, width: 150, height: 100, preserveAspectRatio: "none" });
   $("#view").replaceChildren(image, node("g", { id: "layer" }, ...marks));
