@@ -79,9 +79,13 @@ def new_folder(output: Path, **manifest) -> Iterator[Path]:
             raise
 
 
-def write_card(folder: Path, template: str, **values) -> None:
-    """Write a template of `templates/` as the README.md of a data set or model."""
+def render(template: str, **values) -> str:
+    """Render a template of `templates/`."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
     environment.filters["thousands"] = "{:,}".format
-    text = environment.get_template(template).render(version=tool_version(), **values)
-    (folder / "README.md").write_text(text.strip() + "\n", encoding="utf-8")
+    return environment.get_template(template).render(version=tool_version(), **values).strip() + "\n"
+
+
+def write_card(folder: Path, template: str, **values) -> None:
+    """Render a template as the README.md of a data set or model."""
+    (folder / "README.md").write_text(render(template, **values), encoding="utf-8")

@@ -180,7 +180,7 @@ def _write_card(folder: Path, statistics: dict[tuple[str, str], Statistics], is_
     DatasetInfosDict(infos).to_dataset_card_data(metadata)
     columns = {subset: {name: _describe(value) for name, value in features(subset).items()} for subset in SUBSETS}
     values = {"metadata": metadata.to_yaml(), "statistics": statistics, "columns": columns, "is_ours": is_ours}
-    write_card(folder, "dataset.md", splits=names, subsets=list(SUBSETS), **values)
+    write_card(folder, "dataset.md.jinja", splits=names, subsets=list(SUBSETS), **values)
 
 
 def _describe(feature) -> str:

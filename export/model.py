@@ -54,7 +54,7 @@ def model(
         recipe = {key: value for key, value in manifest.get("config", {}).items() if value is not None}
         kind = "clip" if is_clip else "tux_nano" if is_ours else "idefics3"
         values = {"base": base, "date": manifest.get("date"), "recipe": recipe, "scores": scores, "split": split}
-        write_card(folder, "model.md", kind=kind, name=push or output.name, **values)
+        write_card(folder, "model.md.jinja", kind=kind, name=push or output.name, **values)
     logger.info(f"saved {output}")
     if push:
         _push(output, push)

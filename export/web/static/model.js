@@ -39,21 +39,25 @@ export class Models {
     const [config, merges, weights] = await Promise.all(files);
     models.config = await config.json();
     models.tokenizer = new Tokenizer(await merges.text(), models.config.vocabulary);
-    const externalData = [{ path: "weights.bin", data: new Uint8Array(await weights.arrayBuffer()) }];
-    for (const name of ["vlm_image", "vlm_decoder", "clip_image", "clip_text"]) {
-      const graph = new Uint8Array(await (await load(`${name}.onnx`)).arrayBuffer());
-      models[name] = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData });
-    }
+    models.weights = new Uint8Array(await weights.arrayBuffer());
+    await models.loadGraphs("vlm_image", "vlm_decoder");
     return models;
   }
 
-  // Encode a picture for the questions and captions about it; return what is recognised.
+  async loadGraphs(...names) {
+    const externalData = [{ path: "weights.bin", data: this.weights }];
+    for (const name of names) {
+      const graph = new Uint8Array(await (await load(`${name}.onnx`)).arrayBuffer());
+      this[name] = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData });
+    }
+  }
+
+  // Encode a picture for the questions about it; return what is recognised.
   async open(blob) {
     const image = await decodeImage(blob), { karts, tracks, prefix, cache } = this.config;
     const view = float32(viewPixels(image), [1, 3, 100, 150]);
     const recognised = await this.vlm_image.run({ pixel_values: view });
-    const crop = float32(cropPixels(image), [1, 3, 100, 100]);
-    this.imageFeatures = (await this.clip_image.run({ pixel_values: crop })).image_features.data;
+    [this.image, this.imageFeatures] = [image, null];
     this.imageTokens = recognised.image_tokens;
     const [layers, heads, headDim] = cache;
     const empty = float32(new Float32Array(0), [layers, 2, 1, heads, 0, headDim]);
@@ -110,8 +114,13 @@ export class Models {
     }));
   }
 
-  // Compare captions with the open picture: [{similarity, probability}].
+  // Compare captions with the open picture: [{similarity, probability}]; CLIP is loaded at first use.
   async compare(captions) {
+    if (!this.clip_text) await this.loadGraphs("clip_image", "clip_text");
+    if (!this.imageFeatures) {
+      const crop = float32(cropPixels(this.image), [1, 3, 100, 100]);
+      this.imageFeatures = (await this.clip_image.run({ pixel_values: crop })).image_features.data;
+    }
     const { eos, logitScale, logitBias } = this.config;
     const encoded = captions.map((caption) => this.tokenizer.encode(caption + eos));
     const length = Math.max(...encoded.map((rows) => rows.length));
