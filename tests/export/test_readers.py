@@ -53,7 +53,7 @@ def exported(in_export_env, tiny_data, tmp_path):
 
 
 def test_trl_trains_on_the_rows(in_export_env, exported, smol_folder, tmp_path):
-    """Three steps of its SFT trainer with a tiny Idefics3: the loss falls, and the prompt is the one of our training."""
+    """Three steps of its SFT trainer with a tiny Idefics3: the loss falls, and the prompt is as in our training."""
     result = in_export_env(exported, smol_folder, tmp_path / "sft", script=SFT, OMP_NUM_THREADS="1")
     assert len(result["losses"]) == 3 and result["losses"][2] < result["losses"][0]
     assert result["text"].endswith(
