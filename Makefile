@@ -21,7 +21,7 @@ RUFF := ruff==0.17.6
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help venv demo data course frames pairs train evaluate grade install-weights
-.PHONY: test test-pythons test-slow course-env lint bench clean
+.PHONY: test test-pythons test-slow course-env export-env web lint bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,19 @@ test-slow: venv  ## run the tests that take minutes or gigabytes, browser tests 
 
 bench: venv  ## measure training and inference throughput on this machine
 	$(PY) -m benchmarks.throughput
+
+EXPORT_PY := .venv-export/bin/python
+
+export-env: .venv-export/.installed  ## create .venv-export, in which `python -m export` runs (several GB with CUDA)
+
+.venv-export/.installed: requirements-export.txt
+	$(EXPORT_PY) -m pip --version 2>/dev/null || $(PYTHON) -m venv --clear .venv-export
+	$(EXPORT_PY) -m pip install -r requirements-export.txt
+	@touch $@
+
+web: export-env  ## write web/, a static page with VLM and CLIP in the browser; needs npm
+	$(EXPORT_PY) -m export web --vlm $(if $(wildcard $(VLM)/adapter_config.json),$(VLM),vlm) \
+	    --clip $(if $(wildcard $(CLIP)/adapter_config.json),$(CLIP),clip) --output web
 
 lint: venv  ## run ruff
 	$(PY) -m pip install --quiet $(RUFF)

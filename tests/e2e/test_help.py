@@ -9,7 +9,7 @@ import pytest
 
 MODULES = (
     *(f"homework.{name}" for name in ("generate_qa", "generate_captions", "finetune", "clip", "labels.eval_sets")),
-    *("supertux", "grader", "grader.autograder", "viewer", "viewer.error_analysis", "pretrain", "bundle"),
+    *("supertux", "export", "grader", "grader.autograder", "viewer", "viewer.error_analysis", "pretrain", "bundle"),
     *(f"benchmarks.{name}" for name in ("throughput", "vs_baseline", "random_smolvlm")),
 )
 OPTION = re.compile(r"^\W*(?:-h, )?(--[a-z][\w-]+)", re.MULTILINE)

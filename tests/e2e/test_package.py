@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("homework", "pretrain", "supertux", "grader", "viewer", "benchmarks")
+PACKAGES = ("homework", "pretrain", "supertux", "export", "grader", "viewer", "benchmarks")
 NEEDED = ("pyproject.toml", "README.md", "requirements.txt", "LICENSE", "CREDITS.md", "LICENSES", *PACKAGES)
 NOT_PACKED = {".md", ".pyc"}
 
