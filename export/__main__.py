@@ -1,10 +1,11 @@
-"""Export data sets, models, an lmms-eval task and a web page."""
+"""Export data sets, models, an lmms-eval task, a web page and ONNX files."""
 
 from homework.utils.cli import run
 
 from .dataset import dataset
+from .idefics3 import onnx
 from .lmms_eval import lmms_eval
 from .model import model
 from .web.command import web
 
-run(dataset, model, lmms_eval, web)
+run(dataset, model, lmms_eval, web, onnx)

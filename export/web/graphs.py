@@ -3,14 +3,8 @@
 Weights are stored once, in float16, in a file that the graphs share; the runtime converts them when it loads.
 """
 
-import contextlib
-import hashlib
-import io
-import logging
-import warnings
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -21,10 +15,9 @@ from homework.models.shared_vocab import SharedRowHead
 from homework.models.tux_nano.language_model import KVCache, LanguageModel
 from homework.models.tux_nano.model import TuxNano
 
-OPSET = 20
+from ..onnx_files import SharedWeights, trace
+
 WEIGHTS_FILE = "weights.bin"
-ALIGNMENT = 64  # bytes
-MIN_EXTERNAL_SIZE = 256  # numbers; smaller tensors stay in the graph, in float32
 
 
 class VLMImage(nn.Module):
@@ -142,75 +135,3 @@ def write_graphs(vlm: TuxNano, clip: CLIP, folder: Path) -> SharedRowHead:
     for name in graphs:
         onnx.checker.check_model(folder / f"{name}.onnx")
     return head
-
-
-def trace(module: nn.Module, inputs: tuple[Tensor, ...], sizes: dict[str, tuple[int, ...]]):
-    """Trace a module as an ONNX model.
-
-    Args:
-        inputs: an example of each argument of `forward`.
-        sizes: the dimensions of each argument that may have other sizes.
-    """
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it reports what it does not fold
-    dynamic = {name: dict.fromkeys(dims, torch.export.Dim.DYNAMIC) for name, dims in sizes.items()}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module,
-            inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=dynamic or None,
-            output_names=module.outputs,
-            verbose=False,
-        )
-    model = program.model_proto
-    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        part.ClearField("metadata_props")  # where in the source each node comes from, as large as the graph
-        part.ClearField("doc_string")
-    model.graph.ClearField("value_info")
-    return model
-
-
-class SharedWeights:
-    """A file for the weights of several ONNX models, each distinct one once, in float16."""
-
-    def __init__(self, path: Path):
-        self.path, self.places = path, {}
-
-    def __enter__(self) -> "SharedWeights":
-        self.stream = open(self.path, "wb")
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.stream.close()
-
-    def take_from(self, model) -> None:
-        """Move a model's large float32 initializers here, and convert them back where the model uses them."""
-        casts = []
-        for initializer in model.graph.initializer:
-            weight = onnx.numpy_helper.to_array(initializer)
-            if weight.dtype != np.float32 or weight.size < MIN_EXTERNAL_SIZE:
-                continue
-            name, stored = initializer.name, f"{initializer.name}.float16"
-            content = weight.astype(np.float16).tobytes()
-            offset = self._store(content)
-            initializer.Clear()
-            initializer.name, initializer.data_type = stored, onnx.TensorProto.FLOAT16
-            initializer.dims.extend(weight.shape)
-            initializer.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", self.path.name), ("offset", offset), ("length", len(content))):
-                initializer.external_data.add(key=key, value=str(value))
-            casts.append(onnx.helper.make_node("Cast", [stored], [name], to=onnx.TensorProto.FLOAT))
-        nodes = [*casts, *model.graph.node]
-        model.graph.ClearField("node")
-        model.graph.node.extend(nodes)
-
-    def _store(self, content: bytes) -> int:
-        """Return where the file holds these bytes, which are written if they are new."""
-        digest = hashlib.sha256(content).digest()
-        if digest not in self.places:
-            self.stream.write(b"\0" * (-self.stream.tell() % ALIGNMENT))
-            self.places[digest] = self.stream.tell()
-            self.stream.write(content)
-        return self.places[digest]
