@@ -75,7 +75,7 @@ def test_graphs_of_smolvlms_size_equal_pytorch(in_export_env, views, tmp_path):
 def test_tux_nano_is_refused(call, nano_folder, tmp_path, monkeypatch):
     from export.idefics3 import onnx
 
-    monkeypatch.setattr("export.common.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("export.idefics3.require", lambda *_: None)
     save_adapter(nano_folder, tmp_path / "adapter")
     result = call((onnx,), "onnx", tmp_path / "adapter", "--output", tmp_path / "out")
     assert_one_line_error(result, "export web")

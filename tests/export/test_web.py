@@ -141,7 +141,7 @@ def test_without_npm_the_remedy_is_named(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_the_users_is_not_replaced(call, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.common.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("export.web.command.require", lambda *_: None)
     (tmp_path / "thesis.txt").touch()
     assert_one_line_error(call((web,), "web", "--output", tmp_path), "refusing to replace")
     assert [Path(file).name for file in tmp_path.iterdir()] == ["thesis.txt"]
