@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from homework.utils.errors import InputError
+from homework.utils.io import read_json, write_json
 
 from .common import check_replaceable, new_folder, require
 
@@ -121,6 +122,10 @@ def write_graphs(model: nn.Module, folder: Path) -> None:
     for name, (module, inputs, sizes) in graphs.items():
         names = [*list(sizes)[:3], *cache_names("past_key_values", num_layers)] if "past" in sizes else list(sizes)
         traced = trace(module.eval(), inputs, sizes, names)
+        for tensor in (tensor for tensor in traced.graph.input if tensor.name.startswith("past")):
+            # by these names transformers.js makes the first, empty cache
+            batch, _, length, _ = tensor.type.tensor_type.shape.dim
+            batch.dim_param, length.dim_param = "batch_size", "past_sequence_length"
         store_in_float16(traced)
         onnx.save(traced, folder / f"{name}.onnx")
 
@@ -150,7 +155,16 @@ def onnx(checkpoint: str, /, output: Path) -> None:
     with new_folder(output, kind="onnx", checkpoint=str(checkpoint)) as folder:
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        _save_processor(processor, folder)
         (folder / "onnx").mkdir()
         write_graphs(model, folder / "onnx")
     logger.info(f"saved {output}")
+
+
+def _save_processor(processor, folder: Path) -> None:
+    """Write a processor as transformers does, and again where transformers.js looks for its parts."""
+    processor.save_pretrained(folder)
+    images = {**processor.image_processor.to_dict(), "processor_class": type(processor).__name__}
+    write_json(folder / "preprocessor_config.json", images)
+    tokenizer = read_json(folder / "tokenizer_config.json") | {"chat_template": processor.chat_template}
+    write_json(folder / "tokenizer_config.json", tokenizer)
