@@ -1,10 +1,8 @@
 """Test `export model`: merged weights answer as the adapter does, the card, and the upload to a hub."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from PIL import Image
@@ -22,7 +20,6 @@ from tests.export.fake_hub import TOKEN, fake_hub
 from tests.tiny_models import features, randomly_adapted, save_clip
 
 QUESTIONS = ["What kart is the ego car?", "What track is this?", "How many karts are there in the scenario?"]
-ROOT = Path(__file__).parents[2]
 
 
 def save_random_adapter(base: Path, folder: Path) -> Path:
@@ -85,22 +82,21 @@ def test_the_card_has_recipe_and_scores(nano_folder, tiny_data, tmp_path):
     assert read_json(tmp_path / "merged/export.json")["kind"] == "model"
 
 
-def test_push_uploads_every_file(nano_folder, tmp_path):
+def test_push_uploads_every_file(call, nano_folder, tmp_path, monkeypatch):
     """To a private repository, again into the same one; a refusal is one line, and the folder stays."""
-    adapter = save_random_adapter(nano_folder, tmp_path / "adapter")
-    command = [sys.executable, "-m", "export", "model", adapter, "--output", tmp_path / "merged"]
-    command += ["--data", tmp_path, "--push", "me/tux"]
+    adapter, output = save_random_adapter(nano_folder, tmp_path / "adapter"), tmp_path / "merged"
+    command = ("model", adapter, "--output", output, "--data", tmp_path, "--push", "me/tux")
     with fake_hub() as hub:
-        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-        environment["HF_HUB_DISABLE_XET"] = "1"  # the hub here takes large files by plain LFS
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # the hub here has plain LFS only
         for token in (TOKEN, TOKEN, "wrong"):
-            environment["HF_TOKEN"] = token
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-            assert (done.returncode == 0) == (token == TOKEN), done.stderr
+            monkeypatch.setenv("HF_TOKEN", token)
+            status, out, err = call((model,), *command)
+            assert (status == 0) == (token == TOKEN), err
         assert hub.repositories.keys() == {"me/tux"} and hub.repositories["me/tux"]["private"]
         uploaded = hub.repositories["me/tux"]["files"]
-    assert_one_line_error((done.returncode, done.stdout, done.stderr), "hf auth login")
-    files = {file.name: file.read_bytes() for file in (tmp_path / "merged").iterdir()}
+    assert_one_line_error((status, out, err), "hf auth login")
+    files = {file.name: file.read_bytes() for file in output.iterdir()}
     assert uploaded == files and "# me/tux" in files["README.md"].decode()
 
 

@@ -49,12 +49,19 @@ function fillTable(table, rows) {
 }
 
 function draw(url, { karts }, ego) {
-  const marks = karts.filter((kart) => kart === ego || kart.present > MIN_PRESENT).map((kart) => {
+  const shown = karts.filter((kart) => kart === ego || kart.present > MIN_PRESENT), placed = [];
+  const marks = shown.sort((one, other) => other.y - one.y).map((kart) => { // from the bottom up: names move up
     const [x, y] = [75 + 75 * kart.x, 50 + 75 * kart.y], isEgo = kart === ego;
+    const name = isEgo ? `${kart.name} (ego)` : kart.name, half = 1.2 * name.length + 1;
+    const label = { x: Math.min(150 - half, Math.max(half, x)), y: Math.max(5, y - 7), half };
+    while (placed.some((other) => Math.abs(other.x - label.x) < other.half + half && Math.abs(other.y - label.y) < 4.5)) {
+      label.y -= 1;
+    }
+    placed.push(label);
     return node("g", isEgo ? { class: "ego" } : {},
       node("title", {}, `${kart.name}, ${percent(isEgo ? kart.ego : kart.present)}`),
       node("circle", { cx: x, cy: y, r: isEgo ? 6 : 5 }),
-      node("text", { x: Math.min(135, Math.max(15, x)), y: Math.max(5, y - 7) }, isEgo ? `${kart.name} (ego)` : kart.name));
+      node("text", { x: label.x, y: label.y }, name));
   });
   const image = node("image", { href: url, width: 150, height: 100, preserveAspectRatio: "none" });
   $("#view").replaceChildren(image, node("g", { id: "layer" }, ...marks));

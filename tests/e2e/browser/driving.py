@@ -6,10 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -58,6 +61,22 @@ def serving(*flags) -> Iterator[Server]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def hosting(folder: Path) -> Iterator[str]:
+    """Serve a folder as `python -m http.server` does until the end of the block; yield its address."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        log_message = lambda *_: None
+
+    class Server(ThreadingHTTPServer):
+        handle_error = lambda *_: None  # a closed page may have requests under way
+
+    with Server(("127.0.0.1", 0), partial(Handler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def launch(playwright):

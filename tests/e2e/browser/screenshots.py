@@ -1,4 +1,4 @@
-"""Take the screenshots of docs/: `python -m tests.e2e.browser.screenshots [report/index.html]`."""
+"""Take the screenshots of docs/: `python -m tests.e2e.browser.screenshots [report/index.html [web]]`."""
 
 import contextlib
 import sys
@@ -10,15 +10,15 @@ from playwright.sync_api import expect, sync_playwright
 
 from supertux.sample import use_sample
 
-from .driving import ROOT, TIMEOUT_MS, launch, open_page, serving, wait_for_descending
+from .driving import ROOT, TIMEOUT_MS, hosting, launch, open_page, serving, wait_for_descending
 
 DOCS = ROOT / "docs"
 NUM_CHECKED = 100  # views
 MAX_IMAGE_BYTES = 300_000  # larger screenshots are reduced to 256 colours
 
 
-def main(report: Path | None) -> None:
-    """Save the explorer, and the top of a report if one is given."""
+def main(report: Path | None = None, web: Path | None = None) -> None:
+    """Save the explorer, and the top of a report and the exported page if they are given."""
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = launch(playwright)
@@ -27,6 +27,8 @@ def main(report: Path | None) -> None:
         show_explore(page)
         if report:
             show_report(page, report)
+        if web:
+            show_web(page, web)
         browser.close()
 
 
@@ -60,6 +62,18 @@ def show_report(page, report: Path) -> None:
     save(page, DOCS / "report.png")
 
 
+def show_web(page, web: Path) -> None:
+    """Save the page of `export web` with an example picture and ranked captions."""
+    page.set_viewport_size({"width": 1280, "height": 1010})
+    with hosting(web) as url:
+        page.goto(url)
+        page.locator("#examples button").first.click()
+        expect(page.locator("#answers tr")).to_have_count(5)
+        page.click("#comparing button")
+        expect(page.locator("#compared tr")).to_have_count(5)
+        save(page, DOCS / "web.png")
+
+
 def save(page, file: Path) -> None:
     """Save the visible part of a page as PNG."""
     page.mouse.move(0, 0)
@@ -73,4 +87,4 @@ def save(page, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if sys.argv[1:] else None)
+    main(*map(Path, sys.argv[1:]))

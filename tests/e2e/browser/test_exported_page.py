@@ -4,11 +4,8 @@ import base64
 import contextlib
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,7 +21,7 @@ from homework.labels.rows import add_image_paths
 from homework.models.loading import checkpoint_folder
 from tests.export.conftest import in_export_env  # noqa: F401
 
-from .driving import ROOT, cpu_seconds
+from .driving import ROOT, cpu_seconds, hosting
 from .test_browser import CONTRAST, make_jpeg
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")
@@ -44,19 +41,6 @@ def folder(in_export_env, tmp_path_factory) -> Path:  # noqa: F811
     output = tmp_path_factory.mktemp("export") / "web"
     in_export_env("-m", "export", "web", "--output", output)
     return output
-
-
-@contextlib.contextmanager
-def hosting(folder: Path) -> Iterator[str]:
-    """Serve a folder as `python -m http.server` does until the end of the block; yield its address."""
-
-    class Handler(SimpleHTTPRequestHandler):
-        log_message = lambda *_: None
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
 
 
 @pytest.fixture

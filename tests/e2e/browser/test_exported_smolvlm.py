@@ -15,8 +15,7 @@ from homework.training.lora import PeftTrainingModule
 from tests.export.conftest import in_export_env  # noqa: F401
 from tests.tiny_models import randomly_adapted
 
-from .driving import ROOT
-from .test_exported_page import hosting
+from .driving import ROOT, hosting
 
 pytestmark = pytest.mark.slow
 
