@@ -42,12 +42,12 @@ def model(
     """
     check_replaceable(output)
     from homework.models.clip import ADDITIONAL_WEIGHTS
-    from homework.models.loading import checkpoint_folder, is_tux_nano, resolve_base
+    from homework.models.loading import base_folder, checkpoint_folder, is_tux_nano
     from homework.models.lora_weights import read_adapter_base
 
     source = checkpoint_folder(checkpoint)
     base = read_adapter_base(source)
-    is_clip, is_ours = (source / ADDITIONAL_WEIGHTS).exists(), is_tux_nano(resolve_base(base))
+    is_clip, is_ours = (source / ADDITIONAL_WEIGHTS).exists(), is_tux_nano(base_folder(base))
     manifest = read_json(source / MANIFEST_FILE) if (source / MANIFEST_FILE).exists() else {}
     with new_folder(output, kind="model", checkpoint=str(checkpoint)) as folder:
         scores = (_merge_clip if is_clip else _merge_vlm)(source, folder, data, split)
@@ -79,32 +79,32 @@ def _merge_vlm(source: Path, folder: Path, data: Path, split: str) -> list[tuple
 
 
 def _save_base(model, processor, source: Path, folder: Path) -> None:
-    """Write a base's model and processor, in the dtype of the base that `source` adapts."""
-    from homework.models.loading import resolve_base
+    """Write a base's model and processor, in the dtype that the weights of the base of `source` are stored in."""
+    from safetensors import safe_open
+
+    from homework.models.loading import base_folder
     from homework.models.lora_weights import read_adapter_base
     from homework.models.tux_nano.model import TuxNano
     from homework.models.tux_nano.processor import TOKENIZER_FILE
 
-    base = resolve_base(read_adapter_base(source))
+    base = base_folder(read_adapter_base(source))
     if isinstance(model, TuxNano):
         model.save(folder)
-        shutil.copy(Path(base) / TOKENIZER_FILE, folder)
+        shutil.copy(base / TOKENIZER_FILE, folder)
         return
-    from transformers import AutoConfig
-
-    dtype = AutoConfig.from_pretrained(base, trust_remote_code=False).dtype
-    model.to(dtype=dtype or model.dtype).save_pretrained(folder)
+    with safe_open(next(base.glob("*.safetensors")), "pt") as stored:
+        dtype = stored.get_tensor(next(iter(stored.keys()))).dtype
+    model.to(dtype=dtype).save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
 def _merge_clip(source: Path, folder: Path, data: Path, split: str) -> list[tuple]:
     """Write the merged CLIP, and return its scores, see `_score_table`."""
-    from huggingface_hub import snapshot_download
     from safetensors.torch import save_file
 
     from homework.clip import count_correct_by_type, load_with_tokenizer, predict
     from homework.data import MultiChoiceQADataset
-    from homework.models.loading import resolve_base
+    from homework.models.loading import base_folder
     from homework.models.lora_weights import read_adapter_base
 
     clip, tokenizer = load_with_tokenizer(source)
@@ -113,8 +113,7 @@ def _merge_clip(source: Path, folder: Path, data: Path, split: str) -> list[tupl
         rows = MultiChoiceQADataset(split, data).rows
         scores = _score_table(*count_correct_by_type(rows, predict(clip, tokenizer, rows)))
     # the base too, of which `load_clip` builds the encoders
-    base = resolve_base(read_adapter_base(source))
-    shutil.copytree(base if Path(base).is_dir() else snapshot_download(base), folder / BASE_FOLDER)
+    shutil.copytree(base_folder(read_adapter_base(source)), folder / BASE_FOLDER)
     merged = clip.merge_and_unload() if hasattr(clip, "merge_and_unload") else clip
     weights = {name: weight.detach().cpu().clone() for name, weight in merged.state_dict().items()}
     save_file(weights, folder / CLIP_WEIGHTS)

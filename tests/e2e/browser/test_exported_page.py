@@ -22,7 +22,8 @@ from homework.models.loading import checkpoint_folder
 from tests.export.conftest import in_export_env  # noqa: F401
 
 from .driving import ROOT, cpu_seconds, hosting
-from .test_browser import CONTRAST, make_jpeg
+from .test_browser import CONTRAST
+from .test_uploads import make_jpeg
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")
 expect = sync_api.expect
