@@ -1,11 +1,13 @@
 """Test `export model`: merged weights answer as the adapter does, the card, and the upload to a hub."""
 
+import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from export.model import load_clip, model
@@ -30,8 +32,17 @@ def save_random_adapter(base: Path, folder: Path) -> Path:
     return folder
 
 
+def in_float32(base: Path, folder: Path) -> Path:
+    """Copy a base with its weights in float32: merging into bfloat16 rounds them, which changes random answers."""
+    shutil.copytree(base, folder)
+    weights = {name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
 def test_a_merged_vlm_answers_as_its_adapter(base_folder, tiny_data, views, tmp_path):
     """Both architectures; the merged folder needs no base and no peft."""
+    base_folder = in_float32(base_folder, tmp_path / "base")
     adapter = save_random_adapter(base_folder, tmp_path / "adapter")
     model(str(adapter), output=tmp_path / "merged", data=tiny_data)
     merged = BaseVLM(tmp_path / "merged")
@@ -43,6 +54,7 @@ def test_a_merged_vlm_answers_as_its_adapter(base_folder, tiny_data, views, tmp_
 
 def test_a_smolvlm_loads_by_transformers_alone(smol_folder, tiny_data, views, tmp_path):
     """Processor, chat template and model give the same answer as ours without any of our code."""
+    smol_folder = in_float32(smol_folder, tmp_path / "base")
     adapter = save_random_adapter(smol_folder, tmp_path / "adapter")
     model(str(adapter), output=tmp_path / "merged", data=tiny_data)
     processor = AutoProcessor.from_pretrained(tmp_path / "merged")
