@@ -36,20 +36,25 @@ def web(*, vlm: str = "vlm", clip: str = "clip", output: Path = Path("web"), npm
     """
     require("onnx", "onnxscript")
     check_replaceable(output)
+    import torch
+
     from homework.clip import load as load_clip
     from homework.finetune import load as load_vlm
     from homework.models.loading import unwrap
     from homework.models.tux_nano.model import TuxNano
-
-    from .config import page_config, write_merges
-    from .graphs import write_graphs
-    from .runtime import copy_runtime
 
     loaded = load_vlm(vlm)
     model, compared = unwrap(loaded.model).cpu(), unwrap(load_clip(clip)).cpu()
     for name, is_supported in ((vlm, isinstance(model, TuxNano)), (clip, compared.prediction_heads is not None)):
         if not is_supported:
             raise InputError(name, "its base is not TuxNano", "choose a checkpoint of TuxNano")
+    table, other = model.get_output_embeddings().weight, compared.text_encoder.embed_tokens.weight
+    if not torch.equal(table, other):
+        raise InputError(clip, f"its base is another TuxNano than that of {vlm}", "choose checkpoints of one base")
+    from .config import page_config, write_merges
+    from .graphs import write_graphs
+    from .runtime import copy_runtime
+
     with new_folder(output, kind="web", vlm=str(vlm), clip=str(clip)) as folder:
         shutil.copytree(STATIC, folder, dirs_exist_ok=True)
         copy_runtime(npm, folder)

@@ -22,6 +22,7 @@ from homework.models.prompts import PromptTokens
 from homework.models.shared_vocab import SharedRowHead
 from homework.utils.errors import InputError
 from tests.conftest import assert_one_line_error
+from tests.tiny_models import save_adapter, save_clip
 
 TEXTS = [
     "What kart is the ego car?",
@@ -145,3 +146,17 @@ def test_a_folder_of_the_users_is_not_replaced(call, tmp_path, monkeypatch):
     (tmp_path / "thesis.txt").touch()
     assert_one_line_error(call((web,), "web", "--output", tmp_path), "refusing to replace")
     assert [Path(file).name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(("vlm", "clip"), [("tiny", "tiny_smolvlm"), ("tiny_smolvlm", "tiny"), ("tiny", "clip")])
+def test_checkpoints_of_other_bases_are_refused(call, nano_folder, smol_folder, tmp_path, monkeypatch, vlm, clip):
+    """SmolVLM in either place, or two TuxNanos that differ, before anything is written."""
+    monkeypatch.setattr("export.web.command.require", lambda *_: None)
+    folders = {"tiny": nano_folder, "tiny_smolvlm": smol_folder}
+    save_adapter(folders[vlm], tmp_path / "vlm")
+    if clip in folders:
+        save_clip(folders[clip], tmp_path / "clip")
+    checkpoint = tmp_path / "clip" if clip in folders else clip
+    flags = ("--vlm", tmp_path / "vlm", "--clip", checkpoint, "--output", tmp_path / "out")
+    assert_one_line_error(call((web,), "web", *flags), "choose")
+    assert not (tmp_path / "out").exists()
