@@ -14,7 +14,7 @@ from .utils.images import open_image
 from .utils.progress import progress_bar
 
 MAX_NEW_TOKENS = 24  # the longest answer, `gran_paradiso_island`, has 9
-IMAGE_BATCH_SIZE = 64
+IMAGE_BATCH_PIXELS, MAX_IMAGE_BATCH_SIZE = 2_000_000, 64  # 7 images of SmolVLM, 64 of TuxNano
 QUESTION_BATCH_SIZE = 256
 
 
@@ -81,8 +81,10 @@ class BaseVLM:
         paths, answers = list(rows_of_path), [""] * len(questions)
         head = SharedRowHead(output_embedding(self.model))
         progress = progress_bar(total=len(questions), desc="answering", unit="question", shown=self.show_progress)
-        for start in range(0, len(paths), IMAGE_BATCH_SIZE):
-            chunk = paths[start : start + IMAGE_BATCH_SIZE]
+        num_pixels = self.pixel_values(paths[:1])[0].numel() // 3 if paths else 1
+        batch_size = min(max(IMAGE_BATCH_PIXELS // num_pixels, 1), MAX_IMAGE_BATCH_SIZE)
+        for start in range(0, len(paths), batch_size):
+            chunk = paths[start : start + batch_size]
             cache = prefill_image_prefix(self.model, self.tokens, self.pixel_values(chunk))
             pairs = [(image, row) for image, path in enumerate(chunk) for row in rows_of_path[path]]
             # questions of similar length together, so that little is padded

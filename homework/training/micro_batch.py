@@ -15,7 +15,7 @@ from ..utils.errors import InputError, UsageError
 
 # A step's peak was 1.4 times what its forward pass saves with SmolVLM-256M, 2.3 times with TuxNano (float32, CPU).
 MAX_MEMORY_SHARE = 0.4
-MAX_CPU_BYTES = 6_000_000_000  # so that SmolVLM trains within 12 GB, weights and evaluation included
+MAX_CPU_BYTES = 4_000_000_000  # so that SmolVLM trains within 12 GB, weights and evaluation included
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -48,7 +48,8 @@ def choose_micro_batch_size(
 ) -> int:
     """Return the largest divisor of `share` whose forward pass saves no more than memory allows, at least 1.
 
-    What CLIP saves for its captions does not depend on the number of views, which may always save as much again.
+    What CLIP saves for its captions does not depend on the number of views, which may always save half as much: each
+    micro-batch encodes the captions again.
 
     Args:
         dataset: the view with the most questions is measured, if its `lengths` tell it, else the first.
@@ -60,7 +61,7 @@ def choose_micro_batch_size(
         one, two = (saved_bytes(module, collate([view] * count), device) for count in (1, 2))
     divisors = (size for size in range(share, 1, -1) if share % size == 0)
     per_view, fixed = two - one, max(2 * one - two, 0)
-    budget = max(memory_budget(device) - fixed, fixed)
+    budget = max(memory_budget(device) - fixed, fixed // 2)
     return next((size for size in divisors if size * per_view <= budget), 1)
 
 

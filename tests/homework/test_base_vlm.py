@@ -67,7 +67,7 @@ def test_chunks_of_many_images(vlm, views, monkeypatch):
     """More images and questions than are taken at once give the same answers."""
     images, questions = all_questions(views)
     whole = vlm.answer(images, questions)
-    monkeypatch.setattr("homework.base_vlm.IMAGE_BATCH_SIZE", 1)
+    monkeypatch.setattr("homework.base_vlm.MAX_IMAGE_BATCH_SIZE", 1)
     assert vlm.answer(images, questions) == whole
     assert vlm.answer([str(path) for path in images], questions) == whole
 

@@ -92,12 +92,12 @@ def test_the_default_is_what_memory_holds(parts, monkeypatch):
 
 
 def test_memory_budgets(monkeypatch, tmp_path):
-    """On a CPU it is bounded by what is free, by a container's limit and by 6 GB; on a GPU by what is free there."""
+    """On a CPU it is bounded by what is free, by a container's limit and by 4 GB; on a GPU by what is free there."""
     gigabyte, free = 10**9, [100]
     monkeypatch.setattr(micro_batch, "CGROUPS", tmp_path)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free[0] * gigabyte))
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
-    assert micro_batch.memory_budget(cpu) == 6 * gigabyte
+    assert micro_batch.memory_budget(cpu) == 4 * gigabyte
     free[0] = 5
     assert micro_batch.memory_budget(cpu) == 2 * gigabyte
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
