@@ -71,7 +71,7 @@ class Models:
     def ask(self, view: ViewEntry, question: str) -> tuple[str, float]:
         """Return the VLM's answer and its probability, 0 to 1."""
         with self._acquire("vlm") as (vlm,):
-            from ..likelihood import compute_probabilities
+            from homework.training.likelihood import compute_probabilities
 
             path = str(view.path)
             (answer,) = vlm.answer([path], [question])
