@@ -1,9 +1,8 @@
-"""LoRA training with the transformers Trainer, shared by the VLM and CLIP: resume, evaluation, TensorBoard."""
+"""LoRA training with the transformers Trainer, shared by the VLM and CLIP: resume, evaluation, logs."""
 
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,22 +11,31 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..labels.rows import add_image_paths
 from ..models.loading import pick_autocast_dtype, pick_device
+from ..models.sizes import count_parameters
 from ..utils.errors import InputError
 from ..utils.io import with_filename
 from ..utils.parallel import available_cores
-from ..utils.progress import is_quiet
-from .checkpoints import STATE_FILE, check_output_dir, resume_point, save_adapter_atomically, saving
+from .callbacks import Display, JsonLinesLog, StopOnSignal, describe_result
+from .checkpoints import (
+    STATE_FILE,
+    checkpoint_step,
+    describe_progress,
+    resume_point,
+    save_adapter_atomically,
+    saving,
+)
 from .lora import PeftTrainingModule
 from .micro_batch import check_micro_batch_size, choose_micro_batch_size, memory_errors_as_input_error
 
 logger = logging.getLogger(__name__)
 
 NUM_EVALUATIONS = 4  # per run
+PROJECT = "tux-vlm"  # the name of all runs in an experiment tracker
 
 
 @dataclass(frozen=True)
@@ -95,24 +103,6 @@ def _num_views(batch: dict) -> int:
     return len(batch["pixel_values"] if "pixel_values" in batch else batch["features"])
 
 
-class TimeEstimate(TrainerCallback):
-    """Log how long the steps will take, when the second one of this run is measured."""
-
-    def __init__(self):
-        self.num_begun, self.start = 0, 0.0
-
-    def on_step_begin(self, args, state, control, **_) -> None:
-        """Count and time a step."""
-        self.num_begun, self.start = self.num_begun + 1, time.monotonic()
-
-    def on_step_end(self, args, state, control, **_) -> None:
-        """Log the estimate after the second step; the first one includes a warm-up."""
-        if self.num_begun == 2 and state.is_world_process_zero:
-            seconds, left = time.monotonic() - self.start, state.max_steps - state.global_step
-            hours = f"{seconds * left / 3600:.1f} h" if seconds * left > 7200 else f"{seconds * left / 60:.0f} min"
-            logger.info(f"{seconds:.3g} s per step: about {hours} for the other {left} steps, and evaluations on top")
-
-
 class AdapterTrainer(Trainer):
     """A Trainer of a `PeftTrainingModule`: its checkpoints are adapters, its evaluation is a benchmark."""
 
@@ -170,7 +160,8 @@ class AdapterTrainer(Trainer):
         self.model.eval()
         results = self.evaluate_model() if self.is_world_process_zero() else {}
         metrics = {f"eval_{name}": value for name, value in results.items()}
-        self.log(metrics)
+        if metrics:
+            self.log(dict(metrics))  # which adds the epoch
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -185,20 +176,25 @@ def fit(
     evaluate: Callable[[], dict[str, float]],
     micro_batch_size: int | None = None,
     gradient_checkpointing: bool = False,
+    report_to: str | None = None,
+    next_command: str = "",
 ) -> None:
     """Train, or resume a stopped run, then put the adapter into `output`.
 
+    Ctrl-C and SIGTERM save the present step first.
+
     Args:
         config: its batch is shared by all processes that `accelerate launch` starts.
-        run_dir: folder for checkpoints and TensorBoard; its checkpoints are removed once the run is finished.
-        evaluate: returns the numbers to log, `NUM_EVALUATIONS` times per run.
+        run_dir: folder for checkpoints, TensorBoard and log.jsonl; checkpoints are removed once the run is finished.
+        evaluate: returns the numbers to log, before the first step and `NUM_EVALUATIONS` times per run.
         micro_batch_size: views that a process trains at once; by default as many as memory holds.
         gradient_checkpointing: whether to compute activations again in the backward pass, which saves memory.
+        report_to: an experiment tracker that transformers knows, beside TensorBoard.
+        next_command: to suggest at the end.
 
     Raises:
         InputError: a place cannot be written to, settings do not fit, or there is not enough memory.
     """
-    check_output_dir(output)
     use_all_cores()
     num_processes = int(os.environ.get("WORLD_SIZE", 1))  # set by `accelerate launch` and torchrun
     if config.batch_size % num_processes:
@@ -211,6 +207,7 @@ def fit(
     if gradient_checkpointing:
         module.enable_gradient_checkpointing()
     dtype = pick_autocast_dtype(device)
+    os.environ.setdefault("WANDB_PROJECT", PROJECT)
     arguments = TrainingArguments(
         output_dir=str(run_dir),
         max_steps=config.steps,
@@ -223,14 +220,15 @@ def fit(
         optim="adamw_torch_fused",
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,  # with loss scaling
-        logging_steps=max(1, min(20, config.steps // 5)),
+        logging_steps=max(1, min(10, config.steps // 5)),
         eval_strategy="steps",
         eval_steps=max(1, config.steps // NUM_EVALUATIONS),
         save_strategy="steps",
         save_steps=max(1, min(100, config.steps // 2)),
         save_total_limit=2,
-        report_to=["tensorboard"],
-        disable_tqdm=is_quiet() or not sys.stderr.isatty(),  # lines of numbers in its place
+        report_to=["tensorboard", *([report_to] if report_to else [])],
+        run_name=output.name,
+        disable_tqdm=True,  # `Display` in its place
         remove_unused_columns=False,
         label_names=[],
         seed=config.seed,
@@ -240,12 +238,15 @@ def fit(
     )
     # without a launcher one of several GPUs: split among replicas, a batch would not be the config's
     arguments._n_gpu = min(1, arguments.n_gpu)
+    arguments.project = PROJECT  # of trackio; transformers 4.52 has no such argument
     if arguments.process_index == 0:
         logger.info(describe_run(module, config, device, dtype, micro_batch_size, num_processes))
     with arguments.main_process_first(local=False, desc="looking for checkpoints"):
         resume = resume_point(run_dir, asdict(config))
+    arguments.eval_on_start = resume is None
     if resume:
-        logger.info(f"resuming from {resume}")
+        logger.info(f"resuming at step {checkpoint_step(resume)} of {config.steps}, from {resume}")
+    stop = StopOnSignal()
     trainer = AdapterTrainer(
         module,
         arguments,
@@ -254,12 +255,17 @@ def fit(
         eval_dataset=dataset,
         evaluate_model=evaluate,
         checkpointing=gradient_checkpointing,
-        callbacks=[TimeEstimate()],
+        callbacks=[Display(), JsonLinesLog(), stop],
     )
-    if is_quiet():
-        trainer.remove_callback(PrinterCallback)
-    with with_filename(run_dir):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.remove_callback(PrinterCallback)
+    start = time.monotonic()
+    try:
+        with with_filename(run_dir), stop.listening():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if stop.is_requested and trainer.state.global_step < config.steps:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(describe_progress(run_dir, config.steps)) from None
     if trainer.is_world_process_zero():
         date = time.strftime("%Y-%m-%d %H:%M")
         manifest = {"date": date, "config": asdict(config), "curve": trainer.state.log_history}
@@ -267,7 +273,8 @@ def fit(
         for checkpoint in run_dir.glob("checkpoint-*"):
             (checkpoint / STATE_FILE).unlink(missing_ok=True)  # first: half a checkpoint must not be resumed from
             shutil.rmtree(checkpoint)
-        logger.info(f"saved {output}")
+        logger.info(describe_result(manifest, time.monotonic() - start))
+        logger.info(f"saved {output}; next: {next_command}")
 
 
 def describe_run(
@@ -279,12 +286,12 @@ def describe_run(
     num_processes: int,
 ) -> str:
     """Return a line about device, precision, base, weights, batch and steps."""
-    weights = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    num_trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
     count = config.batch_size // micro_batch_size // num_processes
     where = f"{num_processes} processes on {device.type}" if num_processes > 1 else device.type
     precision = str(dtype).removeprefix("torch.") + (" with loss scaling" if dtype == torch.float16 else "")
     batch = f"{config.batch_size} views" + (f" ({count} micro-batches of {micro_batch_size})" if count > 1 else "")
     return (
-        f"training on {where} in {precision}: base {config.base}, {weights:,} trainable weights, "
-        f"{config.steps} steps of {batch}; an estimate of the time follows the second step"
+        f"training on {where} in {precision}: base {config.base}, {count_parameters(module.peft)}; {num_trained:,} are "
+        f"trained, in {config.steps} steps of {batch}"
     )
