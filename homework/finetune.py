@@ -220,7 +220,7 @@ def ask(
 
     from .labels.questions import SHORT_LIST
     from .training.likelihood import IMAGE_BATCH_SIZE, compute_probabilities
-    from .utils.errors import file_not_found
+    from .utils.errors import file_not_found, make_printable
 
     if missing := next((image for image in images if image != "-" and not Path(image).is_file()), None):
         raise file_not_found(missing, "no such image")
@@ -230,14 +230,15 @@ def ask(
         answers = dict(zip(asked, vlm.answer(*zip(*asked, strict=True)), strict=True))
         pairs = {image: [(text, answers[image, text]) for text in questions] for image in batch}
         found = compute_probabilities(vlm, pairs)
-        for (image, text), answer in answers.items():
+        for image, text in asked:
+            answer = answers[image, text]
             probability = found[image][text, answer]
             if jsonl:
                 row = {"image": image, "question": text, "answer": answer, "probability": round(probability, 4)}
                 print(json.dumps(row), flush=True)
             else:
                 heading = f"{image}\n" if text == questions[0] else ""
-                print(f"{heading}  {text:48}{answer:24}{100 * probability:5.1f} %")
+                print(f"{heading}  {text:48}{make_printable(answer):24}{100 * probability:5.1f} %")
 
 
 def _read_names(images: Iterable[str]) -> Iterator[str]:

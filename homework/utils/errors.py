@@ -55,7 +55,7 @@ def first_line(error: Exception) -> str:
         return "it holds more than weights"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     short = textwrap.shorten(line, 200, placeholder=" ...", break_on_hyphens=False)
-    return line if short == " ..." else short  # one long word, e.g. a path
+    return line if short == "..." else short  # one long word, e.g. a path
 
 
 def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
