@@ -36,8 +36,8 @@ def check_reporter(name: str | None) -> None:
         UsageError: it cannot, or the tracker's package is missing.
     """
     if name and name not in INTEGRATION_TO_CALLBACK:
-        problem, remedy = f"transformers {transformers_version} cannot report to {name}", "choose trackio or wandb"
-        raise UsageError("--report-to", problem, f"update it (`pip install -U transformers`) or {remedy}")
+        problem = f"transformers {transformers_version} cannot report to {name}"
+        raise UsageError("--report-to", problem, "choose trackio (its newer versions can) or wandb")
     if name and find_spec(name) is None:
         raise UsageError("--report-to", f"the package {name} is not installed", f"run `pip install {name}`")
 

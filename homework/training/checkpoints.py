@@ -74,6 +74,14 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def remove_checkpoints(run_dir: Path, num_kept: int = 0) -> None:
+    """Remove all but the newest checkpoints. The state goes first: half a checkpoint must not be resumed from."""
+    found = sorted(run_dir.glob("checkpoint-*"), key=checkpoint_step)
+    for checkpoint in found[: len(found) - num_kept]:
+        (checkpoint / STATE_FILE).unlink(missing_ok=True)
+        shutil.rmtree(checkpoint)
+
+
 def read_manifest(folder: Path) -> dict:
     """Return date, config and curve of an adapter's training; nothing if it has no `training.json`."""
     file = folder / MANIFEST_FILE

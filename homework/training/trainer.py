@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,9 +21,9 @@ from ..utils.io import with_filename
 from ..utils.parallel import available_cores
 from .callbacks import Display, JsonLinesLog, StopOnSignal, describe_result
 from .checkpoints import (
-    STATE_FILE,
     checkpoint_step,
     describe_progress,
+    remove_checkpoints,
     resume_point,
     save_adapter_atomically,
     saving,
@@ -35,6 +34,7 @@ from .micro_batch import check_micro_batch_size, choose_micro_batch_size, memory
 logger = logging.getLogger(__name__)
 
 NUM_EVALUATIONS = 4  # per run
+NUM_CHECKPOINTS = 2  # that are kept while training
 PROJECT = "tux-vlm"  # the name of all runs in an experiment tracker
 
 
@@ -151,6 +151,8 @@ class AdapterTrainer(Trainer):
     def _save_checkpoint(self, *args, **kwargs) -> None:
         with saving(self.args.output_dir):
             super()._save_checkpoint(*args, **kwargs)
+        if self.args.should_save:
+            remove_checkpoints(Path(self.args.output_dir), NUM_CHECKPOINTS)  # transformers removes the state last
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.accelerator.unwrap_model(self.model).load_adapter(resume_from_checkpoint)
@@ -225,7 +227,6 @@ def fit(
         eval_steps=max(1, config.steps // NUM_EVALUATIONS),
         save_strategy="steps",
         save_steps=max(1, min(100, config.steps // 2)),
-        save_total_limit=2,
         report_to=["tensorboard", *([report_to] if report_to else [])],
         run_name=output.name,
         disable_tqdm=True,  # `Display` in its place
@@ -270,9 +271,7 @@ def fit(
         date = time.strftime("%Y-%m-%d %H:%M")
         manifest = {"date": date, "config": asdict(config), "curve": trainer.state.log_history}
         save_adapter_atomically(module, output, manifest)
-        for checkpoint in run_dir.glob("checkpoint-*"):
-            (checkpoint / STATE_FILE).unlink(missing_ok=True)  # first: half a checkpoint must not be resumed from
-            shutil.rmtree(checkpoint)
+        remove_checkpoints(run_dir)
         logger.info(describe_result(manifest, time.monotonic() - start))
         logger.info(f"saved {output}; next: {next_command}")
 

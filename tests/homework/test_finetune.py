@@ -21,7 +21,7 @@ from homework.base_vlm import BaseVLM
 from homework.labels.rows import VQADataset
 from homework.models import loading
 from homework.models.loading import load_base, load_model, load_processor
-from homework.training import trainer
+from homework.training import checkpoints, trainer
 from homework.training.checkpoints import last_checkpoint
 from homework.training.packing import PackedVQADataset
 from homework.utils.errors import InputError
@@ -169,7 +169,7 @@ def test_interrupted_while_checkpoints_are_removed(nano_folder, no_progress, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer, "shutil", SimpleNamespace(rmtree=interrupt))
+        patch.setattr(checkpoints, "shutil", SimpleNamespace(rmtree=interrupt))
         train(nano_folder, no_progress, tmp_path)
     saved = last_checkpoint(tmp_path / "run")
     assert saved is None or (saved / "optimizer.pt").exists()
