@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 
 from ..labels.rows import add_image_paths
 from ..models.loading import pick_autocast_dtype, pick_device
@@ -21,6 +20,7 @@ from ..utils.io import with_filename
 from ..utils.parallel import available_cores
 from .callbacks import Display, JsonLinesLog, StopOnSignal, describe_result
 from .checkpoints import (
+    STATE_FILE,
     checkpoint_step,
     describe_progress,
     remove_checkpoints,
@@ -30,6 +30,7 @@ from .checkpoints import (
 )
 from .lora import PeftTrainingModule
 from .micro_batch import check_micro_batch_size, choose_micro_batch_size, memory_errors_as_input_error
+from .sampler import LengthGroupedBatches
 
 logger = logging.getLogger(__name__)
 
@@ -78,25 +79,6 @@ def validation_rows(make: Callable[[dict, int, int], list[dict]], count: int, da
     except InputError as error:
         logger.info(f"no evaluation while training: {error}")
         return []
-
-
-class LengthGroupedBatches(LengthGroupedSampler):
-    """Group views with about as many questions in a batch, so that little is padded.
-
-    The order depends on seed and epoch alone, so a resumed run continues in it.
-    """
-
-    def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths)
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; accelerate calls this before each one."""
-        self.epoch = epoch
-
-    def __iter__(self):
-        self.generator = torch.Generator().manual_seed(self.seed + 7919 * self.epoch)
-        return super().__iter__()
 
 
 def _num_views(batch: dict) -> int:
@@ -154,8 +136,16 @@ class AdapterTrainer(Trainer):
         if self.args.should_save:
             remove_checkpoints(Path(self.args.output_dir), NUM_CHECKPOINTS)  # transformers removes the state last
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str | Path, model: nn.Module | None = None) -> None:
         self.accelerator.unwrap_model(self.model).load_adapter(resume_from_checkpoint)
+
+    def train_or_resume(self, checkpoint: Path | None) -> None:
+        """Train to the end; of a checkpoint after the last step, transformers would train one more."""
+        if checkpoint and checkpoint_step(checkpoint) >= self.args.max_steps:
+            self._load_from_checkpoint(checkpoint)
+            self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         """Return the benchmark's numbers, under names that TensorBoard groups."""
@@ -262,7 +252,7 @@ def fit(
     start = time.monotonic()
     try:
         with with_filename(run_dir), stop.listening():
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            trainer.train_or_resume(resume)
         if stop.is_requested and trainer.state.global_step < config.steps:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -290,7 +280,5 @@ def describe_run(
     where = f"{num_processes} processes on {device.type}" if num_processes > 1 else device.type
     precision = str(dtype).removeprefix("torch.") + (" with loss scaling" if dtype == torch.float16 else "")
     batch = f"{config.batch_size} views" + (f" ({count} micro-batches of {micro_batch_size})" if count > 1 else "")
-    return (
-        f"training on {where} in {precision}: base {config.base}, {count_parameters(module.peft)}; {num_trained:,} are "
-        f"trained, in {config.steps} steps of {batch}"
-    )
+    model = f"base {config.base}, {count_parameters(module.peft)}; {num_trained:,} are trained"
+    return f"training on {where} in {precision}: {model}, in {config.steps} steps of {batch}"

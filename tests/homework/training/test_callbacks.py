@@ -75,6 +75,17 @@ def test_ctrl_c_in_the_last_step_finishes_the_run(nano_folder, no_progress, tmp_
     assert (train(nano_folder, no_progress, tmp_path) / "training.json").exists()
 
 
+def test_a_run_that_was_killed_after_its_last_step_trains_no_further(nano_folder, no_progress, tmp_path, monkeypatch):
+    expected = train(nano_folder, no_progress, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(trainer, "save_adapter_atomically", lambda *_: (_ for _ in ()).throw(OSError))
+        train(nano_folder, no_progress, tmp_path / "cut")
+    assert last_checkpoint(tmp_path / "cut/run").name == "checkpoint-4"
+    resumed = train(nano_folder, no_progress, tmp_path / "cut")
+    assert_same_weights(expected, resumed)
+    assert max(row["step"] for row in json.loads((resumed / "training.json").read_text())["curve"]) == 4
+
+
 def test_a_run_without_a_saved_step_does_not_claim_one(nano_folder, no_progress, tmp_path, monkeypatch):
     interrupt_at_step(monkeypatch, 1, [signal.SIGINT, signal.SIGINT])
     with pytest.raises(KeyboardInterrupt, match="no step is saved yet; the same command starts again"):
