@@ -1,11 +1,14 @@
 """CLIP on the VLM's encoders, trained on captions: `train`, `test`."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from .labels.rows import DATA_DIR, add_image_paths
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_STEPS = 300
 IMAGE_BATCH_SIZE, TEXT_BATCH_SIZE = 64, 256  # for evaluation
@@ -26,6 +29,7 @@ def train(
     progress_questions: int = 200,
     micro_batch_size: int | None = None,
     gradient_checkpointing: bool = False,
+    report_to: str | None = None,
 ) -> None:
     """Train CLIP on every *_captions.json of a split. A stopped run resumes when it is started again.
 
@@ -36,7 +40,7 @@ def train(
         split: folder of the data to train on.
         data: the data folder.
         output: folder for the adapter; `bundle.py` packs runs/clip.
-        run_dir: folder for checkpoints and TensorBoard; by default that of the adapter with -run appended.
+        run_dir: folder for checkpoints, TensorBoard and log.jsonl; by default that of the adapter with -run appended.
         pairs: folder to read the captions from, written by `generate_captions generate --output`; by default data.
         steps: number of batches.
         batch_size: views per batch; by default 64, or 128 with tux_nano, whose image features are cached.
@@ -46,6 +50,7 @@ def train(
         progress_questions: number of questions about valid to evaluate on while training.
         micro_batch_size: views in memory at once, a divisor of the batch; by default as many as fit.
         gradient_checkpointing: train in less memory, but slower; for SmolVLM.
+        report_to: an experiment tracker, trackio or wandb, beside TensorBoard.
     """
     import torch
 
@@ -53,6 +58,8 @@ def train(
     from .labels.rows import check_not_eval_split
     from .models.clip import CLIP
     from .models.loading import base_id, load_base
+    from .training.callbacks import check_reporter
+    from .training.checkpoints import check_output_dirs
     from .training.clip_dataset import CaptionMatchingDataset, CLIPTrainingModule, add_lora_to_clip, training_set
     from .training.trainer import TrainingConfig, fit, validation_rows
     from .utils.errors import check_min
@@ -60,7 +67,9 @@ def train(
     check_not_eval_split(split)
     check_min(1, steps=steps, batch_size=batch_size, rank=rank, micro_batch_size=micro_batch_size)
     check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
-    data_dir = Path(data)
+    check_reporter(report_to)
+    data_dir, folders = Path(data), (Path(run_dir or f"{output}-run"), Path(output))
+    check_output_dirs(*folders)
     views = CaptionMatchingDataset.of_split(split, data_dir, pairs)
     torch.manual_seed(seed)
     model, processor = load_base(base)
@@ -71,8 +80,8 @@ def train(
     config = TrainingConfig(base_id(base), split, steps, batch_size, learning_rate, rank, seed, *data_settings)
     rows = validation_rows(multiple_choice, progress_questions, data_dir)
     evaluate = partial(_evaluate, module.base, processor.tokenizer, rows)
-    folders = Path(run_dir or f"{output}-run"), Path(output)
-    fit(module, dataset, collate, config, *folders, evaluate, micro_batch_size, gradient_checkpointing)
+    options = micro_batch_size, gradient_checkpointing, report_to, f"python -m homework.clip test {output}"
+    fit(module, dataset, collate, config, *folders, evaluate, *options)
 
 
 def default_batch_size(clip) -> int:
@@ -104,10 +113,12 @@ def load_with_tokenizer(name: str | Path) -> tuple:
     """Load a CLIP and the tokenizer of its texts; raises what `load` does."""
     from .models.clip import CLIP
     from .models.loading import add_adapter, checkpoint_folder, load_base
-    from .models.lora_weights import read_adapter_base
+    from .models.lora_weights import check_is_part, read_adapter_base
 
     folder = checkpoint_folder(name)
-    model, processor = load_base(read_adapter_base(folder))
+    base = read_adapter_base(folder)
+    check_is_part(folder, "clip")
+    model, processor = load_base(base)
     clip = add_adapter(CLIP.from_vlm(model), folder)
     clip.model.load_pretrained(folder)
     return clip.eval(), processor.tokenizer
@@ -176,6 +187,8 @@ def test(
         output: a JSON file for every prediction.
     """
     from .data import MultiChoiceQADataset
+    from .models.loading import checkpoint_folder
+    from .training.checkpoints import describe_next, print_base_accuracy
     from .utils.errors import check_min
     from .utils.io import check_writable, write_json
 
@@ -192,6 +205,9 @@ def test(
     predictions = predict(clip, tokenizer, rows, show_progress=True)
     part = f"{num_questions} questions from " if num_questions else ""
     _print_score(rows, predictions, f"{checkpoint} on {part}{split}")
+    folder = checkpoint_folder(checkpoint)
+    print_base_accuracy(folder)
+    logger.info(f"next: {describe_next(folder, 'clip')}")
     if output:
         write_json(output, [{**row, "prediction": p} for row, p in zip(rows, predictions, strict=True)])
 

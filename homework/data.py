@@ -1,11 +1,11 @@
 """Re-export the three datasets and benchmark a VLM. Splits are folders of `data/`, beside the package."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from .labels.questions import classify_question
+from .labels.questions import classify_question, question_template
 from .labels.rows import CaptionDataset, MultiChoiceQADataset, VQADataset
 
 __all__ = ["BenchmarkResult", "CaptionDataset", "MultiChoiceQADataset", "VQADataset", "benchmark"]
@@ -78,6 +78,28 @@ class BenchmarkResult:
         return vars(self) | {"samples": [asdict(sample) for sample in self.samples]}
 
 
+def guessing_baselines(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, float]]:
+    """Compute the accuracy by question type, 0 to 1, of guessing without the picture.
+
+    Args:
+        pairs: questions with their true answers.
+
+    Returns:
+        `most frequent answer`, to each question always the true answer that most of its views have, and `chance`, any
+        of its true answers.
+    """
+    truths = defaultdict(Counter)
+    for question, truth in pairs:
+        truths[classify_question(question), question_template(question)][truth] += 1
+    frequent, chance, total = Counter(), Counter(), Counter()
+    for (question_type, _), counts in truths.items():
+        frequent[question_type] += max(counts.values())
+        chance[question_type] += counts.total() / len(counts)
+        total[question_type] += counts.total()
+    hits = {"most frequent answer": frequent, "chance": chance}
+    return {name: {type_: count[type_] / total[type_] for type_ in total} for name, count in hits.items()}
+
+
 def print_accuracies(title: str, columns: Sequence[str], rows: Iterable[tuple]) -> None:
     """Print a table of accuracies in percent, with their 95 % intervals.
 
@@ -86,10 +108,10 @@ def print_accuracies(title: str, columns: Sequence[str], rows: Iterable[tuple]) 
         rows: (name, accuracies, number of questions, interval of the first accuracy).
     """
     print(title)
-    print(f"{'':16}{''.join(f'{column:>8}' for column in (*columns, 'n'))}{'95 %':>16}")
+    print(f"{'':16}{''.join(f'{column:>9}' for column in (*columns, 'n'))}{'95 %':>16}")
     for name, accuracies, n, (low, high) in rows:
-        numbers = "".join(f"{100 * accuracy:z8.1f}" for accuracy in accuracies)
-        print(f"  {name:14}{numbers}{n:>8}{100 * low:z10.1f}-{100 * high:<z5.1f}".rstrip())  # z: no -0.0
+        numbers = "".join(f"{100 * accuracy:z9.1f}" for accuracy in accuracies)
+        print(f"  {name:14}{numbers}{n:>9}{100 * low:z10.1f}-{100 * high:<z5.1f}".rstrip())  # z: no -0.0
 
 
 def subsample_evenly(dataset: Sequence, max_samples: int | None) -> list:

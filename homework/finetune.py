@@ -1,9 +1,15 @@
-"""LoRA fine-tuning of the VLM on question-answer pairs: `demo_train`, `train`, `test`."""
+"""LoRA fine-tuning of the VLM on question-answer pairs: `demo_train`, `train`, `test`, `ask`."""
 
+import logging
+import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from .labels.rows import DATA_DIR
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_STEPS = 240
 # TuxNano only has to learn the course's wording. With 240 steps it becomes overconfident, since its vision encoder has
@@ -26,6 +32,7 @@ def train(
     progress_questions: int = 100,
     micro_batch_size: int | None = None,
     gradient_checkpointing: bool = False,
+    report_to: str | None = None,
 ) -> None:
     """LoRA fine-tune the VLM on every *_qa_pairs.json of a split. A stopped run resumes when it is started again.
 
@@ -36,7 +43,7 @@ def train(
         split: folder of the data to train on.
         data: the data folder.
         output: folder for the adapter; `bundle.py` packs runs/vlm.
-        run_dir: folder for checkpoints and TensorBoard; by default that of the adapter with -run appended.
+        run_dir: folder for checkpoints, TensorBoard and log.jsonl; by default that of the adapter with -run appended.
         pairs: folder to read the pairs from, written by `generate_qa generate --output`; by default data.
         steps: number of batches; by default 240, or 160 with tux_nano.
         batch_size: views per batch, each with all its questions.
@@ -46,6 +53,7 @@ def train(
         progress_questions: number of questions about valid to evaluate on while training.
         micro_batch_size: views in memory at once, a divisor of the batch; by default as many as fit.
         gradient_checkpointing: train in less memory, but slower; for SmolVLM.
+        report_to: an experiment tracker, trackio or wandb, beside TensorBoard.
     """
     import torch
 
@@ -54,6 +62,8 @@ def train(
     from .labels.rows import check_not_eval_split
     from .models.loading import base_id, load_base
     from .models.tux_nano.model import TuxNano
+    from .training.callbacks import check_reporter
+    from .training.checkpoints import check_output_dirs
     from .training.lora import add_lora
     from .training.packing import PackedTrainingModule, PackedVQADataset, collate_views
     from .training.trainer import TrainingConfig, fit, validation_rows
@@ -62,7 +72,9 @@ def train(
     check_not_eval_split(split)
     check_min(1, steps=steps, batch_size=batch_size, rank=rank, micro_batch_size=micro_batch_size)
     check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
-    data_dir = Path(data)
+    check_reporter(report_to)
+    data_dir, folders = Path(data), (Path(run_dir or f"{output}-run"), Path(output))
+    check_output_dirs(*folders)
     dataset = PackedVQADataset.of_split(split, data_dir, pairs)
     torch.manual_seed(seed)
     model, processor = load_base(base)
@@ -73,8 +85,8 @@ def train(
     config = TrainingConfig(base_id(base), split, steps, batch_size, learning_rate, rank, seed, *data_settings)
     module, collate = PackedTrainingModule(vlm.model), partial(collate_views, processor=processor, tokens=vlm.tokens)
     evaluate = partial(_evaluate, vlm, validation_rows(balanced_pairs, progress_questions, data_dir))
-    folders = Path(run_dir or f"{output}-run"), Path(output)
-    fit(module, dataset, collate, config, *folders, evaluate, micro_batch_size, gradient_checkpointing)
+    options = micro_batch_size, gradient_checkpointing, report_to, f"python -m homework.finetune test {output}"
+    fit(module, dataset, collate, config, *folders, evaluate, *options)
 
 
 def _evaluate(vlm, rows: list[dict]) -> dict[str, float]:
@@ -129,10 +141,13 @@ def test(
         checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the submitted one.
         split: folder of the data to evaluate on.
         data: the data folder.
-        all_questions: generate every question from the split's frames instead of reading its annotation files.
+        all_questions: generate every question from the split's frames, except counts of 0, which the official questions
+            do not have either, instead of reading its annotation files.
         output: a JSON file for every answer.
     """
     from .data import VQADataset, benchmark
+    from .models.loading import checkpoint_folder
+    from .training.checkpoints import describe_next, print_base_accuracy
     from .utils.io import check_writable, write_json
 
     if output:
@@ -141,7 +156,12 @@ def test(
     vlm = load(checkpoint)
     vlm.show_progress = True
     result = benchmark(vlm, rows)
-    _print_result(result, f"{checkpoint} on {'all of ' if all_questions else ''}{split}")
+    rest = ", without counts of 0, which the official questions do not have either" if all_questions else ""
+    _print_result(result, f"{checkpoint} on {'all of ' if all_questions else ''}{split}", rest)
+    folder = checkpoint_folder(checkpoint)
+    print_base_accuracy(folder)
+    analysis = f"`python -m viewer.error_analysis {checkpoint}` shows where it fails"
+    logger.info(f"next: {analysis}, {describe_next(folder, 'vlm')}")
     if output:
         write_json(output, result.to_json())
 
@@ -160,22 +180,74 @@ def generate_questions(split: str, data_dir: Path) -> list[dict]:
     return add_image_paths(rows, data_dir)
 
 
-def _print_result(result, title: str) -> None:
-    """Print accuracy in total and by question type, with the prefix match's interval."""
-    from .data import print_accuracies, wilson_interval
+def _print_result(result, title: str, rest: str = "") -> None:
+    """Print accuracy in total and by question type, with the prefix match's interval, beside that of guessing."""
+    from .data import guessing_baselines, print_accuracies, wilson_interval
 
-    n, by_type, exact = len(result.samples), result.accuracy_by_type, result.exact_accuracy_by_type
+    n, by_type, numbers = len(result.samples), result.accuracy_by_type, result.num_by_type
+    guesses = guessing_baselines((sample.question, sample.correct_answer) for sample in result.samples)
+    columns = [by_type, result.exact_accuracy_by_type, guesses["chance"], guesses["most frequent answer"]]
     rows = [
-        (name, (by_type[name], exact[name]), number, wilson_interval(by_type[name], number))
-        for name, number in sorted(result.num_by_type.items())
+        (name, [column[name] for column in columns], number, wilson_interval(by_type[name], number))
+        for name, number in sorted(numbers.items())
     ]
-    rows.append(("mean of types", (result.macro_accuracy, sum(exact.values()) / len(exact)), "", result.macro_interval))
-    overall = result.accuracy, result.exact_accuracy
-    rows.append(("all questions", overall, n, wilson_interval(result.accuracy, n)))
-    print_accuracies(f"{title}: {n} questions", ("prefix", "exact"), rows)
+    macro = [sum(column.values()) / len(column) for column in columns]
+    micro = [sum(column[name] * number for name, number in numbers.items()) / n for column in columns]
+    rows.append(("mean of types", macro, "", result.macro_interval))
+    rows.append(("all questions", micro, n, wilson_interval(result.accuracy, n)))
+    print_accuracies(f"{title}: {n} questions{rest}", ("prefix", "exact", "chance", "majority"), rows)
+    print("chance: any answer that the question has here; majority: always its most frequent one")
+
+
+def ask(
+    images: tuple[str, ...],
+    /,
+    question: str | None = None,
+    checkpoint: str = "vlm",
+    jsonl: bool = False,
+) -> None:
+    """Answer questions about pictures, each answer with the probability that the model gives it.
+
+    Example: python -m homework.finetune ask data/valid/00000_00_im.jpg --question "What track is this?"
+
+    Args:
+        images: image files; `-` reads their names from standard input, one per line.
+        question: what to ask; by default ego kart, number of karts, track, and karts in front and to the left.
+        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the submitted one.
+        jsonl: print a JSON object per answer, for programs.
+    """
+    import json
+
+    from .labels.questions import SHORT_LIST
+    from .training.likelihood import IMAGE_BATCH_SIZE, compute_probabilities
+    from .utils.errors import file_not_found, make_printable
+
+    if missing := next((image for image in images if image != "-" and not Path(image).is_file()), None):
+        raise file_not_found(missing, "no such image")
+    vlm, questions, names = load(checkpoint), [question] if question else SHORT_LIST, _read_names(images)
+    while batch := list(islice(names, IMAGE_BATCH_SIZE)):
+        asked = [(image, text) for image in batch for text in questions]
+        answers = dict(zip(asked, vlm.answer(*zip(*asked, strict=True)), strict=True))
+        pairs = {image: [(text, answers[image, text]) for text in questions] for image in batch}
+        found = compute_probabilities(vlm, pairs)
+        for image, text in asked:
+            answer = answers[image, text]
+            probability = found[image][text, answer]
+            if jsonl:
+                row = {"image": image, "question": text, "answer": answer, "probability": round(probability, 4)}
+                print(json.dumps(row), flush=True)
+            else:
+                heading = f"{image}\n" if text == questions[0] else ""
+                print(f"{heading}  {text:48}{make_printable(answer):24}{100 * probability:5.1f} %")
+
+
+def _read_names(images: Iterable[str]) -> Iterator[str]:
+    """Yield the names given, those of standard input in the place of `-`."""
+    for image in images:
+        yield from (line.rstrip("\n") for line in sys.stdin if line.strip()) if image == "-" else [image]
 
 
 if __name__ == "__main__":
     from .utils.cli import run
 
-    run(demo_train, train, test)
+    run(demo_train, train, test, ask)

@@ -15,7 +15,7 @@ import requests
 import tyro
 
 from homework.labels.rows import DATA_DIR
-from homework.utils.errors import InputError, first_line
+from homework.utils.errors import InputError, file_not_found, first_line, resumable
 from homework.utils.io import atomic_write, with_filename
 from homework.utils.progress import progress_bar
 
@@ -32,6 +32,7 @@ BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Run
 ANNOTATIONS = ("_qa_pairs.json", "_captions.json", "_mc_qas.json")
 
 
+@resumable()
 def download(*, from_: Annotated[tuple[Path, ...], tyro.conf.arg(name="from")] = (), data: Path = DATA_DIR) -> None:
     """Get the course's data set and unpack it. If interrupted, the same command resumes.
 
@@ -123,11 +124,9 @@ def unpack(files: tuple[Path, ...], data: Path) -> Counter:
     sample = unchanged_sample_files(data)
     new = {n: m for n, m in members.items() if n in sample or _size(data / n) != m[1].file_size}
     todo = {n: m for n, m in new.items() if _size(data / UNPACKING / n) != m[1].file_size}
+    _check_places(new, data)
     data.mkdir(parents=True, exist_ok=True)
     _check_free_space(data, sum(-(-member.file_size // BLOCK_BYTES) * BLOCK_BYTES for _, member in todo.values()))
-    for folder in {(data / name).parent for name in new}:
-        if not folder.resolve().is_relative_to(data.resolve()):
-            raise InputError(folder, "a link that leads out of the data folder", "remove it or choose another --data")
     with progress_bar(total=len(todo), desc="unpack", unit="file", delay=1) as progress:
         for file in files:
             with _open_zip(file) as archive:
@@ -137,6 +136,18 @@ def unpack(files: tuple[Path, ...], data: Path) -> Counter:
                     progress.update()
     _swap(sample, new, {data / name for name in members}, data)
     return Counter({"new": len(new), "present": len(members) - len(new), "skipped": num_skipped})
+
+
+def _check_places(names: Iterable[str], data: Path) -> None:
+    """Check before any change that files of these names can be put into the data folder."""
+    remedy = "move it away or choose another --data"
+    for folder in {(data / name).parent for name in names}:
+        if blocker := next((path for path in (folder, *folder.parents) if path.is_file()), None):
+            raise InputError(blocker, "is a file, expected a folder", remedy)
+        if not folder.resolve().is_relative_to(data.resolve()):
+            raise InputError(folder, "a link that leads out of the data folder", remedy)
+    if blocker := next((data / name for name in names if (data / name).is_dir()), None):
+        raise InputError(blocker, "is a folder, expected a file", remedy)
 
 
 def _swap(sample: set[str], new: Iterable[str], members: set[Path], data: Path) -> None:
@@ -158,8 +169,8 @@ def _swap(sample: set[str], new: Iterable[str], members: set[Path], data: Path) 
 @contextlib.contextmanager
 def _open_zip(file: Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip for the block; raise InputError if it is missing or broken."""
-    if not file.exists():
-        raise InputError(file, "no such file", "check the path after --from")
+    if not file.is_file():
+        raise file_not_found(file, otherwise="check the path after --from")
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from homework.labels.eval_sets import balanced_pairs, build, multiple_choice, split_scenes
 from homework.labels.rows import DATA_DIR, info_files
-from homework.utils.errors import InputError
+from homework.utils.errors import InputError, resumable
 from homework.utils.io import atomic_write, write_json
 from homework.utils.progress import progress_bar
 
@@ -36,6 +36,7 @@ SEEDS = {"train": 2024, "valid": 2025}
 JPEG_QUALITY = 80  # keeps the sample under 25 MB
 
 
+@resumable()
 def make_sample(*, output: Path = SAMPLE, run_dir: Path = Path("runs/make_sample")) -> None:
     """Render the sample data set again: splits of different races, and the evaluation sets.
 
@@ -85,6 +86,7 @@ def sample_files(split: str) -> Iterator[tuple[str, bytes]]:
         raise InputError(error.filename, "a part of the sample is missing", "run `git checkout sample`") from None
 
 
+@resumable()
 def use_sample(*, data: Path = DATA_DIR) -> None:
     """Unpack the sample data set into the data folder, unless that holds other frames.
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from homework.data import BenchmarkResult, is_exact_match, score_answers
+from homework.data import BenchmarkResult, guessing_baselines, is_exact_match, score_answers
 from homework.labels.eval_sets import Scenes, split_scenes
-from homework.labels.questions import classify_question, in_official_eval, qa_pairs
+from homework.labels.questions import classify_question, in_official_eval, qa_pairs, question_template
 from homework.labels.scene import Kart, Scene
 from homework.utils.errors import InputError
 
@@ -51,11 +51,7 @@ class AnsweredQuestion:
     @property
     def template(self) -> str:
         """The question with `{kart}` in place of the kart that it is about."""
-        return (
-            self.question.replace(self.deciding_kart.name, "{kart}")
-            if self.question_type == "relation"
-            else self.question
-        )
+        return question_template(self.question)
 
     @property
     def is_correct(self) -> bool:
@@ -174,23 +170,9 @@ def _parse_number(answer: str) -> float:
     return float(answer) if answer.isdecimal() else float("nan")
 
 
-def guessing_baselines(answers: Iterable[AnsweredQuestion]) -> dict[str, dict[str, float]]:
-    """Compute the accuracy by question type, 0 to 1, of guessing without the picture.
-
-    Returns:
-        `most frequent answer`, to each question always the true answer that most of its views have, and `chance`, any
-        of its true answers.
-    """
-    truths = defaultdict(Counter)
-    for answer in answers:
-        truths[answer.question_type, answer.template][answer.truth] += 1
-    frequent, chance, total = Counter(), Counter(), Counter()
-    for (question_type, _), counts in truths.items():
-        frequent[question_type] += max(counts.values())
-        chance[question_type] += counts.total() / len(counts)
-        total[question_type] += counts.total()
-    hits = {"most frequent answer": frequent, "chance": chance}
-    return {name: {type_: count[type_] / total[type_] for type_ in total} for name, count in hits.items()}
+def score_guesses(answers: Iterable[AnsweredQuestion]) -> dict[str, dict[str, float]]:
+    """Compute the accuracy of guessing the true answers; see `homework.data.guessing_baselines`."""
+    return guessing_baselines((answer.question, answer.truth) for answer in answers)
 
 
 def count_training_pairs(data_dir: Path) -> Counter:

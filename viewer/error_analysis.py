@@ -25,9 +25,9 @@ from .answers import (
     group_by_kart_size,
     group_by_num_karts,
     group_by_training_pair,
-    guessing_baselines,
     mean_of_types,
     score,
+    score_guesses,
 )
 from .causes import find_causes
 
@@ -42,7 +42,7 @@ def summarize(
     result, causes = score(answers), find_causes(answers, all_answers, data_dir)
     by_accuracy = sorted(result.accuracy_by_type.items(), key=lambda pair: pair[1])
     worst_best = [f"{name} ({format_percent(share)} %)" for name, share in (by_accuracy[0], by_accuracy[-1])]
-    guesses = {name: mean_of_types(shares) for name, shares in guessing_baselines(answers).items()}
+    guesses = {name: mean_of_types(shares) for name, shares in score_guesses(answers).items()}
     num_agreeing, num_views = consistency(all_answers).get("all of a view", (0, 0))
     num_errors = sum(not answer.is_correct for answer in answers)
     shares = {cause.name: len(cause.errors) / num_errors for cause in causes[:NUM_CAUSES]}

@@ -15,13 +15,15 @@ from .scene import Kart, Scene
 class Question:
     """A question template, answered by `answer_fn(scene, kart)`: None if the question does not apply.
 
-    `kart` is None for templates without `{kart}`.
+    `kart` is None for templates without `{kart}`. The questions `in_short_list` are asked about a picture if nobody
+    says which.
     """
 
     question_type: str
     template: str
     answer_fn: Callable[[Scene, Kart | None], str | None]
     needs_ego: bool = True
+    in_short_list: bool = False
 
 
 def left_or_right(scene: Scene, kart: Kart) -> str:
@@ -39,9 +41,9 @@ def _count(predicate: Callable[[Scene, Kart], bool]) -> Callable[[Scene, None], 
 
 
 QUESTIONS = (
-    Question("ego", "What kart is the ego car?", lambda s, _: s.ego.name),
-    Question("total", "How many karts are there in the scenario?", lambda s, _: str(len(s.karts))),
-    Question("track", "What track is this?", lambda s, _: s.track, needs_ego=False),
+    Question("ego", "What kart is the ego car?", lambda s, _: s.ego.name, in_short_list=True),
+    Question("total", "How many karts are there in the scenario?", lambda s, _: str(len(s.karts)), in_short_list=True),
+    Question("track", "What track is this?", lambda s, _: s.track, needs_ego=False, in_short_list=True),
     Question("relation", "Is {kart} to the left or right of the ego car?", left_or_right),
     Question("relation", "Is {kart} in front of or behind the ego car?", front_or_back),
     Question(
@@ -49,12 +51,17 @@ QUESTIONS = (
         "Where is {kart} relative to the ego car?",
         lambda s, k: f"{front_or_back(s, k)} and {left_or_right(s, k)}",
     ),
-    Question("count", "How many karts are to the left of the ego car?", _count(lambda s, k: s.is_left(k))),
+    Question(
+        "count", "How many karts are to the left of the ego car?", _count(lambda s, k: s.is_left(k)), in_short_list=True
+    ),
     Question("count", "How many karts are to the right of the ego car?", _count(lambda s, k: not s.is_left(k))),
-    Question("count", "How many karts are in front of the ego car?", _count(lambda s, k: s.is_front(k))),
+    Question(
+        "count", "How many karts are in front of the ego car?", _count(lambda s, k: s.is_front(k)), in_short_list=True
+    ),
     Question("count", "How many karts are behind the ego car?", _count(lambda s, k: not s.is_front(k))),
 )
 
+SHORT_LIST = tuple(row.template for row in QUESTIONS if row.in_short_list)
 QUESTION_TYPES = tuple(dict.fromkeys(row.question_type for row in QUESTIONS))
 
 
@@ -112,13 +119,18 @@ def _pattern(template: str) -> re.Pattern:
     return re.compile(re.escape(template).replace(r"\{kart\}", r"\S+").replace(r"\{\}", r"(\S+)"))
 
 
-_QUESTION_PATTERNS = [(_pattern(row.template), row.question_type) for row in QUESTIONS]
+_QUESTION_PATTERNS = [(_pattern(row.template), row) for row in QUESTIONS]
 _CAPTION_PATTERNS = [(_pattern(row.template), row.caption_type) for row in CAPTIONS]
 
 
 def classify_question(question: str) -> str:
     """Return the type of a question, one of `QUESTION_TYPES`, or `other` if it matches no template."""
-    return next((name for pattern, name in _QUESTION_PATTERNS if pattern.fullmatch(question)), "other")
+    return next((row.question_type for pattern, row in _QUESTION_PATTERNS if pattern.fullmatch(question)), "other")
+
+
+def question_template(question: str) -> str:
+    """Return the template of a question, with `{kart}` for the kart that it is about; itself if it matches none."""
+    return next((row.template for pattern, row in _QUESTION_PATTERNS if pattern.fullmatch(question)), question)
 
 
 def classify_caption(caption: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ..utils.errors import InputError, split_not_found
+from ..utils.errors import InputError, file_not_found, split_not_found
 from ..utils.io import read_json
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def drop_rows_without_image(rows: Sequence[dict]) -> list[dict]:
     kept = [row for row in rows if row["image_path"] in existing]
     if not kept:
         problem = "no such image; none of the images referenced by this split exist"
-        raise InputError(rows[0]["image_path"], problem, "restore the image files")
+        raise file_not_found(rows[0]["image_path"], problem, "restore the image files")
     if len(kept) < len(rows):
         missing = next(row["image_path"] for row in rows if row["image_path"] not in existing)
         logger.info(f"dropped {len(rows) - len(kept)} of {len(rows)} rows without an image, e.g. {missing}")

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from ..utils.errors import InputError, first_line
 from ..utils.io import atomic_write
 from .loading import unwrap
+from .lora_weights import ADDITIONAL_WEIGHTS
 from .tux_nano.connector import PredictionHeads
 from .tux_nano.model import TuxNano
 
 NUM_THREADS = torch.get_num_threads()
-ADDITIONAL_WEIGHTS = "additional_weights.pt"
 EMBEDDING_DIM = 128
 POOL_HEAD_DIM = 32
 LABEL_SMOOTHING = 0.1  # arXiv:1512.00567

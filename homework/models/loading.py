@@ -16,7 +16,7 @@ from ..utils.errors import folder_not_found
 from ..utils.io import read_json
 from . import idefics3
 from .hub import hub_folder, is_hub_name
-from .lora_weights import is_adapter, merge_lora, read_adapter_base
+from .lora_weights import check_is_part, is_adapter, merge_lora, read_adapter_base
 from .tux_nano.config import CONFIG_FILE, TuxNanoConfig, is_tux_nano_config
 from .tux_nano.connector import num_image_tokens
 from .tux_nano.language_model import LanguageModel
@@ -132,9 +132,10 @@ def load_processor(base: str = DEFAULT_BASE) -> "Processor":
 
 
 def load_for_inference(checkpoint: str | Path) -> tuple[nn.Module, "Processor"]:
-    """Load (model, processor) of a base or of a PEFT folder, on the best device, in eval mode."""
+    """Load (model, processor) of a base or of a VLM's PEFT folder, on the best device, in eval mode."""
     if not is_adapter(checkpoint):
         return load_base(str(checkpoint))
+    check_is_part(checkpoint, "vlm")
     model, processor = load_base(read_adapter_base(checkpoint))
     return add_adapter(model, checkpoint), processor
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from ..models.loading import default_checkpoint
 from ..utils.errors import InputError, first_line
 from ..utils.io import apply_umask, check_writable, read_json, with_filename, write_json
 from .lora import PeftTrainingModule
@@ -60,8 +61,63 @@ def resume_point(run_dir: Path, settings: dict) -> Path | None:
     return None
 
 
-def check_output_dir(output: Path) -> None:
-    """Check before training that an adapter may be written to `output`: nothing else would be lost."""
+def describe_progress(run_dir: Path, steps: int) -> str:
+    """Say at which step an interrupted run of `steps` steps will resume."""
+    checkpoint = last_checkpoint(run_dir)
+    if checkpoint is None:
+        return "no step is saved yet; the same command starts again"
+    return f"the same command resumes at step {checkpoint_step(checkpoint)} of {steps} ({checkpoint})"
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Return the number of steps before a checkpoint, which its name ends with."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def remove_checkpoints(run_dir: Path, num_kept: int = 0) -> None:
+    """Remove all but the newest checkpoints. The state goes first: half a checkpoint must not be resumed from."""
+    found = sorted(run_dir.glob("checkpoint-*"), key=checkpoint_step)
+    for checkpoint in found[: len(found) - num_kept]:
+        (checkpoint / STATE_FILE).unlink(missing_ok=True)
+        shutil.rmtree(checkpoint)
+
+
+def read_manifest(folder: Path) -> dict:
+    """Return date, config and curve of an adapter's training; nothing if it has no `training.json`."""
+    file = folder / MANIFEST_FILE
+    return read_json(file) if file.exists() else {}
+
+
+def base_accuracy(manifest: dict) -> float | None:
+    """Return the accuracy in percent before the first step; None if it is not known."""
+    rows = manifest.get("curve", [])
+    return next((row["eval_accuracy"] for row in rows if row.get("step") == 0 and "eval_accuracy" in row), None)
+
+
+def print_base_accuracy(folder: Path) -> None:
+    """Print the accuracy before a checkpoint's training, if it is known."""
+    if (accuracy := base_accuracy(read_manifest(folder))) is not None:
+        print(f"its base, before training: {accuracy:.1f} on questions about valid")
+
+
+def describe_next(folder: Path, part: str) -> str:
+    """Say which command packs a finished run of the `part`, vlm or clip, or makes one."""
+    if not (folder / MANIFEST_FILE).exists():
+        return f"`python -m homework.{'finetune' if part == 'vlm' else part} train` trains an adapter"
+    flag = "" if folder == Path("runs") / part else f" --{part} {folder}"
+    is_shipped = folder.resolve() == default_checkpoint(part).resolve()
+    return f"`python3 bundle.py homework ID{f' --{part} shipped' if is_shipped else flag}` packs it"
+
+
+def check_output_dirs(run_dir: Path, output: Path) -> None:
+    """Check before any work that an adapter may be written to `output`: nothing else would be lost.
+
+    Raises:
+        InputError: it holds something else, or one of the folders cannot be written to.
+    """
+    if run_dir.is_file():
+        raise InputError(run_dir, "is a file, expected a folder", "choose another --run-dir")
+    check_writable(run_dir / CONFIG_FILE, remedy="choose another --run-dir")
     known = (output / MANIFEST_FILE, output / "adapter_config.json")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not any(file.exists() for file in known)):
         problem = "already exists and is not an adapter; refusing to overwrite it"

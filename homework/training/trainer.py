@@ -1,9 +1,7 @@
-"""LoRA training with the transformers Trainer, shared by the VLM and CLIP: resume, evaluation, TensorBoard."""
+"""LoRA training with the transformers Trainer, shared by the VLM and CLIP: resume, evaluation, logs."""
 
 import logging
 import os
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -12,22 +10,33 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 
 from ..labels.rows import add_image_paths
 from ..models.loading import pick_autocast_dtype, pick_device
+from ..models.sizes import count_parameters
 from ..utils.errors import InputError
 from ..utils.io import with_filename
 from ..utils.parallel import available_cores
-from ..utils.progress import is_quiet
-from .checkpoints import STATE_FILE, check_output_dir, resume_point, save_adapter_atomically, saving
+from .callbacks import Display, JsonLinesLog, StopOnSignal, describe_result
+from .checkpoints import (
+    STATE_FILE,
+    checkpoint_step,
+    describe_progress,
+    remove_checkpoints,
+    resume_point,
+    save_adapter_atomically,
+    saving,
+)
 from .lora import PeftTrainingModule
 from .micro_batch import check_micro_batch_size, choose_micro_batch_size, memory_errors_as_input_error
+from .sampler import LengthGroupedBatches
 
 logger = logging.getLogger(__name__)
 
 NUM_EVALUATIONS = 4  # per run
+NUM_CHECKPOINTS = 2  # that are kept while training
+PROJECT = "tux-vlm"  # the name of all runs in an experiment tracker
 
 
 @dataclass(frozen=True)
@@ -72,45 +81,8 @@ def validation_rows(make: Callable[[dict, int, int], list[dict]], count: int, da
         return []
 
 
-class LengthGroupedBatches(LengthGroupedSampler):
-    """Group views with about as many questions in a batch, so that little is padded.
-
-    The order depends on seed and epoch alone, so a resumed run continues in it.
-    """
-
-    def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths)
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; accelerate calls this before each one."""
-        self.epoch = epoch
-
-    def __iter__(self):
-        self.generator = torch.Generator().manual_seed(self.seed + 7919 * self.epoch)
-        return super().__iter__()
-
-
 def _num_views(batch: dict) -> int:
     return len(batch["pixel_values"] if "pixel_values" in batch else batch["features"])
-
-
-class TimeEstimate(TrainerCallback):
-    """Log how long the steps will take, when the second one of this run is measured."""
-
-    def __init__(self):
-        self.num_begun, self.start = 0, 0.0
-
-    def on_step_begin(self, args, state, control, **_) -> None:
-        """Count and time a step."""
-        self.num_begun, self.start = self.num_begun + 1, time.monotonic()
-
-    def on_step_end(self, args, state, control, **_) -> None:
-        """Log the estimate after the second step; the first one includes a warm-up."""
-        if self.num_begun == 2 and state.is_world_process_zero:
-            seconds, left = time.monotonic() - self.start, state.max_steps - state.global_step
-            hours = f"{seconds * left / 3600:.1f} h" if seconds * left > 7200 else f"{seconds * left / 60:.0f} min"
-            logger.info(f"{seconds:.3g} s per step: about {hours} for the other {left} steps, and evaluations on top")
 
 
 class AdapterTrainer(Trainer):
@@ -161,16 +133,27 @@ class AdapterTrainer(Trainer):
     def _save_checkpoint(self, *args, **kwargs) -> None:
         with saving(self.args.output_dir):
             super()._save_checkpoint(*args, **kwargs)
+        if self.args.should_save:
+            remove_checkpoints(Path(self.args.output_dir), NUM_CHECKPOINTS)  # transformers removes the state last
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str | Path, model: nn.Module | None = None) -> None:
         self.accelerator.unwrap_model(self.model).load_adapter(resume_from_checkpoint)
+
+    def train_or_resume(self, checkpoint: Path | None) -> None:
+        """Train to the end; of a checkpoint after the last step, transformers would train one more."""
+        if checkpoint and checkpoint_step(checkpoint) >= self.args.max_steps:
+            self._load_from_checkpoint(checkpoint)
+            self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def evaluate(self, *_, **__) -> dict[str, float]:
         """Return the benchmark's numbers, under names that TensorBoard groups."""
         self.model.eval()
         results = self.evaluate_model() if self.is_world_process_zero() else {}
         metrics = {f"eval_{name}": value for name, value in results.items()}
-        self.log(metrics)
+        if metrics:
+            self.log(dict(metrics))  # which adds the epoch
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -185,20 +168,25 @@ def fit(
     evaluate: Callable[[], dict[str, float]],
     micro_batch_size: int | None = None,
     gradient_checkpointing: bool = False,
+    report_to: str | None = None,
+    next_command: str = "",
 ) -> None:
     """Train, or resume a stopped run, then put the adapter into `output`.
 
+    Ctrl-C and SIGTERM save the present step first.
+
     Args:
         config: its batch is shared by all processes that `accelerate launch` starts.
-        run_dir: folder for checkpoints and TensorBoard; its checkpoints are removed once the run is finished.
-        evaluate: returns the numbers to log, `NUM_EVALUATIONS` times per run.
+        run_dir: folder for checkpoints, TensorBoard and log.jsonl; checkpoints are removed once the run is finished.
+        evaluate: returns the numbers to log, before the first step and `NUM_EVALUATIONS` times per run.
         micro_batch_size: views that a process trains at once; by default as many as memory holds.
         gradient_checkpointing: whether to compute activations again in the backward pass, which saves memory.
+        report_to: an experiment tracker that transformers knows, beside TensorBoard.
+        next_command: to suggest at the end.
 
     Raises:
         InputError: a place cannot be written to, settings do not fit, or there is not enough memory.
     """
-    check_output_dir(output)
     use_all_cores()
     num_processes = int(os.environ.get("WORLD_SIZE", 1))  # set by `accelerate launch` and torchrun
     if config.batch_size % num_processes:
@@ -211,6 +199,7 @@ def fit(
     if gradient_checkpointing:
         module.enable_gradient_checkpointing()
     dtype = pick_autocast_dtype(device)
+    os.environ.setdefault("WANDB_PROJECT", PROJECT)
     arguments = TrainingArguments(
         output_dir=str(run_dir),
         max_steps=config.steps,
@@ -223,14 +212,14 @@ def fit(
         optim="adamw_torch_fused",
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,  # with loss scaling
-        logging_steps=max(1, min(20, config.steps // 5)),
+        logging_steps=max(1, min(10, config.steps // 5)),
         eval_strategy="steps",
         eval_steps=max(1, config.steps // NUM_EVALUATIONS),
         save_strategy="steps",
         save_steps=max(1, min(100, config.steps // 2)),
-        save_total_limit=2,
-        report_to=["tensorboard"],
-        disable_tqdm=is_quiet() or not sys.stderr.isatty(),  # lines of numbers in its place
+        report_to=["tensorboard", *([report_to] if report_to else [])],
+        run_name=output.name,
+        disable_tqdm=True,  # `Display` in its place
         remove_unused_columns=False,
         label_names=[],
         seed=config.seed,
@@ -240,12 +229,15 @@ def fit(
     )
     # without a launcher one of several GPUs: split among replicas, a batch would not be the config's
     arguments._n_gpu = min(1, arguments.n_gpu)
+    arguments.project = PROJECT  # of trackio; transformers 4.52 has no such argument
     if arguments.process_index == 0:
         logger.info(describe_run(module, config, device, dtype, micro_batch_size, num_processes))
     with arguments.main_process_first(local=False, desc="looking for checkpoints"):
         resume = resume_point(run_dir, asdict(config))
+    arguments.eval_on_start = resume is None
     if resume:
-        logger.info(f"resuming from {resume}")
+        logger.info(f"resuming at step {checkpoint_step(resume)} of {config.steps}, from {resume}")
+    stop = StopOnSignal()
     trainer = AdapterTrainer(
         module,
         arguments,
@@ -254,20 +246,24 @@ def fit(
         eval_dataset=dataset,
         evaluate_model=evaluate,
         checkpointing=gradient_checkpointing,
-        callbacks=[TimeEstimate()],
+        callbacks=[Display(), JsonLinesLog(), stop],
     )
-    if is_quiet():
-        trainer.remove_callback(PrinterCallback)
-    with with_filename(run_dir):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.remove_callback(PrinterCallback)
+    start = time.monotonic()
+    try:
+        with with_filename(run_dir), stop.listening():
+            trainer.train_or_resume(resume)
+        if stop.is_requested and trainer.state.global_step < config.steps:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(describe_progress(run_dir, config.steps)) from None
     if trainer.is_world_process_zero():
         date = time.strftime("%Y-%m-%d %H:%M")
         manifest = {"date": date, "config": asdict(config), "curve": trainer.state.log_history}
         save_adapter_atomically(module, output, manifest)
-        for checkpoint in run_dir.glob("checkpoint-*"):
-            (checkpoint / STATE_FILE).unlink(missing_ok=True)  # first: half a checkpoint must not be resumed from
-            shutil.rmtree(checkpoint)
-        logger.info(f"saved {output}")
+        remove_checkpoints(run_dir)
+        logger.info(describe_result(manifest, time.monotonic() - start))
+        logger.info(f"saved {output}; next: {next_command}")
 
 
 def describe_run(
@@ -279,12 +275,10 @@ def describe_run(
     num_processes: int,
 ) -> str:
     """Return a line about device, precision, base, weights, batch and steps."""
-    weights = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    num_trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
     count = config.batch_size // micro_batch_size // num_processes
     where = f"{num_processes} processes on {device.type}" if num_processes > 1 else device.type
     precision = str(dtype).removeprefix("torch.") + (" with loss scaling" if dtype == torch.float16 else "")
     batch = f"{config.batch_size} views" + (f" ({count} micro-batches of {micro_batch_size})" if count > 1 else "")
-    return (
-        f"training on {where} in {precision}: base {config.base}, {weights:,} trainable weights, "
-        f"{config.steps} steps of {batch}; an estimate of the time follows the second step"
-    )
+    model = f"base {config.base}, {count_parameters(module.peft)}; {num_trained:,} are trained"
+    return f"training on {where} in {precision}: {model}, in {config.steps} steps of {batch}"

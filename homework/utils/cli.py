@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from .errors import INTERRUPTED, cli_errors
+from .errors import cli_errors
 from .progress import show_messages, suppress_output
 
 
@@ -47,7 +47,7 @@ def _interruptible_imports() -> Iterator[None]:
     def interrupt(_, frame) -> None:
         while frame:
             if frame.f_code.co_filename.startswith("<frozen importlib."):
-                print(INTERRUPTED, file=sys.stderr, flush=True)
+                print("interrupted", file=sys.stderr, flush=True)
                 os._exit(130)
             frame = frame.f_back
         raise KeyboardInterrupt

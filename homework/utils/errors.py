@@ -4,11 +4,13 @@ import contextlib
 import difflib
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MAX_SEED = 2**32  # exclusive: NumPy takes no larger seed
-INTERRUPTED = "interrupted: finished files are kept; run the same command again to resume"
+COURSE_SPLITS = ("train", "train_demo", "valid", "valid_grader")
+MAX_SUGGESTIONS = 3
 
 
 class InputError(ValueError):
@@ -48,10 +50,12 @@ def make_printable(text: str, limit: int | None = None) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message (up to 200 characters), or its type if empty."""
+    """Return the first line of an exception's message, or its type if empty; whole words of up to 200 characters."""
     if "weights_only" in str(error):  # torch advises to load the file all the same, which would run code in it
         return "it holds more than weights"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    short = textwrap.shorten(line, 200, placeholder=" ...", break_on_hyphens=False)
+    return line if short == "..." else short  # one long word, e.g. a path
 
 
 def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
@@ -62,13 +66,49 @@ def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
 
 def folder_not_found(folder: Path, problem: str, otherwise: str) -> InputError:
     """Make the error for a missing folder; its remedy suggests the sibling with the closest name."""
+    if folder.is_file():
+        return InputError(folder, "is a file, expected a folder", f"if the file belongs to it, name {folder.parent}")
     siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
     return InputError(folder, problem, suggest_name(folder.name, siblings, otherwise))
 
 
 def split_not_found(folder: Path) -> InputError:
-    """Make the error for a missing split."""
-    return folder_not_found(folder, "no such split", "run `python -m supertux download`")
+    """Make the error for a missing split: where the data comes from, or which splits there are."""
+    data = folder.parent
+    splits = sorted(path.name for path in data.glob("[!.]*") if path.is_dir())
+    if folder.name in COURSE_SPLITS or not splits:
+        return folder_not_found(folder, "no such split", _get_data(data))
+    return folder_not_found(folder, "no such split", f"choose one of {', '.join(splits)}")
+
+
+def file_not_found(path: str | Path, problem: str = "no such file", otherwise: str = "check the path") -> InputError:
+    """Make the error for a missing file.
+
+    Its remedy suggests files with similar names in its folder, or says where the data comes from if a split is missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return InputError(path, "is a folder, expected a file", "name a file in it")
+    if path.parent.is_dir():
+        names = [name for name in os.listdir(path.parent) if name.endswith(path.suffix)]
+        nearest = difflib.get_close_matches(path.name, names, MAX_SUGGESTIONS)
+        return InputError(path, problem, f"did you mean {' or '.join(nearest)}?" if nearest else otherwise)
+    return InputError(path, problem, _get_data(path.parents[1]) if path.parent.name in COURSE_SPLITS else otherwise)
+
+
+def _get_data(data: Path) -> str:
+    """Return the two ways to fill a data folder."""
+    flag = "" if data.absolute() == Path("data").absolute() else f" --data {data}"
+    return f"run `python -m supertux use-sample{flag}` (2 s) or `python -m supertux download{flag}` (464 MB)"
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Say after Ctrl-C in the block that the same command resumes; without this, nothing is said to be kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("finished files are kept; run the same command again to resume") from None
 
 
 @contextlib.contextmanager
@@ -91,7 +131,10 @@ def cli_errors() -> Iterator[None]:
         if error.filename is None and error.errno is None:
             raise
         name = f"{make_printable(str(error.filename))}: " if error.filename else ""
+        if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+            found, expected = ("folder", "file") if isinstance(error, IsADirectoryError) else ("file", "folder")
+            sys.exit(f"error: {name}is a {found}, expected a {expected}; move it away or choose another path")
         sys.exit(f"error: {name}{error.strerror}; check the path, its permissions and the free space, then run again")
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+    except KeyboardInterrupt as error:  # its argument, if it has one, says what is kept
+        print(": ".join(("interrupted", *map(str, error.args))), file=sys.stderr)
         raise SystemExit(130) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .errors import InputError, first_line
+from .errors import InputError, file_not_found, first_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # for some of its other formats Pillow starts external programs
 
@@ -21,8 +21,8 @@ def open_checked(path: str | Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
-    except FileNotFoundError:
-        raise InputError(path, "no such image", "check `image_file`, or restore the file") from None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise file_not_found(path, "no such image", "check the path, or restore the file") from None
     except Exception as error:  # decoders raise nearly anything on corrupt data
         problem = f"not a readable image ({first_line(error)})"
         raise InputError(path, problem, "restore or delete the file") from None

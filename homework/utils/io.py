@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .errors import InputError, first_line
+from .errors import InputError, file_not_found, first_line
 
 
 def read_json(path: str | Path):
@@ -32,8 +32,8 @@ def open_json(path: str | Path) -> Iterator[bytes]:
         yield Path(path).read_bytes()
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(path, "no such file", "check the path, or run `python -m supertux download`") from None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise file_not_found(path) from None
     except (ValueError, RecursionError) as error:
         problem = f"not readable as JSON ({first_line(error)})"
         raise InputError(path, problem, "restore or delete the file") from None

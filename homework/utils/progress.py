@@ -9,10 +9,14 @@ _quiet = False
 
 
 class _StdoutHandler(logging.Handler):
-    """Print messages without prefix to the current `sys.stdout`, which tests and notebooks replace."""
+    """Print messages without prefix, above a progress bar, to the current `sys.stdout`, which notebooks replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stdout, flush=True)
+        if "tqdm" in sys.modules:
+            sys.modules["tqdm"].tqdm.write(self.format(record), file=sys.stdout)
+        else:
+            print(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
 
 
 _HANDLER = _StdoutHandler()

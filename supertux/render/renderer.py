@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from homework.utils.errors import InputError, check_min, first_line
+from homework.utils.errors import InputError, check_min, first_line, resumable
 from homework.utils.io import read_json, write_json
 from homework.utils.parallel import available_cores, cancel_on_error, interruptible_as_completed
 from homework.utils.progress import progress_bar
@@ -25,6 +25,7 @@ SETTINGS_FILE = "render.json"
 RACE_TIMEOUT_S = 900
 
 
+@resumable()
 def render(
     *,
     output: Path,

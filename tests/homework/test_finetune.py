@@ -21,7 +21,7 @@ from homework.base_vlm import BaseVLM
 from homework.labels.rows import VQADataset
 from homework.models import loading
 from homework.models.loading import load_base, load_model, load_processor
-from homework.training import trainer
+from homework.training import checkpoints, trainer
 from homework.training.checkpoints import last_checkpoint
 from homework.training.packing import PackedVQADataset
 from homework.utils.errors import InputError
@@ -52,12 +52,12 @@ def one_line(error: InputError, name: object) -> bool:
 
 
 def stop_at_evaluation(monkeypatch, number: int) -> None:
-    """Interrupt training in its `number`-th evaluation, before that step is saved."""
+    """Interrupt training in its `number`-th evaluation after a step, before that step is saved."""
     evaluate, calls = finetune._evaluate, []
 
     def interrupt(*arguments) -> dict[str, float]:
         calls.append(arguments)
-        if len(calls) == number:
+        if len(calls) == 1 + number:  # the first is before all steps
             raise KeyboardInterrupt
         return evaluate(*arguments)
 
@@ -157,7 +157,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(nano_folder, tiny_data, tmp_p
     (run_dir / "checkpoint-3" / WEIGHTS).write_bytes(b"half")
     with caplog.at_level(logging.INFO, "homework"):
         resumed = train(nano_folder, tiny_data, tmp_path / "cut")
-    assert f"resuming from {saved}" in caplog.messages
+    assert f"resuming at step 2 of 4, from {saved}" in caplog.messages
     assert_same_weights(expected, resumed)
 
 
@@ -169,7 +169,7 @@ def test_interrupted_while_checkpoints_are_removed(nano_folder, no_progress, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer, "shutil", SimpleNamespace(rmtree=interrupt))
+        patch.setattr(checkpoints, "shutil", SimpleNamespace(rmtree=interrupt))
         train(nano_folder, no_progress, tmp_path)
     saved = last_checkpoint(tmp_path / "run")
     assert saved is None or (saved / "optimizer.pt").exists()
@@ -298,14 +298,15 @@ def test_test_prints_prefix_and_exact_match(nano_folder, tiny_data, tmp_path, mo
     monkeypatch.setattr(BaseVLM, "answer", lambda *_: answers)
     finetune.test(str(nano_folder), data=str(tiny_data), output=str(tmp_path / "answers.json"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    table = {" ".join(line[:-4]): line[-4:] for line in lines[2:7]}
+    table = {" ".join(line[:-6]): line[-6:] for line in lines[2:7]}
     assert lines[0][-3:] == ["valid_grader:", str(len(rows)), "questions"]
-    assert lines[1] == ["prefix", "exact", "n", "95", "%"]
-    assert table["total"] == ["100.0", "0.0", "1", "20.7-100.0"] and table["ego"][:3] == ["100.0", "100.0", "1"]
+    assert lines[1] == ["prefix", "exact", "chance", "majority", "n", "95", "%"]
+    assert table["total"] == ["100.0", "0.0", "100.0", "100.0", "1", "20.7-100.0"]
+    assert table["ego"][:5] == ["100.0", "100.0", "100.0", "100.0", "1"]
     assert set(table) == {"ego", "total", "track", "relation", "count"}
     # each type has one question, so resampling within types changes nothing
-    assert lines[7] == ["mean", "of", "types", "80.0", "60.0", "80.0-80.0"]
-    assert lines[8][:5] == ["all", "questions", "80.0", "60.0", "5"]
+    assert lines[7] == ["mean", "of", "types", "80.0", "60.0", "100.0", "100.0", "80.0-80.0"]
+    assert lines[8][:7] == ["all", "questions", "80.0", "60.0", "100.0", "100.0", "5"]
     written = json.loads((tmp_path / "answers.json").read_text())
     assert written["accuracy"] == 0.8 and [s["model_answer"] for s in written["samples"]] == answers
 
@@ -314,7 +315,7 @@ def test_test_on_all_questions(nano_folder, tiny_data, capsys):
     """`test --all-questions` generates every question about the frames except counts of 0."""
     finetune.test(str(nano_folder), "valid", str(tiny_data), all_questions=True)
     rows = finetune.generate_questions("valid", tiny_data)
-    assert f"all of valid: {len(rows)} questions" in capsys.readouterr().out
+    assert f"all of valid: {len(rows)} questions, without counts of 0" in capsys.readouterr().out
     assert 0 < len(rows) <= len(VQADataset("valid", tiny_data)) and not any(row["answer"] == "0" for row in rows)
 
 

@@ -1,6 +1,7 @@
 """The course's zip is downloaded (from a local server), resumed, and unpacked below `data/` only."""
 
 import re
+import shutil
 import stat
 import threading
 import zipfile
@@ -302,3 +303,25 @@ def test_an_interrupted_swap_is_finished_by_the_next_run(with_sample: Path, tmp_
     assert FILES.items() <= tree(with_sample).items() and not (with_sample / MARKER).exists()
     assert (with_sample / "train/generated_qa_pairs.json.sample").read_bytes() == b"[1]"
     assert len(tree(with_sample)) == len(FILES) + 4 + 3
+
+
+@pytest.mark.parametrize("blocked", ["", "data/valid", "data/train/00001_info.json"])
+def test_what_is_in_the_way_is_noticed_before_anything_is_removed(with_sample: Path, tmp_path: Path, call, blocked):
+    """A file in the place of a folder, and the reverse; the sample's frames stay."""
+    if blocked == "":
+        data, named = tmp_path / "file", "file: is a file, expected a folder"
+        data.touch()
+    elif blocked == "data/valid":
+        data, named = with_sample, "valid: is a file, expected a folder"
+        shutil.rmtree(data / "valid")
+        (data / "valid").touch()
+    else:
+        data, named = with_sample, "00001_info.json: is a folder, expected a file"
+        (data / "train/00001_info.json").mkdir()
+    before = tree(data)
+    names = ("data/train/00001_info.json", "data/valid/00001_info.json")
+    file = make_zip(tmp_path / "data.zip", dict.fromkeys(names, b"{}"))
+    assert_one_line_error(call((download,), "download", "--from", file, "--data", data), named)
+    assert tree(data) == before
+    folder = call((download,), "download", "--from", with_sample, "--data", tmp_path / "new")
+    assert_one_line_error(folder, f"{with_sample}: is a folder, expected a file")

@@ -5,7 +5,7 @@ import pytest
 from homework.labels.eval_sets import split_scenes
 from homework.labels.questions import qa_pairs
 from homework.labels.scene import Kart, Scene
-from viewer.answers import AnsweredQuestion, answer_all_questions, consistency, group_by_image, guessing_baselines
+from viewer.answers import AnsweredQuestion, answer_all_questions, consistency, group_by_image, score_guesses
 
 SCENE = Scene(
     "abyss",
@@ -73,9 +73,9 @@ def test_guessing_baselines_know_each_questions_answers():
     """The most frequent answer is the best constant one per question; chance is one over the number of answers."""
     two, three = SCENE, Scene("minigolf", SCENE.karts[:2])
     answers = answer_view({}, two) + answer_view({}, two, "b") + answer_view({}, three, "c")
-    found = guessing_baselines(answers)
+    found = score_guesses(answers)
     assert found["most frequent answer"]["track"] == pytest.approx(2 / 3) and found["chance"]["track"] == 0.5
     assert found["most frequent answer"]["ego"] == found["chance"]["ego"] == 1.0
     # gnu is left in 3 views, xue right in 2: the question is the same for both karts
     halves = [row for row in answers if row.template == "Is {kart} to the left or right of the ego car?"]
-    assert guessing_baselines(halves)["most frequent answer"]["relation"] == 0.6
+    assert score_guesses(halves)["most frequent answer"]["relation"] == 0.6

@@ -16,10 +16,11 @@ from homework.labels.questions import qa_pairs
 from homework.labels.rows import parse_image_file
 from homework.labels.scene import Kart, Scene, build_scene
 from homework.labels.visualize import boxes_for_drawing
+from homework.models.sizes import ParameterCounts
+from homework.training.likelihood import compute_probabilities
 from tests.conftest import TRACKS, VIEWS, assert_one_line_error, write_frame
 from tests.tiny_models import reference_logits, save_adapter, save_clip
 from viewer.answers import AnsweredQuestion
-from viewer.likelihood import compute_probabilities
 from viewer.report.cli import report
 from viewer.report.collect import ModelSummary, ReportData, read_commit, suspected_label_errors, top_errors
 from viewer.report.html import crop_window, render_page
@@ -138,7 +139,7 @@ def test_a_perfect_model_gets_a_page_without_errors(tiny_data):
         for image, scene in scenes.items()
         for question, truth in qa_pairs(scene)
     ]
-    model = ModelSummary("vlm", None, 1, 1, 0, 0.0, 1.0, {}, math.nan, 0)
+    model = ModelSummary("vlm", None, ParameterCounts(1, 1, 0), 0.0, 1.0, {}, math.nan, 0)
     page = render_page(ReportData("valid", tiny_data, answers, [], Counter(), {"VLM": model}, []))
     assert "The VLM makes no error." in page and "answers are right." in page
     assert page.count("<article") == page.count("✓ ") == 3 and "✗" not in page and "% of each row" not in page

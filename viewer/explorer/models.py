@@ -163,7 +163,7 @@ class Models:
 
 def _answer(vlm, questions: Mapping[ViewEntry, Sequence[tuple[str, str | None]]]) -> dict[ViewEntry, list[Answer]]:
     """Answer questions, each given with its true answer or None; answers about a view are compared with each other."""
-    from ..likelihood import compute_probabilities
+    from homework.training.likelihood import compute_probabilities
 
     rows = [(view, *pair) for view, pairs in questions.items() for pair in pairs]
     texts = vlm.answer([str(view.path) for view, _, _ in rows], [question for _, question, _ in rows])

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from homework.base_vlm import BaseVLM
 from homework.clip import load_with_tokenizer, predict
@@ -19,12 +18,13 @@ from homework.labels.eval_sets import Scenes, multiple_choice, split_scenes
 from homework.labels.questions import classify_caption
 from homework.labels.rows import add_image_paths, drop_rows_without_image
 from homework.models.loading import base_id, checkpoint_folder
-from homework.models.lora_weights import ADAPTER_WEIGHTS, is_adapter, read_adapter_base
+from homework.models.lora_weights import is_adapter, read_adapter_base
+from homework.models.sizes import ParameterCounts, count_parameters
+from homework.training.checkpoints import read_manifest
+from homework.training.likelihood import compute_probabilities
 from homework.utils.errors import InputError
-from homework.utils.io import read_json
 
 from ..answers import AnsweredQuestion, answer_all_questions, count_training_pairs, group_by_image
-from ..likelihood import compute_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,6 @@ class ModelSummary:
 
     Args:
         base: the model that the checkpoint adapts; None if the checkpoint is a base.
-        num_parameters, num_embedding_parameters: with the adapter merged or not, and of its token embeddings.
-        num_adapter_parameters: of the checkpoint's LoRA matrices.
         size_mb: of the checkpoint's files, in 10**6 bytes.
         questions_per_second: with all questions about a view batched.
         manifest: date, settings and curve of the training; empty without `training.json`.
@@ -47,9 +45,7 @@ class ModelSummary:
 
     name: str
     base: str | None
-    num_parameters: int
-    num_embedding_parameters: int
-    num_adapter_parameters: int
+    num_parameters: ParameterCounts
     size_mb: float
     questions_per_second: float
     manifest: dict
@@ -166,18 +162,10 @@ def answer_choices(clip: torch.nn.Module, tokenizer, rows: list[dict]) -> list[S
 def summarize_model(checkpoint: str, model: torch.nn.Module, speed: float, *grader_score: float) -> ModelSummary:
     """Measure a model's size, and read where it comes from, as far as the checkpoint's folder says."""
     folder = checkpoint_folder(checkpoint)
-    num_parameters = sum(weight.numel() for weight in model.parameters())
-    embeddings = [module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Embedding)]
-    base, num_adapter_parameters = None, 0
-    if is_adapter(folder):
-        base = base_id(read_adapter_base(folder))
-        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
-            num_adapter_parameters = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    base = base_id(read_adapter_base(folder)) if is_adapter(folder) else None
     size_mb = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    log = folder / "training.json"
-    manifest = read_json(log) if log.exists() else {}
-    sizes = num_parameters, max(embeddings), num_adapter_parameters, size_mb  # other embeddings are of positions
-    return ModelSummary(checkpoint, base, *sizes, speed, manifest, *grader_score)
+    counts = count_parameters(model, folder)
+    return ModelSummary(checkpoint, base, counts, size_mb, speed, read_manifest(folder), *grader_score)
 
 
 def read_commit() -> str | None:

@@ -3,7 +3,7 @@
 from homework.data import BenchmarkResult
 from homework.labels.questions import QUESTION_TYPES
 
-from ..answers import AnsweredQuestion, format_percent, group_by_image, guessing_baselines, mean_of_types, score
+from ..answers import AnsweredQuestion, format_percent, group_by_image, mean_of_types, score, score_guesses
 from ..causes import Cause
 from .collect import ReportData, read_commit, top_errors
 
@@ -19,7 +19,7 @@ Bar = tuple[str, float, bool]  # label, accuracy from 0 to 1, whether it is this
 def write_verdict(data: ReportData, causes: list[Cause]) -> str:
     """Write two sentences: how good the models are, and where the VLM fails."""
     vlm = score(data.official)
-    others = {"chance": mean_of_types(guessing_baselines(data.official)["chance"])}
+    others = {"chance": mean_of_types(score_guesses(data.official)["chance"])}
     if data.base_answers:
         others["its base"] = score_base(data).macro_accuracy
     text = f"The VLM answers {_percent(vlm.macro_accuracy)} of the questions about {data.split} right"
@@ -43,7 +43,7 @@ def score_base(data: ReportData) -> BenchmarkResult:
 
 def compare_scores(data: ReportData) -> list[tuple[str, list[Bar]]]:
     """Return (title, bars) of each model: its scores, then published ones, the base's and those of guessing."""
-    vlm, guesses = score(data.official), guessing_baselines(data.official)
+    vlm, guesses = score(data.official), score_guesses(data.official)
     own = {"VLM": vlm.macro_accuracy}
     others = {"VLM": [("its base, without LoRA", score_base(data).macro_accuracy)] if data.base_answers else []}
     others["VLM"] += [(name, mean_of_types(by_type)) for name, by_type in guesses.items()]

@@ -120,9 +120,9 @@ def _list_sizes(data: ReportData) -> list[tuple[str, ...]]:
     return [
         (
             f"{part} {model.name}",
-            f"{model.num_parameters:,}",
-            f"{model.num_parameters - model.num_embedding_parameters:,}",
-            f"{model.num_adapter_parameters:,}",
+            f"{model.num_parameters.total:,}",
+            f"{model.num_parameters.without_embedding:,}",
+            f"{model.num_parameters.adapter:,}",
             f"{model.size_mb:.1f}",
             f"{model.questions_per_second:.0f}",
         )
@@ -134,7 +134,7 @@ def _list_accuracies(data: ReportData) -> list[tuple]:
     """Return (title, header, rows) of each model's table by type."""
     others = {"base": score_base(data).accuracy_by_type} if data.base_answers else {}
     vlm = score(data.official)
-    others |= answers.guessing_baselines(data.official) | {"exact match": vlm.exact_accuracy_by_type}
+    others |= answers.score_guesses(data.official) | {"exact match": vlm.exact_accuracy_by_type}
     tables = [("VLM by question type, % right", *_list_rows(vlm, others))]
     if data.clip_samples:
         clip = BenchmarkResult(data.clip_samples)

@@ -142,8 +142,8 @@ def test_order_of_pairs_does_not_matter(adapted, views):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_kinds_weigh_the_same(tiny_data, vlm):
-    """The five kinds of question have the same share in the loss, however many there are of each."""
+def test_question_types_weigh_the_same(tiny_data, vlm):
+    """The five question types have the same share in the loss, however many questions there are of each."""
     from homework.labels.questions import classify_question
     from homework.labels.rows import VQADataset
 

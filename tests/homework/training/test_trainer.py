@@ -10,7 +10,7 @@ import torch
 from homework import clip, finetune, generate_captions, generate_qa
 from homework.models.loading import checkpoint_folder, default_checkpoint
 from homework.training import trainer
-from homework.training.checkpoints import last_checkpoint
+from homework.training.checkpoints import check_output_dirs, last_checkpoint
 from homework.utils.errors import InputError, UsageError
 from tests.homework.test_finetune import stop_at_evaluation, train
 
@@ -84,7 +84,7 @@ def test_only_an_adapter_is_overwritten(nano_folder, no_progress, tmp_path, modu
     assert (output / "notes.txt").read_text() == "mine" and not (tmp_path / "w").exists()
     (output / "notes.txt").unlink()
     module.train(str(nano_folder), data=str(no_progress), output=str(output), run_dir=str(tmp_path / "w"), steps=1)
-    trainer.check_output_dir(output)
+    check_output_dirs(tmp_path / "w", output)
     modes = {file.stat().st_mode & 0o777 for file in output.iterdir()}
     assert len(modes) == 1 and (output / "training.json").exists()
 

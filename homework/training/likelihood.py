@@ -5,22 +5,22 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from homework.base_vlm import BaseVLM
-from homework.models.loading import backbone, output_embedding
-from homework.models.shared_vocab import SharedRowHead
-from homework.training.packing import IGNORE_INDEX, collate, pack
-from homework.utils.progress import progress_bar
+from ..models.loading import backbone, output_embedding
+from ..models.shared_vocab import SharedRowHead
+from ..utils.progress import progress_bar
+from .packing import IGNORE_INDEX, collate, pack
 
 IMAGE_BATCH_SIZE = 16  # an image's pairs form one sequence of about 400 tokens; attention is quadratic in it
 
 
 @torch.inference_mode()
 def compute_probabilities(
-    vlm: BaseVLM, pairs: Mapping[str, Sequence[tuple[str, str]]], show_progress: bool = False
+    vlm, pairs: Mapping[str, Sequence[tuple[str, str]]], show_progress: bool = False
 ) -> dict[str, dict[tuple[str, str], float]]:
     """Compute the probability, 0 to 1, of each answer with its end token, given the image and the question.
 
     Args:
+        vlm: a `BaseVLM`.
         pairs: image path -> (question, answer) pairs, which do not attend to each other.
         show_progress: whether to show a progress bar.
 
