@@ -31,6 +31,7 @@ RUN_BY = {
     "homework.finetune demo_train": "tests/homework/training/test_progress.py",
     "homework.finetune train": "demo",
     "homework.finetune test": "demo",
+    "homework.finetune ask": "tests/homework/test_ask.py",
     "homework.clip train": "demo",
     "homework.clip test": "demo",
     "homework.labels.eval_sets build": "tests/homework/labels/test_eval_sets.py",

@@ -1,17 +1,15 @@
 """Test viewer explore as a user sees it: the real command in a headless browser."""
 
 import time
-from pathlib import Path
 
 import pytest
 
-from .driving import VIEW, cpu_seconds, open_page, wait_for_descending
+from .driving import CONTRAST, VIEW, cpu_seconds, open_page, wait_for_descending
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")
 expect = sync_api.expect
 pytestmark = pytest.mark.slow
 
-CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
 TRACK_QUESTION = "What track is this?"
 
 

@@ -21,8 +21,7 @@ from homework.labels.rows import add_image_paths
 from homework.models.loading import checkpoint_folder
 from tests.export.conftest import in_export_env  # noqa: F401
 
-from .driving import ROOT, cpu_seconds, hosting
-from .test_browser import CONTRAST
+from .driving import CONTRAST, ROOT, cpu_seconds, hosting
 from .test_uploads import make_jpeg
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")

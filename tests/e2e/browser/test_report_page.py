@@ -1,14 +1,12 @@
 """Test viewer report as a user sees it: the page of the shipped models in a headless browser."""
 
-from pathlib import Path
-
 import pytest
+
+from .driving import CONTRAST
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")
 expect = sync_api.expect
 pytestmark = pytest.mark.slow
-
-CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
