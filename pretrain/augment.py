@@ -1,7 +1,5 @@
 """Augmentation of a view: random zoom, copy-paste of karts (arXiv:2012.07177), photometric jitter."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy import ndarray
@@ -10,43 +8,24 @@ from torch import Tensor
 
 from homework.labels.scene import DETECTION_SIZE, KART_CLASS, VIEW_SIZE
 
+from .config import AugmentConfig
+
 LIGHT_RING_PX = 4  # width of the ring around a box that counts towards its mean light
 MAX_LIGHT_GAIN = 2.0  # limit of the per-channel gain or loss in light of a pasted kart
 
 # Sizes of karts are those of the shorter side of their boxes
-MAX_HARDNESS = 4  # karts beside the first and far karts are counted up to this many
-MAX_ZOOM = 1.25
 NUM_SOURCES = 8  # views among which the kart of the most similar box is chosen
-MAX_ADDED = 6  # far karts per view
-OCCLUDED_PROB = 0.5  # of an added kart: it stands in the columns of the nearest kart, and behind it
-MIN_VISIBLE = 0.4  # share of an added kart that nearer karts may not cover
 FAR_MAX_SIZE_PX = 12  # smaller karts are far
 ADDED_MAX_SIZE_PX = 18  # boxes of smaller karts are those that karts are added in
-FLIP_PROB = 0.5
-WINDOW_KARTS = 8  # karts that are tried in a window of the fovea's size
 WINDOW_TOP_PX = (8, 56)  # range of a window's first row
 
 Box = tuple[int, int, int, int]
 Window = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Set how views are sampled and how often each augmentation is applied."""
-
-    hardness_weight: float = 1.0  # growth of a view's probability per kart beside the first and per far kart
-    zoom_prob: float = 0.5  # of a view: a random part of it becomes the whole view
-    swap_ego_prob: float = 0.3  # of a view: another view's kart takes the place of its ego kart
-    add_far_karts_prob: float = 0.4  # of a view: far karts are added
-    center_crop_prob: float = 0.2  # of a batch: only the columns of the grader's CLIP crop are shown
-
-
-AUGMENT = AugmentConfig()
-
-
-def random_window(rng: np.random.Generator) -> Window:
+def random_window(rng: np.random.Generator, max_zoom: float) -> Window:
     """Sample a part of a view, of the view's shape: left, top and width in pixels of the 150x100 view."""
-    width = VIEW_SIZE[0] / rng.uniform(1, MAX_ZOOM)
+    width = VIEW_SIZE[0] / rng.uniform(1, max_zoom)
     height = width * VIEW_SIZE[1] / VIEW_SIZE[0]
     return rng.uniform(0, VIEW_SIZE[0] - width), rng.uniform(0, VIEW_SIZE[1] - height), width
 
@@ -71,20 +50,21 @@ def zoom_view(view: ndarray, detections: list[list], window: Window) -> tuple[nd
     return np.asarray(image), zoomed
 
 
-def jitter_colors(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+def jitter_colors(pixels: Tensor, rng: np.random.Generator, config: AugmentConfig) -> Tensor:
     """Vary gain per channel, offset, contrast and noise of each view. In and out: normalised pixels [b, 3, h, w]."""
     b = len(pixels)
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32))
+    def uniform(center: float, deviation: float, channels: int) -> Tensor:
+        values = rng.uniform(center - deviation, center + deviation, (b, channels, 1, 1))
+        return torch.from_numpy(values.astype(np.float32))
 
-    mean, contrast = pixels.mean((2, 3), keepdim=True), uniform(0.7, 1.3, b, 1, 1, 1)
-    gain, offset = uniform(0.85, 1.15, b, 3, 1, 1), uniform(-0.2, 0.2, b, 1, 1, 1)
+    mean, contrast = pixels.mean((2, 3), keepdim=True), uniform(1, config.contrast, 1)
+    gain, offset = uniform(1, config.gain, 3), uniform(0, config.offset, 1)
     pixels = (pixels * (contrast * gain)).add_(mean * (1 - contrast) * gain + offset)
     # eight noise fields are shared by all views: one per view would take longer than everything else here
     noise = torch.from_numpy(rng.standard_normal((8, *pixels.shape[1:]), dtype=np.float32))
     noise = noise[torch.from_numpy(rng.integers(len(noise), size=b))]
-    return pixels.addcmul_(noise, uniform(0, 0.04, b, 1, 1, 1)).clamp_(-1, 1)
+    return pixels.addcmul_(noise, uniform(config.noise / 2, config.noise / 2, 1)).clamp_(-1, 1)
 
 
 def paste_patch(

@@ -1,8 +1,8 @@
-"""A compact vocabulary of the tokens that occur in the course's texts, to pretrain with.
+"""A compact vocabulary of the tokens that occur in the texts to pretrain with, and of common English.
 
-About 200 of 49,280 tokens ever occur. All others share one embedding, so training needs a single row for them. The
-softmax counts that row once per such token, which gives the loss over the full vocabulary; the exported table repeats
-the row, which compresses to a tenth of the size.
+All other of the 49,280 tokens share one embedding, so training needs a single row for them. The softmax counts that
+row once per such token, which gives the loss over the full vocabulary; the exported table repeats the row, which
+compresses well.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from homework.models.prompts import PromptTokens
 from homework.models.shared_vocab import cross_entropy
 
 from .assemble import VOCAB_SIZE
-from .paraphrases import PARAPHRASED_QUESTIONS
+from .paraphrases import WORDINGS
 from .targets import KARTS, MAX_COUNT, TRACKS
 
 
@@ -33,12 +33,22 @@ def answer_texts() -> list[str]:
 
 
 class CompactVocabulary:
-    """Map token ids to rows of a table of the `used` tokens and one row for all others."""
+    """Map token ids to rows of a table of the `used` tokens and one row for all others.
 
-    def __init__(self, tokens: PromptTokens):
-        used = set(tokens.prefix) | {tokens.tokenizer.pad_token_id, tokens.end, 0}
-        for question, kart in itertools.product((*QUESTIONS, *PARAPHRASED_QUESTIONS), KARTS):
-            used.update(tokens.question(question.template.format(kart=kart)))
+    Args:
+        common_tokens: how many tokens have a row whether or not they are in a text. A tokenizer merges the most
+            frequent pairs first, so its first tokens are the most common words and parts of words.
+    """
+
+    def __init__(self, tokens: PromptTokens, common_tokens: int = 0):
+        used = set(tokens.prefix) | {tokens.tokenizer.pad_token_id, tokens.end, *range(max(1, common_tokens))}
+        texts = [row.template for row in QUESTIONS] + [text for texts in WORDINGS.values() for text in texts]
+        # words are tokenized one by one, with the space before them
+        words = sorted({word for text in texts for word in text.replace("{kart}", "").split()})
+        for text in (*texts[: len(QUESTIONS)], *words, *(f"The {word}" for word in words)):
+            used.update(tokens.question(text))
+        for kart in KARTS:
+            used.update(tokens.question(f"{kart}: is {kart}?"))
         for answer in answer_texts():
             used.update(tokens.answer(answer))
         for caption in caption_texts():
@@ -55,7 +65,7 @@ class CompactVocabulary:
 
     def cross_entropy(self, hidden: Tensor, table: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss over all 49,280 tokens: hidden [n, d], table [rows, d], labels [n] as rows -> [n]."""
-        return cross_entropy(hidden, table, self.count, labels)
+        return cross_entropy(hidden, table, self.count.to(table.device), labels)
 
     def expand(self, embedding: nn.Embedding) -> Tensor:
         """Build the full table [49280, d]."""

@@ -1,5 +1,6 @@
-"""Labelled views in memory, and augmented batches of them for training from scratch."""
+"""Labelled views, and augmented batches of them for training from scratch."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,15 +11,16 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from homework.labels.duplicates import state_key
-from homework.labels.frame_info import read_frame_info
-from homework.labels.rows import check_not_eval_split, image_file, info_files
+from homework.labels.duplicates import moment_key
+from homework.labels.rows import check_not_eval_split
 from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_SIZE, Kart, Scene
-from homework.models.images import load_views, normalise
+from homework.models.images import normalise
 from homework.models.tux_nano.vision import FOVEA_SIZE
 
 from . import augment
-from .augment import AUGMENT, AugmentConfig, Box
+from .augment import Box
+from .config import AugmentConfig, RunConfig
+from .packs import PackedViews, pack_split, read_pack
 from .targets import (
     KART_ID,
     MIN_VISIBLE_SIZE_PX,
@@ -31,7 +33,6 @@ from .targets import (
 
 MIN_SOURCE_SIZE_PX = 10  # smaller karts are not pasted elsewhere, nor replaced
 CENTER_CROP = ((VIEW_SIZE[0] - VIEW_SIZE[1]) // 2, VIEW_SIZE[1])  # left and width of the grader's CLIP crop
-HELD_OUT_PERIOD = 20  # every 20th game state of a split is held out to watch training
 
 LabelledView = tuple[np.ndarray, AnnotatedScene]  # pixels [100, 150, 3] uint8, and what they show
 
@@ -40,26 +41,32 @@ class PretrainDataset:
     """The views of splits, or of some of their game states, with everything that the stages learn from.
 
     Attributes:
-        views: [n, 100, 150, 3] uint8.
-        scenes, files, labels: n long; a label is (the frame's info, the view's number).
-        num_duplicates: n numbers of images of the split that show the same game state from the same camera.
+        views: n images, [100, 150, 3] uint8 each.
+        scenes, files, labels, moments: n long; a label is (the frame's info, the view's number).
+        num_duplicates: n numbers of images of the split that show the same moment from the same camera.
         probs: [n], the probability of each view, up to a factor.
 
     Args:
         data_dir: the data folder.
-        splits: folders in it.
-        keep: whether to keep a game state, by its number within its split, from 0.
+        weights: how often the views of each of its folders are drawn, see `SourceConfig`.
+        keep: whether to keep a moment, by its number within its split, from 0.
     """
 
-    def __init__(self, data_dir: Path, splits: list[str], keep: Callable[[int], bool] = lambda state: True):
-        self.files, self.scenes, self.labels, self.num_duplicates, probs = [], [], [], [], []
-        for split in splits:
-            self.num_duplicates += (counts := self._read(data_dir / split, keep))
+    def __init__(
+        self,
+        data_dir: Path,
+        weights: dict[str, float],
+        keep: Callable[[int], bool] = lambda moment: True,
+    ):
+        self.files, self.scenes, self.labels, self.moments, self.num_duplicates = [], [], [], [], []
+        jpegs, probs = [], []
+        for split, weight in weights.items():
+            jpegs += self._read(pack_split(data_dir, split), keep)
+            self.num_duplicates += (counts := self._count_duplicates(len(self.num_duplicates)))
             # n duplicates weigh as much as sqrt(n) unique frames, since they are all the same
-            weights = np.array(counts) ** -0.5
-            probs += (weights / weights.sum()).tolist()
-        self.views = np.array(load_views([data_dir / file for file in self.files], data_dir / ".cache"))
-        self.probs = np.array(probs)
+            shares = np.array(counts) ** -0.5
+            probs += (weight * shares / shares.sum()).tolist()
+        self.views, self.probs = PackedViews(jpegs), np.array(probs)
         self.hardness = np.array([_hardness(scene) for scene in self.scenes])
         karts = (kart for scene in self.scenes for kart in scene.all_karts)
         self.far_boxes = [kart.box for kart in karts if kart.min_side < augment.ADDED_MAX_SIZE_PX]
@@ -67,58 +74,74 @@ class PretrainDataset:
         self.sources = np.array(sources, dtype=int)  # views of a single kart, which nothing covers
         self.source_probs = _balance_classes([self.scenes[i].ego.name for i in sources], self.probs[self.sources])
 
-    def _read(self, folder: Path, keep: Callable[[int], bool]) -> list[int]:
-        """Append a split's views, and return the number of duplicates of each."""
-        states, known = [], {}
-        for path in info_files(folder):
-            info = read_frame_info(path)
-            state = state_key(info, path) if "distance_down_track" in info else path
-            if not keep(known.setdefault(state, len(known))):
-                continue
-            for view in range(len(info["detections"])):
-                self.files.append(image_file(path, view))
-                self.scenes.append(annotated_scene(info, view))
-                self.labels.append((info, view))
-                states.append((state, view))
-        counts = Counter(states)
-        return [counts[state] for state in states]
+    def _read(self, packs: list[Path], keep: Callable[[int], bool]) -> list[np.ndarray]:
+        """Append a split's views, and return the bytes of their images."""
+        kept, known = [], {}
+        for pack in packs:
+            frames, jpegs = read_pack(pack)
+            jpegs = iter(jpegs)
+            for frame in frames:
+                images = list(itertools.islice(jpegs, len(frame.info["detections"])))
+                moment = moment_key(frame.info, frame.name)
+                if not keep(known.setdefault(moment, len(known))):
+                    continue
+                for view, image in enumerate(images):
+                    self.files.append(f"{frame.name}_{view:02d}_im.jpg")
+                    self.scenes.append(annotated_scene(frame.info, view))
+                    self.labels.append((frame.info, view))
+                    self.moments.append(moment)
+                    kept.append(image)
+        return kept
+
+    def _count_duplicates(self, start: int) -> list[int]:
+        """Count each view's duplicates among the views from `start` on, which are one split's."""
+        keys = [(moment, view) for moment, (_, view) in zip(self.moments[start:], self.labels[start:], strict=True)]
+        counts = Counter(keys)
+        return [counts[key] for key in keys]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def get_batch(self, index: np.ndarray) -> tuple[Tensor, dict[str, Tensor]]:
         """Return pixels [b, 3, 100, 150] and targets (see `targets.py`) of views without augmentation."""
-        return normalise(self.views[index]), build_targets([self.scenes[i] for i in index])
+        return normalise(np.stack([self.views[i] for i in index])), build_targets([self.scenes[i] for i in index])
 
     def sample_batch(
-        self, rng: Generator, batch_size: int, config: AugmentConfig = AUGMENT
+        self, rng: Generator, batch_size: int, config: AugmentConfig, with_targets: bool = True
     ) -> tuple[Tensor, dict[str, Tensor], list[AnnotatedScene]]:
-        """Draw a random batch of augmented views, from each split equally often.
+        """Draw a random batch of augmented views.
 
         Returns:
             pixels [b, 3, 100, 150 or 100], targets as in `get_batch`, and the scenes of the augmented views.
         """
         views, scenes = [], []
-        chosen = _choose(rng, batch_size, self.probs * (1 + config.hardness_weight * self.hardness))
+        chosen = _choose(rng, batch_size, self._probs(config))
         sources = self._sample_sources(rng, batch_size)
         for i, candidates in zip(chosen, sources, strict=True):
             view, scene = self.views[i], self.scenes[i]
             if rng.random() < config.zoom_prob:
                 info, number = self.labels[i]
-                view, zoomed = augment.zoom_view(view, info["detections"][number], augment.random_window(rng))
+                view, zoomed = augment.zoom_view(
+                    view, info["detections"][number], augment.random_window(rng, config.max_zoom)
+                )
                 scene = annotated_scene(info | {"detections": [zoomed]}, 0)
             if rng.random() < config.swap_ego_prob:
                 view, scene = self._swap_ego(view, scene, candidates, rng.random())
             if self.far_boxes and rng.random() < config.add_far_karts_prob:
-                boxes = self._sample_boxes(scene, rng)
-                view, scene = self._copy_paste(view, scene, boxes, sources.ravel(), rng)
-            if rng.random() < augment.FLIP_PROB:
+                boxes = self._sample_boxes(scene, rng, config)
+                view, scene = self._copy_paste(view, scene, boxes, sources.ravel(), rng, config.min_visible)
+            if rng.random() < config.flip_prob:
                 view, scene = view[:, ::-1], scene.mirror()
             views.append(view)
             scenes.append(scene)
         left, width = CENTER_CROP if rng.random() < config.center_crop_prob else (0, VIEW_SIZE[0])
         pixels = normalise(np.stack(views)[:, :, left : left + width])
-        return augment.jitter_colors(pixels, rng), build_targets(scenes, left, width), scenes
+        targets = build_targets(scenes, left, width) if with_targets else {}
+        return augment.jitter_colors(pixels, rng, config), targets, scenes
+
+    def _probs(self, config: AugmentConfig) -> np.ndarray:
+        """Return how often each view is drawn, up to a factor: those with many or far karts more often."""
+        return self.probs * (1 + config.hardness_weight * self.hardness.clip(max=config.max_hardness))
 
     def _sample_sources(self, rng: Generator, batch_size: int) -> np.ndarray:
         """Draw views to copy karts from, each kart equally often. [batch_size, NUM_SOURCES]."""
@@ -145,20 +168,26 @@ class PretrainDataset:
         karts = [kart._replace(name=name) if kart is scene.ego else kart for kart in scene.karts]
         return view, replace(scene, karts=tuple(karts))
 
-    def _sample_boxes(self, scene: Scene, rng: Generator) -> list[Box]:
+    def _sample_boxes(self, scene: Scene, rng: Generator, config: AugmentConfig) -> list[Box]:
         """Draw boxes of far karts of other views, and move some of them to the columns of the nearest kart."""
-        count = rng.integers(1, augment.MAX_ADDED + 1)
+        count = rng.integers(1, config.max_added + 1)
         boxes = [self.far_boxes[i] for i in rng.integers(len(self.far_boxes), size=count)]
         near = max(scene.karts, key=lambda kart: kart.min_side, default=None)
         for i, (x1, y1, x2, y2) in enumerate(boxes):
-            if near is not None and rng.random() < augment.OCCLUDED_PROB:
+            if near is not None and rng.random() < config.occluded_prob:
                 center = near.center[0] + rng.uniform(-0.6, 0.6) * (near.box[2] - near.box[0])
                 left = round(np.clip(center - (x2 - x1) / 2, 0, VIEW_SIZE[0] - 1 - (x2 - x1)))
                 boxes[i] = left, y1, left + x2 - x1, y2
         return boxes
 
     def _copy_paste(
-        self, view: np.ndarray, scene: AnnotatedScene, boxes: list[Box], sources: np.ndarray, rng: Generator
+        self,
+        view: np.ndarray,
+        scene: AnnotatedScene,
+        boxes: list[Box],
+        sources: np.ndarray,
+        rng: Generator,
+        min_visible: float,
     ) -> LabelledView:
         """Add shrunk ego karts of other views in the boxes, behind the larger karts of the view.
 
@@ -177,13 +206,15 @@ class PretrainDataset:
                 occluded |= augment.occlusion_mask(kart.box, occluded.shape)
             visible, share = augment.visible_box(box, occluded)
             kart = Kart(len(karts), name, visible)
-            if share >= augment.MIN_VISIBLE and kart.min_side >= MIN_VISIBLE_SIZE_PX:
+            if share >= min_visible and kart.min_side >= MIN_VISIBLE_SIZE_PX:
                 source_box = self.scenes[source].ego.box
                 view = augment.paste_patch(view, box, self.views[source], source_box, rng.random(), occluded)
                 (karts if kart.is_large_enough else small).append(kart)
         return view, replace(scene, karts=tuple(karts), small=tuple(small))
 
-    def sample_windows(self, rng: Generator, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def sample_windows(
+        self, rng: Generator, batch_size: int, config: AugmentConfig
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw a random batch of windows of the fovea's size, full of small karts.
 
         Returns:
@@ -191,18 +222,18 @@ class PretrainDataset:
         """
         (width, height), views, targets = FOVEA_SIZE, [], []
         sources = self._sample_sources(rng, batch_size).ravel()
-        for i in _choose(rng, batch_size, self.probs * (1 + AUGMENT.hardness_weight * self.hardness)):
+        for i in _choose(rng, batch_size, self._probs(config)):
             view, scene = self.views[i], self.scenes[i]
-            if rng.random() < augment.FLIP_PROB:
+            if rng.random() < config.flip_prob:
                 view, scene = view[:, ::-1], scene.mirror()
             left, top = int(rng.integers(VIEW_SIZE[0] - width + 1)), int(rng.integers(*augment.WINDOW_TOP_PX))
-            boxes = [self._random_box(left, top, rng) for _ in range(augment.WINDOW_KARTS)]
-            view, scene = self._copy_paste(view, scene, boxes, sources, rng)
+            boxes = [self._random_box(left, top, rng) for _ in range(config.window_karts)]
+            view, scene = self._copy_paste(view, scene, boxes, sources, rng, config.min_visible)
             views.append(view[top : top + height, left : left + width])
             targets.append(window_targets([scene], left, top))
         names = ("kart", "weight", "token")
         stacked = {name: torch.from_numpy(np.concatenate([target[name] for target in targets])) for name in names}
-        return augment.jitter_colors(normalise(np.stack(views)), rng), stacked
+        return augment.jitter_colors(normalise(np.stack(views)), rng, config), stacked
 
     def _random_box(self, left: int, top: int, rng: Generator) -> Box:
         """Draw a far kart's box, scaled by 0.7 to 2, centred anywhere in the window that begins at left and top."""
@@ -214,11 +245,12 @@ class PretrainDataset:
         return *corner.tolist(), *(corner + sides).tolist()
 
 
-def load_training_data(data: str, splits: str, held_out: bool = False) -> PretrainDataset:
-    """Load the views of splits, separated by commas, to train on, or those of the held-out game states."""
-    for name in splits.split(","):
+def load_training_data(config: RunConfig, data_dir: Path, held_out: bool = False) -> PretrainDataset:
+    """Load the views that a run trains on, or those of the moments that it holds out."""
+    weights = {name: source.weight for name, source in config.sources.items() if source.weight}
+    for name in weights:
         check_not_eval_split(name)
-    return PretrainDataset(Path(data), splits.split(","), lambda state: (state % HELD_OUT_PERIOD == 0) == held_out)
+    return PretrainDataset(data_dir, weights, lambda moment: (moment % config.held_out_period == 0) == held_out)
 
 
 def build_targets(scenes: list[AnnotatedScene], left: int = 0, width: int = VIEW_SIZE[0]) -> dict[str, Tensor]:
@@ -245,6 +277,6 @@ def _balance_classes(names: list[str], weights: np.ndarray) -> np.ndarray:
 
 
 def _hardness(scene: Scene) -> int:
-    """Count the karts beside the first and, once more, the far ones, up to `MAX_HARDNESS`."""
+    """Count the karts beside the first and, once more, the far ones."""
     far = sum(kart.min_side < augment.FAR_MAX_SIZE_PX for kart in scene.karts)
-    return int(np.clip(len(scene.karts) - 1 + far, 0, augment.MAX_HARDNESS))
+    return max(0, len(scene.karts) - 1 + far)

@@ -198,7 +198,7 @@ def no_progress(tiny_data) -> Path:
 @pytest.fixture
 def frames(tiny_data) -> PretrainDataset:
     """The tiny train split in memory."""
-    return PretrainDataset(tiny_data, ["train"])
+    return PretrainDataset(tiny_data, {"train": 1.0})
 
 
 def stand_still(folder, times: int) -> None:

@@ -1,5 +1,7 @@
 """Views in memory: their sampling and augmentation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,19 @@ from PIL import Image, ImageDraw
 
 from homework.labels.scene import Kart
 from homework.models.images import normalise
-from pretrain.augment import AugmentConfig, paste_patch, random_window, zoom_view
+from pretrain.augment import paste_patch, random_window, zoom_view
+from pretrain.config import CPU_CONFIG, AugmentConfig, load_config
 from pretrain.dataset import PretrainDataset, _balance_classes, build_targets
 from pretrain.targets import BACKGROUND, KARTS, AnnotatedScene, annotated_scene
 from tests.tiny_models import stand_still
+
+AUGMENT = load_config(CPU_CONFIG).augment
+
+
+def augmentation(hardness_weight: float = 0.0, **changes: float) -> AugmentConfig:
+    """Return the settings with nothing but flips and colours, except for changes."""
+    plain = {"zoom_prob": 0, "swap_ego_prob": 0, "add_far_karts_prob": 0, "center_crop_prob": 0}
+    return replace(AUGMENT, hardness_weight=hardness_weight, **plain | changes)
 
 
 def flat_view(name: str, colour: str, box: tuple, background: str = "gray") -> tuple[np.ndarray, AnnotatedScene]:
@@ -72,7 +83,7 @@ def test_copy_paste_adds_shrunk_karts():
     view, scene = flat_view("tux", "red", (60, 40, 90, 70))
     frames = dataset_of(flat_view("kiki", "lime", (70, 50, 100, 80), background="lime"))
     box, sources, rng = (100, 45, 108, 53), np.array([0]), np.random.default_rng(0)
-    added, changed = frames._copy_paste(view, scene, [box, (10, 45, 18, 53)], sources, rng)
+    added, changed = frames._copy_paste(view, scene, [box, (10, 45, 18, 53)], sources, rng, 0.4)
     assert [kart.name for kart in changed.karts] == ["tux", "kiki"]  # each name once
     assert changed.karts[1].box == box and changed.ego is scene.karts[0]
     assert (added[47:52, 102:107, 1] > added[47:52, 102:107, 0] + 100).all()
@@ -86,10 +97,10 @@ def test_copy_paste_adds_karts_below_the_label_rule():
     view, scene = flat_view("tux", "red", (60, 40, 90, 70))
     frames = dataset_of(flat_view("kiki", "lime", (70, 50, 100, 80), background="lime"))
     boxes = [(100, 45, 104, 51), (10, 45, 18, 53)]
-    added, changed = frames._copy_paste(view, scene, boxes, np.array([0]), np.random.default_rng(0))
+    added, changed = frames._copy_paste(view, scene, boxes, np.array([0]), np.random.default_rng(0), 0.4)
     assert changed.karts == scene.karts and [kart.box for kart in changed.small] == boxes[:1]
     assert (added[46:51, 101:104] != view[46:51, 101:104]).any(-1).all()
-    _, changed = frames._copy_paste(view, scene, [(70, 37, 76, 43)], np.array([0]), np.random.default_rng(0))
+    _, changed = frames._copy_paste(view, scene, [(70, 37, 76, 43)], np.array([0]), np.random.default_rng(0), 0.4)
     visible = [kart.box for kart in changed.small]
     assert changed.karts == scene.karts and visible == [(70, 37, 76, 39)]  # the near kart hides the rest
 
@@ -98,7 +109,7 @@ def test_copy_paste_puts_karts_behind_larger_ones():
     """The part that the near kart covers is neither drawn nor in the box."""
     view, scene = flat_view("tux", "red", (60, 40, 90, 70))
     frames = dataset_of(flat_view("kiki", "lime", (70, 50, 100, 80), background="lime"))
-    added, changed = frames._copy_paste(view, scene, [(70, 33, 80, 43)], np.array([0]), np.random.default_rng(0))
+    added, changed = frames._copy_paste(view, scene, [(70, 33, 80, 43)], np.array([0]), np.random.default_rng(0), 0.4)
     assert changed.karts[1].box == (70, 33, 80, 39) and changed.ego.name == "tux"
     assert np.array_equal(added[40:], view[40:]) and (added[35:39, 72:79] != view[35:39, 72:79]).any(-1).all()
 
@@ -115,14 +126,14 @@ def test_copy_paste_puts_karts_behind_larger_ones():
 def test_copy_paste_skips_boxes_without_space(box):
     view, scene = flat_view("tux", "red", (60, 36, 90, 70))
     frames = dataset_of(flat_view("kiki", "lime", (70, 50, 100, 80)))
-    same, unchanged = frames._copy_paste(view, scene, [box], np.array([0]), np.random.default_rng(0))
+    same, unchanged = frames._copy_paste(view, scene, [box], np.array([0]), np.random.default_rng(0), 0.4)
     assert unchanged.karts == scene.karts and np.array_equal(same, view)
 
 
 def test_windows_hold_more_karts_than_views(frames):
     """Windows of the fovea's size hold more than 1.5 karts on average; most tiny views hold at most two."""
     frames.far_boxes = [(70, 45, 78, 53)]
-    pixels, targets = frames.sample_windows(np.random.default_rng(0), 16)
+    pixels, targets = frames.sample_windows(np.random.default_rng(0), 16, AUGMENT)
     assert pixels.shape == (16, 3, 32, 96) and targets["kart"].shape == targets["weight"].shape == (16, 8, 24)
     assert targets["token"].shape == (16, 48, len(KARTS) + 1)
     karts = [len(set(cells.flatten().tolist()) - {BACKGROUND, -1}) for cells in targets["kart"]]
@@ -178,7 +189,7 @@ def test_zoomed_view_is_labelled_by_the_rule():
 
 def test_zoom_windows_lie_in_the_view():
     rng = np.random.default_rng(0)
-    windows = np.array([random_window(rng) for _ in range(500)])
+    windows = np.array([random_window(rng, 1.25) for _ in range(500)])
     left, top, width = windows.T
     assert (windows >= 0).all() and (left + width <= 150).all() and (top + width / 1.5 <= 100).all()
     assert 119 < width.min() < 125 and width.max() > 148
@@ -188,7 +199,7 @@ def test_sampled_batch_matches_its_scenes(frames):
     """Targets are those of the returned scenes; a flipped image has the flipped scene."""
     mirrored = 0
     for seed in range(10):
-        config = AugmentConfig(0, swap_ego_prob=0, center_crop_prob=0, zoom_prob=0, add_far_karts_prob=0)
+        config = augmentation()
         pixels, targets, scenes = frames.sample_batch(np.random.default_rng(seed), 8, config)
         assert pixels.shape == (8, 3, 100, 150) and pixels.abs().max() <= 1
         for name, target in build_targets(scenes).items():
@@ -196,7 +207,7 @@ def test_sampled_batch_matches_its_scenes(frames):
         for image, scene in zip(pixels, scenes, strict=True):
             flipped = scene not in frames.scenes
             plain = scene.mirror() if flipped else scene
-            stored = normalise(frames.views[frames.scenes.index(plain)])
+            stored = normalise(np.array(frames.views[frames.scenes.index(plain)]))
             stored = stored.flip(-1) if flipped else stored
             correlation = np.corrcoef(stored.flatten(), image.flatten())[0, 1]
             assert correlation > 0.9
@@ -206,7 +217,7 @@ def test_sampled_batch_matches_its_scenes(frames):
 
 def test_cropped_batch_shows_the_centre(frames):
     """The batch has the columns of the grader's CLIP crop, the targets of their cells, and the whole views' scenes."""
-    pixels, targets, scenes = frames.sample_batch(np.random.default_rng(0), 4, AugmentConfig(0, center_crop_prob=1))
+    pixels, targets, scenes = frames.sample_batch(np.random.default_rng(0), 4, augmentation(center_crop_prob=1))
     assert pixels.shape == (4, 3, 100, 100)
     assert targets["kart"].shape == (4, 13, 13) and targets["total"].tolist() == [len(s.karts) for s in scenes]
 
@@ -215,7 +226,7 @@ def test_hardness_weight_favours_crowded_views(frames):
     """The tiny split's 9 views hold three karts (3 of them), two (3), one (2) or none (1): weights 7, 4, 1, 1."""
     shares = []
     for hardness_weight in (0.0, 3.0):
-        config = AugmentConfig(hardness_weight, zoom_prob=0, add_far_karts_prob=0)
+        config = augmentation(hardness_weight)
         _, _, scenes = frames.sample_batch(np.random.default_rng(0), 400, config)
         shares.append(np.mean([len(scene.karts) > 1 for scene in scenes]))
     assert shares[0] == pytest.approx(6 / 9, abs=0.08) and shares[1] == pytest.approx(33 / 36, abs=0.06)
@@ -224,7 +235,7 @@ def test_hardness_weight_favours_crowded_views(frames):
 def test_duplicates_weigh_as_their_square_root(tiny_data):
     """Four duplicates are drawn as often as two unique frames; splits are drawn equally often."""
     stand_still(tiny_data / "train", 4)
-    frames = PretrainDataset(tiny_data, ["train", "valid"])
+    frames = PretrainDataset(tiny_data, {"train": 1.0, "valid": 1.0})
     probs = dict.fromkeys(("repeated", "train", "valid"), 0.0)
     for file, prob in zip(frames.files, frames.probs, strict=True):
         repeated = file.startswith(("train/00000", "train/000b"))
@@ -237,17 +248,17 @@ def test_duplicates_weigh_as_their_square_root(tiny_data):
 def test_held_out_states_leave_no_duplicates_in_training(tiny_data):
     """All duplicates of a held-out game state are held out."""
     stand_still(tiny_data / "train", 4)
-    trained = PretrainDataset(tiny_data, ["train"], lambda state: state > 0)
-    held_out = PretrainDataset(tiny_data, ["train"], lambda state: state == 0)
+    trained = PretrainDataset(tiny_data, {"train": 1.0}, lambda state: state > 0)
+    held_out = PretrainDataset(tiny_data, {"train": 1.0}, lambda state: state == 0)
     assert len(held_out) == 4 * 3 and len(trained) == 2 * 3
     assert not {file.split("_")[0] for file in trained.files} & {file.split("_")[0] for file in held_out.files}
 
 
 def test_several_splits_are_concatenated(tiny_data, frames):
-    both = PretrainDataset(tiny_data, ["train", "valid"])
-    alone = PretrainDataset(tiny_data, ["valid"])
+    both = PretrainDataset(tiny_data, {"train": 1.0, "valid": 1.0})
+    alone = PretrainDataset(tiny_data, {"valid": 1.0})
     assert both.files == frames.files + alone.files
-    assert np.array_equal(both.views[len(frames) :], alone.views)
+    assert all(np.array_equal(both.views[len(frames) + i], view) for i, view in enumerate(alone.views))
 
 
 def test_each_kart_is_a_source_equally_often(frames):

@@ -1,5 +1,7 @@
 """Pretraining of the text model on synthetic scenes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,27 +9,19 @@ import torch
 from homework.labels.questions import qa_pairs
 from homework.models.loading import DEFAULT_BASE, load_processor
 from homework.models.prompts import PromptTokens
-from pretrain import cli
+from pretrain.config import CPU_CONFIG, load_config
+from pretrain.synthetic_scenes import MAX_KARTS, ideal_predictions, list_all_karts_qa, sample_scenes
 from pretrain.targets import KARTS, TRACKS
-from pretrain.text_stage import (
-    MAX_KARTS,
-    TextStage,
-    ideal_predictions,
-    init_name_matching_head,
-    list_all_karts_qa,
-    sample_scenes,
-)
+from pretrain.text_stage import ReadStage
 from tests.tiny_models import SCENE, VISION
 
 
 @pytest.fixture(scope="module")
-def stage() -> TextStage:
-    """A text stage with a small vision encoder and an initialised name-matching head."""
+def stage() -> ReadStage:
+    """The stage with a small vision encoder."""
     torch.manual_seed(0)
-    stage = TextStage(VISION, PromptTokens(load_processor(DEFAULT_BASE)))
-    stage.init_connector()
-    init_name_matching_head(stage)
-    return stage.eval()
+    config = replace(load_config(CPU_CONFIG), vision=VISION)
+    return ReadStage(config, PromptTokens(load_processor(DEFAULT_BASE))).eval()
 
 
 def test_ideal_predictions_agree_with_the_label_rule():
@@ -85,17 +79,9 @@ def test_names_attend_to_their_kart_tokens(stage):
 
 def test_name_matching_head_is_frozen(stage):
     """Only the layer's other heads get gradients."""
-    stage.perturb_predictions = False
     stage.train()
     assert not stage.model.connector.training
-    sum(stage.synthetic_losses(np.random.default_rng(0)).values()).backward()
+    sum(stage.losses(stage.sample(np.random.default_rng(0), in_cooldown=False)).values()).backward()
     for name in ("q_proj", "k_proj"):
         gradient = getattr(stage.model.language_model.layers[0].self_attn, name).weight.grad
         assert gradient[:32].abs().max() == 0 < gradient[32:].abs().max()
-
-
-def test_read_needs_no_frames(tmp_path):
-    """One step from random weights, without a data folder, writes a checkpoint for the text stage."""
-    cli.read(run_dir=str(tmp_path), steps=1)
-    saved = torch.load(tmp_path / "read.pt", weights_only=True)
-    assert saved["step"] == 1 and "model.connector.kart_projection.weight" in saved["model"]

@@ -1,5 +1,6 @@
-"""The text stage: compact vocabulary, paraphrases, initial weights."""
+"""The text stage: compact vocabulary, wordings, initial weights."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -8,17 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from homework.labels.questions import QUESTION_TYPES, QUESTIONS, captions, generate_questions, qa_pairs
+from homework.labels.questions import QUESTIONS, captions, classify_question, qa_pairs
 from homework.models.loading import DEFAULT_BASE, load_processor
 from homework.models.prompts import PromptTokens
-from homework.utils.errors import InputError
 from pretrain.assemble import VOCAB_SIZE
-from pretrain.checkpoints import VisionStage
 from pretrain.compact_vocab import CompactVocabulary, answer_texts, caption_texts
-from pretrain.paraphrases import PARAPHRASED_QUESTIONS
-from pretrain.text_stage import TextStage, sample_pairs
-from pretrain.trainer import load_checkpoint
-from tests.tiny_models import SCENE, VISION
+from pretrain.evaluate import answer_questions, evaluate_text
+from pretrain.paraphrases import WORDINGS, sample_questions
+from pretrain.text_stage import ReadStage, TextStage
+from pretrain.trainer import Training, trained_tensors
+from pretrain.vision_stages import VisionStage
+from tests.pretrain.tiny_run import tiny_config
+from tests.tiny_models import SCENE
 
 
 @pytest.fixture(scope="module")
@@ -54,27 +56,29 @@ def test_compact_vocabulary_covers_every_text(vocabulary, tokens):
     assert {i for ids in texts for i in ids} <= set(vocabulary.used.tolist())
     assert set(captions(SCENE)) <= set(caption_texts())
     assert {answer for _, answer in qa_pairs(SCENE)} <= set(answer_texts())
-    assert len(vocabulary.used) < 500
+    assert len(vocabulary.used) < 600
 
 
-def test_paraphrases_have_the_same_answers():
-    """Paraphrased questions have the answers of the course's questions, but never their wording."""
-    rng = np.random.default_rng(0)
-    official, sampled = dict(qa_pairs(SCENE)), [pair for _ in range(50) for pair in sample_pairs(SCENE, rng)]
+def test_common_tokens_have_rows(tokens, vocabulary):
+    """The first tokens that the tokenizer has merged get a row each, beside those that occur."""
+    more = CompactVocabulary(tokens, 3000)
+    assert set(vocabulary.used.tolist()) | set(range(3000)) == set(more.used.tolist())
+    for word in (" people", " look", " different"):
+        assert more.row[tokens.tokenizer(word)["input_ids"]].unique().numel() == 1 < len(more) - 3000
+
+
+def test_sampled_questions_have_the_answers_of_the_course(tokens):
+    """Each is one of the composed wordings, with the answer to the course's question that it rewords."""
+    rng, official = np.random.default_rng(0), dict(qa_pairs(SCENE))
+    sampled = [pair for _ in range(30) for pair in sample_questions(SCENE, rng, {"relation": 4, "count": 2})]
     assert not official.keys() & {question for question, *_ in sampled}
-    by_template = {row.template: row for row in PARAPHRASED_QUESTIONS}
-    assert len(by_template) == len(PARAPHRASED_QUESTIONS) == 3 * len(QUESTIONS)
-    question_types = Counter(
-        row.question_type
-        for row, question, _ in generate_questions(SCENE, PARAPHRASED_QUESTIONS)
-        if question in {q for q, *_ in sampled}
-    )
-    assert set(question_types) == set(QUESTION_TYPES)
-    answers = {question: answer for _, question, answer in generate_questions(SCENE, PARAPHRASED_QUESTIONS)}
-    assert all(answers[question] == answer for question, answer, _ in sampled)
-    assert answers["Does gnu drive to the left or right of the ego car?"] == "left"
-    assert answers["Tell the place of xue relative to the ego car."] == "back and right"
-    assert answers["Count the karts in front of the ego car."] == "1"
+    rows = {text: template for template, texts in WORDINGS.items() for text in texts}
+    for question, answer, _ in sampled:
+        names = [kart.name for kart in SCENE.karts if re.search(rf"\b{kart.name}\b", question)]
+        template = rows[question.replace(names[0], "{kart}") if names else question]
+        assert official[template.format(kart=names[0] if names else "")] == answer, question
+    types = Counter(classify_question(rows[question]) for question, *_ in sampled if question in rows)
+    assert types == {"ego": 30, "total": 30, "track": 30, "count": 60} and len(sampled) == 30 * 9
 
 
 def is_frozen(name: str) -> bool:
@@ -82,27 +86,49 @@ def is_frozen(name: str) -> bool:
     return name.startswith("heads.") or "vision_encoder." in name or "prediction_heads." in name
 
 
-def test_text_stage_loads_another_text_stage(tokens, tmp_path):
-    """All weights but the frozen ones, which are the dense stage's, are loaded; a dense checkpoint is rejected."""
-    torch.manual_seed(0)
-    first, second = (TextStage(VISION, tokens) for _ in range(2))
-    file = tmp_path / "text.pt"
-    torch.save({"step": 1, "model": first.state_dict(), "optimizer": {}}, file)
-    load_checkpoint(file, second)
-    vision = VisionStage(VISION)
-    second.load_vision(vision.vision_encoder, vision.heads)
-    state, frozen = second.state_dict(), {f"model.{name}": weight for name, weight in vision.state_dict().items()}
-    heads = second.model.connector.prediction_heads
-    assert torch.equal(heads.grid_head.weight, vision.heads.grid_token.weight)
-    for name, weight in first.state_dict().items():
-        if not is_frozen(name):
-            assert torch.equal(weight, state[name]), name
-        elif name.startswith("model.vision_encoder."):
-            assert torch.equal(frozen[name], state[name]), name
-    trainable = {name for name, weight in second.named_parameters() if weight.requires_grad}
-    assert trainable and not any(map(is_frozen, trainable))
-    losses = second.losses(torch.zeros(1, 3, 100, 150), [SCENE], np.random.default_rng(0), whole=True)
+def test_text_stage_begins_with_the_stages_before_it(tokens, frames, tmp_path):
+    """Its encoder and heads are the stage `vision`'s and frozen, all else is the stage `read`'s."""
+    config = tiny_config(tmp_path)
+    vision, reading = VisionStage(config), ReadStage(config, tokens)
+    for stage, module in (("vision", vision), ("read", reading)):
+        with torch.no_grad():
+            for weight in trained_tensors(module).values():
+                weight.add_(0.01)
+        Training(module, config.stages[stage], {}).save(tmp_path / f"{stage}.pt")
+    stage = TextStage(config, tokens, frames)
+    stage.load_previous(tmp_path)
+    trained = trained_tensors(stage)
+    assert trained and not any(map(is_frozen, trained))
+    for name, weight in trained_tensors(reading).items():
+        assert torch.equal(weight, trained[name]), name
+    for name, weight in vision.vision_encoder.state_dict().items():
+        assert torch.equal(weight, stage.model.vision_encoder.state_dict()[name]), name
+    assert torch.equal(stage.model.connector.prediction_heads.grid_head.weight, vision.heads.grid_token.weight)
+    batch = stage.sample(np.random.default_rng(3), in_cooldown=False)
+    losses = stage.train().losses(batch)
     assert losses.keys() == {"captions", "questions", "synthetic"} and all(loss > 0 for loss in losses.values())
-    torch.save({"step": 1, "model": {"vision_encoder.norm.weight": torch.zeros(1)}, "optimizer": {}}, file)
-    with pytest.raises(InputError, match=r"text\.pt: not a checkpoint of this stage"):
-        load_checkpoint(file, second)
+
+
+def test_progress_is_measured_in_both_wordings(tokens, frames, tmp_path):
+    """Accuracies of an untrained stage are numbers from 0 to 100."""
+    stage = ReadStage(tiny_config(tmp_path), tokens).eval()
+    assert {words: 0 <= value <= 100 for words, value in evaluate_text(stage, frames).items()} == {
+        "course's words": True,
+        "other words": True,
+    }
+
+
+def test_a_right_answer_has_all_its_tokens(tokens, tmp_path):
+    """With a stage that answers everything with one kart's name, exactly the questions with that answer are right."""
+    stage = ReadStage(tiny_config(tmp_path), tokens).eval()
+    rows, rng = [row for row in QUESTIONS if row.question_type in ("ego", "track")], np.random.default_rng(0)
+    batch = stage.pack([[("What kart is the ego car?", "tux", 1.0)]])
+    wanted = iter([*batch["labels"].tolist()] * 2)
+    table = torch.eye(len(stage.vocabulary))
+    stage.model.language_model.embed_tokens = nn.Embedding.from_pretrained(table)
+    # the first answer, of the same length, is right; of the second one, its last token is wrong
+    asked = stage.pack([[(row.template, {"ego": "tux", "track": "abyss"}[row.question_type], 1.0) for row in rows]])
+    states = table[asked["labels"]].clone()
+    states[-1] = table[next(wanted)]
+    stage.answer_states = lambda features, batch: states
+    assert list(answer_questions(stage, torch.zeros(1, 1, 1), [SCENE], rows, rng)) == [("ego", True), ("track", False)]

@@ -115,7 +115,7 @@ def changed_tokens(before: torch.Tensor, after: torch.Tensor) -> list[int]:
 
 
 def test_connector_predicts_as_the_pretraining_heads_do(connector):
-    """So `eval-vision` measures the predictions that the language model gets."""
+    """So `pretrain eval` measures the predictions that the language model gets."""
     encoder, heads = VisionEncoder(VISION).eval(), DenseHeads(VISION).eval()
     copy_heads_to_connector(connector.prediction_heads, heads)
     with torch.no_grad():
