@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from homework.utils.cli import run as run_command
+from homework.utils.errors import InputError
 from homework.utils.io import write_json
 
 from . import BASE_DIR
@@ -102,6 +103,8 @@ def ablate(
     from .ablate import run_ablations
 
     settings = _load_config(config, frames, Path(run_dir))
+    if settings.shape != "cells":
+        raise InputError(config or run_dir, "only a model of shape cells has these parts", 'set shape = "cells"')
     print("\n".join(run_ablations(settings, Path(data), Path(run_dir), split)))
 
 

@@ -107,12 +107,13 @@ class PretrainDataset:
         return normalise(np.stack([self.views[i] for i in index])), build_targets([self.scenes[i] for i in index])
 
     def sample_batch(
-        self, rng: Generator, batch_size: int, config: AugmentConfig, with_targets: bool = True
-    ) -> tuple[Tensor, dict[str, Tensor], list[AnnotatedScene]]:
+        self, rng: Generator, batch_size: int, config: AugmentConfig
+    ) -> tuple[Tensor, list[AnnotatedScene], tuple[int, int]]:
         """Draw a random batch of augmented views.
 
         Returns:
-            pixels [b, 3, 100, 150 or 100], targets as in `get_batch`, and the scenes of the augmented views.
+            pixels [b, 3, 100, 150 or 100], the scenes of the whole views, and the first and the number of the columns
+            that are shown.
         """
         views, scenes = [], []
         chosen = _choose(rng, batch_size, self._probs(config))
@@ -136,8 +137,7 @@ class PretrainDataset:
             scenes.append(scene)
         left, width = CENTER_CROP if rng.random() < config.center_crop_prob else (0, VIEW_SIZE[0])
         pixels = normalise(np.stack(views)[:, :, left : left + width])
-        targets = build_targets(scenes, left, width) if with_targets else {}
-        return augment.jitter_colors(pixels, rng, config), targets, scenes
+        return augment.jitter_colors(pixels, rng, config), scenes, (left, width)
 
     def _probs(self, config: AugmentConfig) -> np.ndarray:
         """Return how often each view is drawn, up to a factor: those with many or far karts more often."""

@@ -34,7 +34,7 @@ from .packs import data_fingerprint, find_packs, pack_split
 from .targets import KARTS, TRACKS
 from .text_stage import ReadStage, TextStage
 from .trainer import clock, elapsed, read_checkpoint, train_stage
-from .vision_stages import FoveaStage, VisionStage, load_average
+from .vision_stages import FoveaStage, build_vision_stage, load_average
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Run:
             return ReadStage(self.config, self.tokens())
         if stage == "text":
             return TextStage(self.config, self.tokens(), views)
-        return (FoveaStage if stage == "fovea" else VisionStage)(self.config, views)
+        return FoveaStage(self.config, views) if stage == "fovea" else build_vision_stage(self.config, views)
 
     def _evaluation(self, stage: str, module: nn.Module) -> Callable[[], dict[str, float]] | None:
         """Return what measures a stage on the moments that training holds out."""
@@ -192,9 +192,9 @@ class Run:
         return stage.eval()
 
     def finish(self) -> None:
-        """Write the base and its manifest into the run's folder; a model that lacks parts is not exported."""
-        if self.config.parts != ALL_PARTS:
-            logger.info(f"finished {self.run_dir}; a model without some of its parts is not exported")
+        """Write the base and its manifest into the run's folder, if it is a model that `homework` can load."""
+        if self.config.parts != ALL_PARTS or self.config.shape != "cells":
+            logger.info(f"finished {self.run_dir}; only a model of shape cells with all parts is exported")
             return
         output = self.run_dir / "base"
         export_base(self.load_text_stage(), BASE_DIR, output)

@@ -20,14 +20,15 @@ from homework.models.tux_nano.model import TuxNano
 from homework.training.packing import IGNORE_INDEX, collate, pack
 
 from .assemble import init_weights, make_config
+from .boxes import BoxDecoder, BoxEncoder
 from .compact_vocab import CompactVocabulary, caption_texts
 from .config import RunConfig
 from .dataset import PretrainDataset
-from .dense_heads import DenseHeads, copy_heads_to_connector
+from .dense_heads import copy_heads_to_connector
 from .paraphrases import sample_questions
 from .synthetic_scenes import QAPair, ideal_predictions, list_all_karts_qa, sample_scenes
 from .targets import KARTS
-from .vision_stages import VisionStage, load_average
+from .vision_stages import load_average, load_vision_stage
 
 FIRST_LOW_FREQ_DIM = 6  # pairs of a head's dimensions from here on rotate little over the length of a prompt
 CODE_SHARE = 0.5  # length of a kart's code beside the rest of an embedding
@@ -52,7 +53,11 @@ class TextStage(nn.Module):
         sizes = make_config(
             config.vision_config, config.text, len(self.vocabulary), int(self.vocabulary.row[image_token_id])
         )
-        self.model = init_weights(TuxNano(sizes))
+        self.model = TuxNano(sizes)
+        if config.shape == "boxes":
+            self.model.vision_encoder = BoxEncoder(config.vision_config)
+            self.model.connector.prediction_heads = BoxDecoder()
+        init_weights(self.model)
         self.clip = CLIP(self.model.vision_encoder, self.model.language_model, self.model.connector.prediction_heads)
         for part in (self.model.vision_encoder, self.model.connector.prediction_heads):
             part.requires_grad_(False)
@@ -69,16 +74,12 @@ class TextStage(nn.Module):
 
     def load_previous(self, run_dir: Path) -> None:
         """Take over the weights of the run's stages `vision` and `read`."""
-        vision = VisionStage(self.config)
-        load_average(vision, run_dir / "vision.pt")
-        self.load_vision(vision.vision_encoder, vision.heads)
-        load_average(self, run_dir / "read.pt")
-
-    def load_vision(self, encoder: nn.Module, heads: DenseHeads) -> None:
-        """Copy the encoder, and the heads into the connector."""
-        self.model.vision_encoder.load_state_dict(encoder.state_dict())
+        vision = load_vision_stage(self.config, run_dir)
+        self.model.vision_encoder.load_state_dict(vision.vision_encoder.state_dict())
         self.model.vision_encoder.to(memory_format=torch.channels_last)
-        copy_heads_to_connector(self.model.connector.prediction_heads, heads)
+        if self.config.shape == "cells":
+            copy_heads_to_connector(self.model.connector.prediction_heads, vision.heads)
+        load_average(self, run_dir / "read.pt")
 
     def init_connector(self) -> None:
         """Reinitialise the connector so that a token's content weighs as much as its slot embedding."""
@@ -96,9 +97,8 @@ class TextStage(nn.Module):
 
     def sample(self, rng: np.random.Generator, in_cooldown: bool) -> dict:
         """Make a batch: views with captions, and questions if they are shown whole; and synthetic scenes."""
-        pixels, _, scenes = self.views.sample_batch(
-            rng, self.config.stages["text"].batch_size, self.config.augment, with_targets=False
-        )
+        size = self.config.stages["text"].batch_size
+        pixels, scenes, _ = self.views.sample_batch(rng, size, self.config.augment)
         batch = {"pixels": pixels, "captions": self.caption_targets(scenes)} | self.sample_synthetic(rng)
         if pixels.shape[-1] == VIEW_SIZE[0]:
             batch["questions"] = self.pack([self.sample_pairs(scene, rng) for scene in scenes])

@@ -1,5 +1,6 @@
-"""The stages `fovea` and `vision`, which train the vision encoder of shape `cells` and its heads."""
+"""The stages `fovea` and `vision`, which train the vision encoder, of either shape, and its heads."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from homework.models.tux_nano.connector import average_tta
 from homework.models.tux_nano.vision import NUM_FOVEAL_TOKENS, VisionEncoder, cell_centers, cell_positions
 
 from .assemble import init_weights
+from .boxes import BoxDecoder, BoxEncoder, box_loss, box_targets, init_boxes
 from .config import RunConfig
-from .dataset import PretrainDataset
+from .dataset import PretrainDataset, build_targets
 from .dense_heads import DenseHeads, cell_loss, dense_loss, fuse_logits, run_heads, token_loss
 from .targets import KARTS
 from .trainer import copy_tensors, errors_as_input_error, read_checkpoint, trained_tensors
@@ -72,13 +74,48 @@ class VisionStage(nn.Module):
 
     def sample(self, rng: np.random.Generator, in_cooldown: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Make a batch; in the cooldown no view is zoomed and no kart added."""
+        return self.sample_views(rng, in_cooldown, build_targets)
+
+    def sample_views(
+        self, rng: np.random.Generator, in_cooldown: bool, make_targets: Callable[..., dict[str, Tensor]]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Make a batch with targets from the scenes, and the first and the number of the columns shown."""
         augment = self.config.augment.as_rendered() if in_cooldown else self.config.augment
-        return self.views.sample_batch(rng, self.config.stages["vision"].batch_size, augment)[:2]
+        pixels, scenes, columns = self.views.sample_batch(rng, self.config.stages["vision"].batch_size, augment)
+        return pixels, make_targets(scenes, *columns)
 
     def losses(self, batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
         """Compute one scalar loss per target."""
         pixels, targets = batch
         return dense_loss(self(pixels), targets)
+
+
+class BoxStage(VisionStage):
+    """A vision encoder of shape `boxes`."""
+
+    def __init__(self, config: RunConfig, views: PretrainDataset | None = None):
+        nn.Module.__init__(self)
+        self.config, self.views, self.parts = config, views, config.parts
+        encoder = init_boxes(init_weights(BoxEncoder(config.vision_config)))
+        self.vision_encoder, self.decoder = encoder.to(memory_format=torch.channels_last), BoxDecoder()
+
+    @torch.no_grad()
+    def predict(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return logits as the connector reads them, of pixels [b, 3, h, w]; in eval mode."""
+        tokens = self.vision_encoder(pixels.to(next(self.parameters()).device)).last_hidden_state
+        return self.decoder(tokens if self.parts.flip_tta else tokens[:, :1])
+
+    def load_previous(self, run_dir: Path) -> None:
+        """Begin from random weights."""
+
+    def sample(self, rng: np.random.Generator, in_cooldown: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Make a batch; in the cooldown no view is zoomed and no kart added."""
+        return self.sample_views(rng, in_cooldown, box_targets)
+
+    def losses(self, batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Compute one scalar loss per target."""
+        pixels, targets = batch
+        return box_loss(self.vision_encoder.encode(pixels), targets)
 
 
 class FoveaStage(VisionStage):
@@ -127,8 +164,13 @@ def load_average(module: nn.Module, file: Path, average: dict[str, Tensor] | Non
         copy_tensors({name: trained.get(name, torch.empty(0)) for name in average}, average)
 
 
+def build_vision_stage(config: RunConfig, views: PretrainDataset | None = None) -> VisionStage:
+    """Build the stage `vision` of the config's shape."""
+    return (BoxStage if config.shape == "boxes" else VisionStage)(config, views)
+
+
 def load_vision_stage(config: RunConfig, run_dir: Path) -> VisionStage:
     """Build the stage `vision` with the averaged weights of a run's checkpoint, in eval mode."""
-    stage = VisionStage(config)
+    stage = build_vision_stage(config)
     load_average(stage, run_dir / "vision.pt")
     return stage.eval()
