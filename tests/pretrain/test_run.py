@@ -14,11 +14,11 @@ import torch
 from homework.labels.questions import QUESTION_TYPES
 from homework.models.loading import load_base
 from homework.utils.errors import InputError
-from pretrain import cli
+from pretrain import cli, trainer
 from pretrain.config import CPU_CONFIG, GPU_CONFIG, load_config
 from pretrain.run import MANIFEST_FILE, Run
 from tests.conftest import assert_one_line_error
-from tests.pretrain.tiny_run import tiny_config_file
+from tests.pretrain.tiny_run import tiny_config, tiny_config_file
 
 COMMANDS = (cli.run, cli.pack, cli.eval, cli.ablate)
 CURVES = ("fovea", "vision", "read", "text")
@@ -124,11 +124,9 @@ def test_evaluation_splits_are_not_trained_on(call, tiny_data, tmp_path):
 
 def test_a_checkpoint_folder_of_the_shipped_sizes_fits(tmp_path):
     """Two stages in the middle, which have the optimizer's state, and the base take less than 200 MB."""
-    from pretrain.trainer import Training
-
     run, total = Run(load_config(CPU_CONFIG, "train"), tmp_path, tmp_path), 0
     for stage, module in (("vision", run.build_module("vision")), ("read", run.build_module("read"))):
-        training = Training(module, run.config.stages[stage], {})
+        training = trainer.Training(module, run.config.stages[stage], {})
         for weight in training.parameters:
             weight.grad = torch.zeros_like(weight)
         training.optimizer.step()
@@ -159,6 +157,16 @@ def test_shipped_configs_differ_only_where_they_say():
     cpu, gpu = load_config(CPU_CONFIG), load_config(GPU_CONFIG)
     assert cpu.vision == gpu.vision and cpu.parts == gpu.parts and cpu.sources.keys() == gpu.sources.keys()
     assert all(gpu.stages[name].steps > cpu.stages[name].steps for name in CURVES)
+
+
+def test_all_stages_train_in_bfloat16(tiny_data, tmp_path, monkeypatch):
+    """As on a GPU: every loss can be computed there, and what is saved stays in float32."""
+    monkeypatch.setattr(trainer, "pick_dtype", lambda device: torch.bfloat16)
+    run = Run(tiny_config(tmp_path), tiny_data, tmp_path / "run")
+    run.run()
+    for stage in CURVES:
+        weights = trainer.read_checkpoint(run.checkpoint(stage))["average"]
+        assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in weights.values())
 
 
 @pytest.mark.slow
