@@ -16,7 +16,7 @@ MAX_LIGHT_GAIN = 2.0  # limit of the per-channel gain or loss in light of a past
 # Sizes of karts are those of the shorter side of their boxes
 NUM_SOURCES = 8  # views among which the kart of the most similar box is chosen
 FAR_MAX_SIZE_PX = 12  # smaller karts are far
-ADDED_MAX_SIZE_PX = 18  # boxes of smaller karts are those that karts are added in
+BORDER_CUT = 0.2, 0.7  # range of the share of an added kart that a border hides
 WINDOW_TOP_PX = (8, 56)  # range of a window's first row
 
 Box = tuple[int, int, int, int]
@@ -74,24 +74,27 @@ def paste_patch(
 
     Args:
         view, source: [100, 150, 3] uint8.
-        box, source_box: x1, y1, x2, y2 in pixels of `view` and of `source`.
+        box, source_box: x1, y1, x2, y2 in pixels of `view` and of `source`; `box` may lie across the view's border.
         light_match: share of the difference in light between the two places that is applied to the patch, 0 to 1.
         occluded: [100, 150] bool, pixels of `view` that stay as they are.
     """
     (u1, v1, u2, v2), (x1, y1, x2, y2) = source_box, box
+    width, height = x2 + 1 - x1, y2 + 1 - y1
+    left, top, right, bottom = clip_box(box, view.shape[:2])
+    place = slice(top, bottom + 1), slice(left, right + 1)
+    inside = slice(top - y1, bottom + 1 - y1), slice(left - x1, right + 1 - x1)
     view = view.copy()
-    target = view[y1 : y2 + 1, x1 : x2 + 1]
-    height, width = target.shape[:2]
+    target = view[place]
     patch = Image.fromarray(source[v1 : v2 + 1, u1 : u2 + 1]).resize((width, height), Image.Resampling.BILINEAR)
     patch = np.asarray(patch, dtype=np.float32)
     if light_match:
         gain = (_mean_light(view, box) / _mean_light(source, source_box)) ** light_match
         patch = np.minimum(patch * np.clip(gain, 1 / MAX_LIGHT_GAIN, MAX_LIGHT_GAIN), 255)
     y, x = (np.abs(np.linspace(-1, 1, n)) ** 4 for n in (height, width))
-    alpha = np.clip((1.15 - y[:, None] - x[None]) / 0.3, 0, 1)[..., None]
+    alpha = np.clip((1.15 - y[:, None] - x[None]) / 0.3, 0, 1)[inside][..., None]
     if occluded is not None:
-        alpha = alpha * ~occluded[y1 : y2 + 1, x1 : x2 + 1, None]
-    target[:] = alpha * patch + (1 - alpha) * target
+        alpha = alpha * ~occluded[place][..., None]
+    target[:] = alpha * patch[inside] + (1 - alpha) * target
     return view
 
 
@@ -126,9 +129,20 @@ def visible_box(box: Box, occluded: ndarray) -> tuple[Box | None, float]:
     return (x1 + columns[0], y1 + rows[0], x1 + columns[-1], y1 + rows[-1]), float(free.mean())
 
 
+def clip_box(box: Box, shape: tuple[int, int]) -> Box:
+    """Return the part of a box that lies in an image of a shape (rows, columns)."""
+    (x1, y1, x2, y2), (rows, columns) = box, shape
+    return max(0, x1), max(0, y1), min(columns - 1, x2), min(rows - 1, y2)
+
+
 def has_overlap(a: Box, b: Box) -> bool:
     """Check whether two boxes share a pixel."""
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def short_side(box: Box) -> int:
+    """Return the shorter side of a box."""
+    return min(box[2] - box[0], box[3] - box[1])
 
 
 def aspect_mismatch(source: Box, target: Box) -> float:

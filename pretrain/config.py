@@ -69,7 +69,9 @@ class AugmentConfig:
         max_hardness: karts beside the first and far karts are counted up to this many.
         zoom_prob, max_zoom: of a view: a random part of it becomes the whole view.
         swap_ego_prob: of a view: another view's kart takes the place of its ego kart.
-        add_far_karts_prob, max_added: of a view: up to so many far karts are added.
+        add_karts_prob, max_added: of a view: up to so many karts are added.
+        max_added_px: karts are added in the boxes of other views' karts below this size.
+        border_prob: of an added kart: the view's left or right border cuts it.
         occluded_prob: of an added kart: it stands in the columns of the nearest kart, and behind it.
         min_visible: share of an added kart that nearer karts may not cover.
         center_crop_prob: of a batch: only the columns of the grader's CLIP crop are shown.
@@ -82,8 +84,10 @@ class AugmentConfig:
     zoom_prob: float
     max_zoom: float
     swap_ego_prob: float
-    add_far_karts_prob: float
+    add_karts_prob: float
     max_added: int
+    max_added_px: int
+    border_prob: float
     occluded_prob: float
     min_visible: float
     center_crop_prob: float
@@ -96,7 +100,7 @@ class AugmentConfig:
 
     def as_rendered(self) -> "AugmentConfig":
         """Return the settings of the cooldown: as many karts, and as sharp, as the game shows."""
-        return replace(self, zoom_prob=0.0, add_far_karts_prob=0.0)
+        return replace(self, zoom_prob=0.0, add_karts_prob=0.0)
 
 
 @dataclass(frozen=True)

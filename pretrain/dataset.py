@@ -1,5 +1,6 @@
 """Labelled views, and augmented batches of them for training from scratch."""
 
+import bisect
 import itertools
 from collections import Counter
 from collections.abc import Callable
@@ -68,8 +69,8 @@ class PretrainDataset:
             probs += (weight * shares / shares.sum()).tolist()
         self.views, self.probs = PackedViews(jpegs), np.array(probs)
         self.hardness = np.array([_hardness(scene) for scene in self.scenes])
-        karts = (kart for scene in self.scenes for kart in scene.all_karts)
-        self.far_boxes = [kart.box for kart in karts if kart.min_side < augment.ADDED_MAX_SIZE_PX]
+        karts = [kart for scene in self.scenes for kart in scene.all_karts]
+        self.boxes = sorted([kart.box for kart in karts], key=augment.short_side)
         sources = [i for i, scene in enumerate(self.scenes) if len(scene.karts) == 1 and _has_pastable_ego(scene)]
         self.sources = np.array(sources, dtype=int)  # views of a single kart, which nothing covers
         self.source_probs = _balance_classes([self.scenes[i].ego.name for i in sources], self.probs[self.sources])
@@ -128,7 +129,7 @@ class PretrainDataset:
                 scene = annotated_scene(info | {"detections": [zoomed]}, 0)
             if rng.random() < config.swap_ego_prob:
                 view, scene = self._swap_ego(view, scene, candidates, rng.random())
-            if self.far_boxes and rng.random() < config.add_far_karts_prob:
+            if rng.random() < config.add_karts_prob:
                 boxes = self._sample_boxes(scene, rng, config)
                 view, scene = self._copy_paste(view, scene, boxes, sources.ravel(), rng, config.min_visible)
             if rng.random() < config.flip_prob:
@@ -169,16 +170,24 @@ class PretrainDataset:
         return view, replace(scene, karts=tuple(karts))
 
     def _sample_boxes(self, scene: Scene, rng: Generator, config: AugmentConfig) -> list[Box]:
-        """Draw boxes of far karts of other views, and move some of them to the columns of the nearest kart."""
-        count = rng.integers(1, config.max_added + 1)
-        boxes = [self.far_boxes[i] for i in rng.integers(len(self.far_boxes), size=count)]
+        """Draw boxes of other views' karts; move some of them to the columns of the nearest kart, or to a border."""
+        boxes = self._draw_boxes(rng, int(rng.integers(1, config.max_added + 1)), config)
         near = max(scene.karts, key=lambda kart: kart.min_side, default=None)
         for i, (x1, y1, x2, y2) in enumerate(boxes):
             if near is not None and rng.random() < config.occluded_prob:
                 center = near.center[0] + rng.uniform(-0.6, 0.6) * (near.box[2] - near.box[0])
                 left = round(np.clip(center - (x2 - x1) / 2, 0, VIEW_SIZE[0] - 1 - (x2 - x1)))
                 boxes[i] = left, y1, left + x2 - x1, y2
+            elif rng.random() < config.border_prob:
+                hidden = round(rng.uniform(*augment.BORDER_CUT) * (x2 - x1))
+                left = -hidden if rng.random() < 0.5 else VIEW_SIZE[0] - 1 - (x2 - x1) + hidden
+                boxes[i] = left, y1, left + x2 - x1, y2
         return boxes
+
+    def _draw_boxes(self, rng: Generator, count: int, config: AugmentConfig) -> list[Box]:
+        """Draw boxes of karts below the size for added ones; none if there are no such karts."""
+        below = bisect.bisect_left(self.boxes, config.max_added_px, key=augment.short_side)
+        return [self.boxes[i] for i in rng.integers(below, size=count)] if below else []
 
     def _copy_paste(
         self,
@@ -189,7 +198,7 @@ class PretrainDataset:
         rng: Generator,
         min_visible: float,
     ) -> LabelledView:
-        """Add shrunk ego karts of other views in the boxes, behind the larger karts of the view.
+        """Add ego karts of other views in the boxes, behind the larger karts of the view.
 
         A box is skipped if its kart would cover another, be covered itself, or repeat a name. Some added karts are too
         small for the label rule, as in real views: otherwise whatever is added would be large enough.
@@ -197,14 +206,18 @@ class PretrainDataset:
         karts, small = list(scene.karts), list(scene.small)
         for box in boxes:
             source = self._best_source(rng.choice(sources, augment.NUM_SOURCES), box)
-            name, size = self.scenes[source].ego.name, min(box[2] - box[0], box[3] - box[1])
-            near = [kart for kart in karts if augment.has_overlap(kart.box, box)]
+            name, size, inside = (
+                self.scenes[source].ego.name,
+                augment.short_side(box),
+                augment.clip_box(box, view.shape[:2]),
+            )
+            near = [kart for kart in karts if augment.has_overlap(kart.box, inside)]
             if any(kart.name == name for kart in (*karts, *small)) or any(kart.min_side < 1.2 * size for kart in near):
                 continue
             occluded = np.zeros(view.shape[:2], dtype=bool)
             for kart in near:
                 occluded |= augment.occlusion_mask(kart.box, occluded.shape)
-            visible, share = augment.visible_box(box, occluded)
+            visible, share = augment.visible_box(inside, occluded)
             kart = Kart(len(karts), name, visible)
             if share >= min_visible and kart.min_side >= MIN_VISIBLE_SIZE_PX:
                 source_box = self.scenes[source].ego.box
@@ -227,7 +240,7 @@ class PretrainDataset:
             if rng.random() < config.flip_prob:
                 view, scene = view[:, ::-1], scene.mirror()
             left, top = int(rng.integers(VIEW_SIZE[0] - width + 1)), int(rng.integers(*augment.WINDOW_TOP_PX))
-            boxes = [self._random_box(left, top, rng) for _ in range(config.window_karts)]
+            boxes = [self._place_box(box, left, top, rng) for box in self._draw_boxes(rng, config.window_karts, config)]
             view, scene = self._copy_paste(view, scene, boxes, sources, rng, config.min_visible)
             views.append(view[top : top + height, left : left + width])
             targets.append(window_targets([scene], left, top))
@@ -235,9 +248,9 @@ class PretrainDataset:
         stacked = {name: torch.from_numpy(np.concatenate([target[name] for target in targets])) for name in names}
         return augment.jitter_colors(normalise(np.stack(views)), rng, config), stacked
 
-    def _random_box(self, left: int, top: int, rng: Generator) -> Box:
-        """Draw a far kart's box, scaled by 0.7 to 2, centred anywhere in the window that begins at left and top."""
-        x1, y1, x2, y2 = self.far_boxes[rng.integers(len(self.far_boxes))]
+    def _place_box(self, box: Box, left: int, top: int, rng: Generator) -> Box:
+        """Scale a box by 0.7 to 2, and centre it anywhere in the window that begins at left and top."""
+        x1, y1, x2, y2 = box
         scale = rng.uniform(0.7, 2)
         sides = np.maximum(MIN_KART_SIZE_PX, np.round(np.array([x2 - x1, y2 - y1]) * scale).astype(int))
         corner = rng.integers((left, top), np.add((left, top), FOVEA_SIZE)) - sides // 2

@@ -19,7 +19,7 @@ AUGMENT = load_config(CPU_CONFIG).augment
 
 def augmentation(hardness_weight: float = 0.0, **changes: float) -> AugmentConfig:
     """Return the settings with nothing but flips and colours, except for changes."""
-    plain = {"zoom_prob": 0, "swap_ego_prob": 0, "add_far_karts_prob": 0, "center_crop_prob": 0}
+    plain = {"zoom_prob": 0, "swap_ego_prob": 0, "add_karts_prob": 0, "center_crop_prob": 0}
     return replace(AUGMENT, hardness_weight=hardness_weight, **plain | changes)
 
 
@@ -114,6 +114,32 @@ def test_copy_paste_puts_karts_behind_larger_ones():
 
 
 @pytest.mark.parametrize(
+    ("box", "visible"), [((-6, 20, 9, 35), (0, 20, 9, 35)), ((139, 20, 154, 35), (139, 20, 149, 35))]
+)
+def test_copy_paste_cuts_karts_at_the_border(box, visible):
+    """The part in the view is drawn, with the scale of the whole, and is the kart's box."""
+    view, scene = flat_view("tux", "red", (60, 40, 90, 70))
+    frames = dataset_of(flat_view("kiki", "lime", (70, 50, 100, 80), background="lime"))
+    added, changed = frames._copy_paste(view, scene, [box], np.array([0]), np.random.default_rng(0), 0.4)
+    assert [kart.box for kart in changed.karts] == [(60, 40, 90, 70), visible]
+    x1, y1, x2, y2 = visible
+    drawn = (added != view).any(-1)
+    assert drawn[y1 + 3 : y2 - 2, x1 + 3 : x2 - 2].all() and drawn.sum() == drawn[y1 : y2 + 1, x1 : x2 + 1].sum()
+    assert drawn[y1 + 8, 0 if x1 == 0 else 149]  # no soft edge where the border cuts
+
+
+def test_added_boxes_are_those_of_other_views(frames):
+    """They are below the size given; some are moved to the nearest kart, and some across the border."""
+    rng, scene = np.random.default_rng(0), frames.scenes[0]
+    config = replace(AUGMENT, max_added_px=16, occluded_prob=0.0, border_prob=0.5)
+    boxes = [box for _ in range(100) for box in frames._sample_boxes(scene, rng, config)]
+    kept = [box for box in boxes if box in frames.boxes]
+    assert 0.4 < len(kept) / len(boxes) < 0.6 and {min(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes} == {15}
+    assert all((box[0] < 0) != (box[2] > 149) for box in boxes if box not in kept)
+    assert frames._sample_boxes(scene, rng, replace(config, max_added_px=5)) == []
+
+
+@pytest.mark.parametrize(
     "box",
     [
         pytest.param((70, 45, 80, 55), id="fully occluded"),
@@ -131,7 +157,7 @@ def test_copy_paste_skips_boxes_without_space(box):
 
 def test_windows_hold_more_karts_than_views(frames):
     """Windows of the fovea's size hold more than 1.5 karts on average; most tiny views hold at most two."""
-    frames.far_boxes = [(70, 45, 78, 53)]
+    frames.boxes = [(70, 45, 78, 53)]
     pixels, targets = frames.sample_windows(np.random.default_rng(0), 16, AUGMENT)
     assert pixels.shape == (16, 3, 32, 96) and targets["kart"].shape == targets["weight"].shape == (16, 8, 24)
     assert targets["token"].shape == (16, 48, len(KARTS) + 1)
