@@ -141,8 +141,7 @@ class Run:
         config, schedule = self.config, self.config.stages[stage]
         views = None if stage == "read" else load_training_data(config, self.data_dir)
         module = self.build_module(stage, views)
-        if not self.checkpoint(stage).exists():
-            module.load_previous(self.run_dir)
+        module.load_previous(self.run_dir)  # a checkpoint has the weights of its own stage only
         self.run_dir.mkdir(parents=True, exist_ok=True)
 
         def report(step: int, seconds: float) -> None:

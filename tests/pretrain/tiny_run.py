@@ -33,7 +33,7 @@ synthetic_scenes = 2
 fovea = { steps = 2, batch_size = 2 }
 vision = { steps = 6, batch_size = 2 }
 read = { steps = 2 }
-text = { steps = 2, batch_size = 2 }
+text = { steps = 2, batch_size = 2, parts = 2 }
 """
 
 
