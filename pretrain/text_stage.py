@@ -217,6 +217,8 @@ def init_name_matching_head(stage: TextStage, seed: int = 0) -> None:
         token_codes[name] += code
         num_names[name] += 1
         slot_codes[number] = code
+        word = embedding[name].sum(0)  # the output layer shares the embedding: a slot can be read out as its name
+        connector.slot_embedding.weight[number] = word / word.std()
     _write_codes(embedding, basis, token_codes / num_names.clamp(min=1))
     _write_codes(connector.slot_embedding.weight, basis, slot_codes)
     for content in (connector.kart_projection, connector.count_projection, connector.track_projection):

@@ -85,3 +85,18 @@ def test_name_matching_head_is_frozen(stage):
     for name in ("q_proj", "k_proj"):
         gradient = getattr(stage.model.language_model.layers[0].self_attn, name).weight.grad
         assert gradient[:32].abs().max() == 0 < gradient[32:].abs().max()
+
+
+@torch.no_grad()
+def test_slots_can_be_read_out_as_names(stage):
+    """A kart's image token is most like the embeddings of its own name, which are the output layer too."""
+    embedding, tokenizer = stage.model.language_model.embed_tokens, stage.tokens.tokenizer
+    names = [stage.vocabulary.row[tokenizer(f" {kart}", add_special_tokens=False)["input_ids"]] for kart in KARTS]
+    words = torch.nn.functional.normalize(torch.stack([embedding(name).sum(0) for name in names]), dim=1)
+    slots = stage.model.connector.slot_embedding.weight[: len(KARTS)]
+    # without the codes, which do not concern the output
+    codes = stage.model.language_model.layers[0].self_attn.k_proj.weight[: stage.config.text.head_dim]
+    basis = torch.linalg.qr(codes[codes.norm(dim=1) > 0].T)[0]
+    free = lambda vectors: vectors - vectors @ basis @ basis.T
+    similarity = torch.nn.functional.normalize(free(slots), dim=1) @ torch.nn.functional.normalize(free(words), dim=1).T
+    assert similarity.argmax(1).tolist() == list(range(len(KARTS))) and similarity.diag().min() > 0.9
