@@ -85,13 +85,10 @@ def _measure_reading(run: Run) -> list[Measured]:
     stage, rng = ReadStage(run.config, run.tokens()), np.random.default_rng(run.config.seed + 1)
     load_average(stage, run.checkpoint("read"))
     stage.eval()
-    rows = []
-    for number in range(NUM_SCENES):
-        scenes = sample_scenes(rng, 1)
-        features = stage.model.connector.embed_predictions(ideal_predictions(scenes, rng))
-        answers = answer_questions(stage, features, scenes, QUESTIONS, rng)
-        rows += [(number, item, kind, float(right)) for item, (kind, right) in enumerate(answers)]
-    return rows
+    scenes = sample_scenes(rng, NUM_SCENES)
+    features = stage.model.connector.embed_predictions(ideal_predictions(scenes, rng))
+    answers = answer_questions(stage, features, scenes, QUESTIONS, rng)
+    return [(number, kind, kind, float(right)) for number, kind, right in answers]
 
 
 def _changes(before: list[Measured], after: list[Measured]) -> list[Measured]:

@@ -1,6 +1,5 @@
 """Evaluate predictions of views: accuracy by question type, and what limits it, each moment counted once."""
 
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -144,7 +143,7 @@ def evaluate_text(stage: TextStage, views: PretrainDataset, seed: int = 0) -> di
         pixels = views.get_batch(index)[0].to(stage.model.device)
         features = stage.model.connector(stage.model.vision_encoder(pixels).last_hidden_state)
         for words, rows in (("course's words", QUESTIONS), ("other words", HELD_OUT_QUESTIONS)):
-            for kind, right in answer_questions(stage, features, [views.scenes[i] for i in index], rows, rng):
+            for _, kind, right in answer_questions(stage, features, [views.scenes[i] for i in index], rows, rng):
                 counts[words, kind] += right, 1
     shares = defaultdict(list)
     for (words, _), (correct, total) in counts.items():
@@ -154,8 +153,8 @@ def evaluate_text(stage: TextStage, views: PretrainDataset, seed: int = 0) -> di
 
 def answer_questions(
     stage: TextStage, features: Tensor, scenes: list[Scene], rows: Sequence[Question], rng: np.random.Generator
-) -> Iterator[tuple[str, bool]]:
-    """Ask one question of each type about each scene; yield the types, and whether the answers are right.
+) -> Iterator[tuple[int, str, bool]]:
+    """Ask one question of each type about each scene; yield the scene's number, the type, and whether it is right.
 
     An answer is right if each of its tokens is the likeliest after those before it.
 
@@ -170,8 +169,9 @@ def answer_questions(
     is_wrong = (states @ table.T).argmax(-1) != batch["labels"]
     is_end = (batch["labels"] == stage.vocabulary.row[stage.tokens.end]).long()
     wrong = set((is_end.cumsum(0) - is_end)[is_wrong].tolist())  # numbers of answers
-    for number, (row, *_) in enumerate(itertools.chain(*asked)):
-        yield row.question_type, number not in wrong
+    types = ((number, row.question_type) for number, view in enumerate(asked) for row, *_ in view)
+    for answer, (number, kind) in enumerate(types):
+        yield number, kind, answer not in wrong
 
 
 def _one_per_type(scene: Scene, rows: Sequence[Question], rng: np.random.Generator) -> list[tuple]:

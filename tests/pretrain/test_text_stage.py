@@ -131,4 +131,7 @@ def test_a_right_answer_has_all_its_tokens(tokens, tmp_path):
     states = table[asked["labels"]].clone()
     states[-1] = table[next(wanted)]
     stage.answer_states = lambda features, batch: states
-    assert list(answer_questions(stage, torch.zeros(1, 1, 1), [SCENE], rows, rng)) == [("ego", True), ("track", False)]
+    assert list(answer_questions(stage, torch.zeros(1, 1, 1), [SCENE], rows, rng)) == [
+        (0, "ego", True),
+        (0, "track", False),
+    ]
