@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -17,8 +18,8 @@ from .zips import REFUSED
 
 NUM_BUNDLES, NUM_PER_ROW, WORKERS, TIMEOUT_SECONDS = 300, 100, 2, 20
 NO_CLIP = "def load_clip(): raise OSError('none')\n"  # so that no process has to import torch
-# Each hundred has each of these once; the one that waits for the time limit comes first, so that nothing waits for it.
-HOSTILE_CODE = ("sleeps", "os_exit", "segfault", "fork_bomb_in_c", "thread_bomb", "closes_everything")
+# Each hundred has each of these once. None waits for the time limit, which would hide the time of the others.
+HOSTILE_CODE = ("deep_json", "os_exit", "segfault", "fork_bomb_in_c", "thread_bomb", "closes_everything")
 HOSTILE_CODE += ("exit_while_answering",)
 HOSTILE_ZIPS = ("bomb", "deep_name", "bomb_with_false_size")
 
@@ -72,7 +73,9 @@ def test_a_class_of_300(tmp_path):
     for first in range(0, NUM_BUNDLES, NUM_PER_ROW):
         begin, end = states[max(0, first - 1)], states[first + NUM_PER_ROW - 1]
         wall, cpu = ((end[index] - begin[index]) / (NUM_PER_ROW - (first == 0)) for index in (0, 1))
-        rows.append((wall, cpu, *(max(state[index] for state in states[first:][:NUM_PER_ROW]) for index in (2, 3))))
+        part = states[first:][:NUM_PER_ROW]
+        # the median, as a bundle that is being unpacked takes memory for a moment
+        rows.append((wall, cpu, median(state[2] for state in part), max(state[3] for state in part)))
     print("\n| bundles | s per bundle | CPU s per bundle | grader's memory, MB | open files |")
     print("| --- | --- | --- | --- | --- |")
     for number, (wall, cpu, memory, files) in enumerate(rows):
