@@ -81,6 +81,6 @@ def test_a_class_of_300(tmp_path):
     for number, (wall, cpu, memory, files) in enumerate(rows):
         last = (number + 1) * NUM_PER_ROW
         print(f"| {last - NUM_PER_ROW + 1} to {last} | {wall:.2f} | {cpu:.2f} | {memory:.1f} | {files} |")
-    # CPU time, as other jobs of a machine change the other
-    assert all(last <= 1.1 * first for first, last in zip(rows[0][1:3], rows[-1][1:3], strict=True)), rows
+    # CPU time, as other jobs of a machine change the other; it varies by a tenth from run to run
+    assert rows[-1][1] <= 1.3 * rows[0][1] and rows[-1][2] <= 1.1 * rows[0][2], rows
     assert rows[-1][3] < rows[0][3] + 10
