@@ -1,8 +1,7 @@
-"""What the exports share: new folders that replace only earlier exports, checks of packages, and Markdown cards."""
+"""Serve every export: new folders that replace only earlier exports, checks of packages, and Markdown cards."""
 
 import contextlib
 import importlib.util
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from homework.utils.errors import InputError
-from homework.utils.io import apply_umask, check_writable, with_filename, write_json
+from homework.utils.io import atomic_folder, check_writable, write_json
 
 MANIFEST_FILE = "export.json"  # in an export's folder: what it is and what it was made of
 TEMPLATES = Path(__file__).parent / "templates"
@@ -59,24 +58,10 @@ def new_folder(output: Path, **manifest) -> Iterator[Path]:
         manifest: what to record in `MANIFEST_FILE` beside the version.
     """
     check_replaceable(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
+    with atomic_folder(output) as new:
         new.mkdir()
-        with with_filename(output):
-            yield new
-            write_json(new / MANIFEST_FILE, {"generator": tool_version(), **manifest})
-            for file in new.rglob("*"):
-                if file.is_file():
-                    apply_umask(file)
-        try:
-            if output.exists():
-                output.rename(old)
-            new.rename(output)
-        except BaseException:  # Ctrl-C too: the temporary folder is removed with all that is still in it
-            if old.exists() and not output.exists():
-                old.rename(output)
-            raise
+        yield new
+        write_json(new / MANIFEST_FILE, {"generator": tool_version(), **manifest})
 
 
 def render(template: str, **values) -> str:

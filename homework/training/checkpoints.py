@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 
 from ..models.loading import default_checkpoint
 from ..utils.errors import InputError, first_line
-from ..utils.io import apply_umask, check_writable, read_json, with_filename, write_json
+from ..utils.io import atomic_folder, check_writable, read_json, with_filename, write_json
 from .lora import PeftTrainingModule
 
 STATE_FILE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
@@ -127,19 +126,6 @@ def check_output_dirs(run_dir: Path, output: Path) -> None:
 
 def save_adapter_atomically(module: PeftTrainingModule, output: Path, manifest: dict) -> None:
     """Write the adapter beside `output`, then swap the folders: a full disk or Ctrl-C leaves the old one whole."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
-        with saving(output):
-            module.save_adapter(new, ADAPTER_DTYPE)
-            write_json(new / MANIFEST_FILE, manifest)
-            for file in new.iterdir():
-                apply_umask(file)
-        try:
-            if output.exists():
-                output.rename(old)
-            new.rename(output)
-        except BaseException:  # Ctrl-C too: the temporary folder is removed with all that is still in it
-            if old.exists() and not output.exists():
-                old.rename(output)
-            raise
+    with atomic_folder(output) as new, saving(output):
+        module.save_adapter(new, ADAPTER_DTYPE)
+        write_json(new / MANIFEST_FILE, manifest)

@@ -75,6 +75,30 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a path for a new folder beside `path`, and swap the two if the block succeeds.
+
+    A full disk or Ctrl-C leaves the old folder whole, or none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        with with_filename(path):
+            yield new
+            for file in new.rglob("*"):
+                if file.is_file():
+                    apply_umask(file)
+        try:
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+        except BaseException:  # Ctrl-C too: the temporary folder is removed with all that is still in it
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
+
+
 def apply_umask(file: str | Path) -> None:
     """Give a file the permissions of a new one; some libraries make it readable by its owner only."""
     umask = os.umask(0)
