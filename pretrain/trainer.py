@@ -31,7 +31,7 @@ Report = Callable[[int, float], None]  # gets the step, and the seconds of one s
 
 
 class Stage(Protocol):
-    """What is trained: an `nn.Module` with these two methods."""
+    """Describe what is trained: an `nn.Module` with these two methods."""
 
     def sample(self, rng: np.random.Generator, in_cooldown: bool) -> Any:
         """Make a batch: tensors on the CPU, in dicts and tuples."""

@@ -1,4 +1,4 @@
-"""What the page's scripts need beside the graphs: the vocabulary, the prompt and names."""
+"""Collect what the page's scripts need beside the graphs: the vocabulary, the prompt and names."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What training shows, where its numbers go, and how it stops: callbacks of the transformers Trainer."""
+"""Show, log and stop training by callbacks of the transformers Trainer."""
 
 import contextlib
 import json
@@ -112,7 +112,7 @@ class Display(TrainerCallback):
 class JsonLinesLog(TrainerCallback):
     """Write losses and evaluations for programs, one JSON object per line.
 
-    The file is written anew each time: a resumed run drops the rows of steps that it repeats.
+    The file is rewritten each time: a resumed run drops the rows of steps that it repeats.
     """
 
     def on_log(self, args, state, control, **_) -> None:

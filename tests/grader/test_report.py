@@ -1,4 +1,4 @@
-"""What is printed and written: no name and no reason can pass for something else."""
+"""Test what is printed and written: no name and no reason can pass for something else."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What `eval` measures: question types, totals by karts, karts by size and by what hides them."""
+"""Test what `eval` measures: question types, totals by karts, karts by size and by what hides them."""
 
 import numpy as np
 import pytest

@@ -82,7 +82,7 @@ def test_models_are_small(folder):
 
 
 def test_answers_equal_pytorchs(site, sample_data):
-    """Of 500 questions and 200 choices at most 2 differ, all weights being in float16."""
+    """At most 2 of 500 questions and 200 choices differ, with all weights in float16."""
     scenes = dict(list(split_scenes(sample_data, "valid").items())[::2])
     asked = [row for row in generate_questions("valid", sample_data) if row["image_file"] in scenes]
     rows = subsample_evenly(asked, NUM_QUESTIONS)

@@ -90,7 +90,7 @@ def test_a_base_that_is_not_cached(smol_folder, cache, connections, monkeypatch,
     with pytest.raises(InputError, match=f"cache it first: hf download {NAME}") as info:
         load_base(NAME)
     assert str(info.value).startswith(f"{NAME}: no such base") and "\n" not in str(info.value)
-    assert len(connections) <= (0 if offline else 4)  # a name is resolved anew for each address and each retry
+    assert len(connections) <= (0 if offline else 4)  # a name is resolved again for each address and each retry
 
 
 def test_what_is_missing_is_downloaded_once(smol_folder, cache, monkeypatch):

@@ -207,7 +207,7 @@ def test_the_first_line_says_what_is_trained(nano_folder, no_progress, tmp_path,
 
 
 def test_a_run_resumes_with_smaller_micro_batches(nano_folder, no_progress, tmp_path, monkeypatch):
-    """What the memory error advises: the run's settings do not hold the micro-batch."""
+    """The memory error's advice works: the run's settings do not hold the micro-batch."""
     sizes, real = [], trainer.AdapterTrainer.training_step
 
     def step(self, model, inputs, *arguments) -> torch.Tensor:
