@@ -214,12 +214,15 @@ def test(
 
 def _print_score(rows: Sequence[dict], predictions: Sequence[int], title: str) -> None:
     """Print accuracy in total and by the type of the true caption."""
-    from .data import print_accuracies, wilson_interval
+    from .data import ALL, estimate_by_moment, print_accuracies
+    from .labels.questions import classify_caption
 
+    truths = [row["candidates"][row["correct_index"]] for row in rows]
+    hits = [predicted == row["correct_index"] for row, predicted in zip(rows, predictions, strict=True)]
+    once = estimate_by_moment([row["image_path"] for row in rows], truths, list(map(classify_caption, truths)), hits)
     correct, total = count_correct_by_type(rows, predictions)
-    counts = [(name, correct[name], total[name]) for name in sorted(total)]
-    counts.append(("all questions", correct.total(), len(rows)))
-    table = [(name, (hits / n,), n, wilson_interval(hits / n, n)) for name, hits, n in counts]
+    table = [(name, (correct[name] / total[name],), total[name], once[name]) for name in sorted(total)]
+    table.append((ALL, (correct.total() / len(rows),), len(rows), once[ALL]))
     print_accuracies(f"{title}: {len(rows)} questions, chance 20.0", ("correct",), table)
 
 

@@ -1,11 +1,14 @@
 """Re-export the three datasets and benchmark a VLM. Splits are folders of `data/`, beside the package."""
 
+import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from .labels.questions import classify_question, question_template
+from .labels.duplicates import Estimate, bootstrap_by_moment, places_of_images
+from .labels.paraphrases import rephrase
+from .labels.questions import classify_question, is_possible_answer, question_template
 from .labels.rows import CaptionDataset, MultiChoiceQADataset, VQADataset
 
 __all__ = ["BenchmarkResult", "CaptionDataset", "MultiChoiceQADataset", "VQADataset", "benchmark"]
@@ -19,17 +22,6 @@ def is_correct(answer: str, truth: str) -> bool:
 def is_exact_match(answer: str, truth: str) -> bool:
     """Return whether an answer equals the true one, ignoring case and outer white space."""
     return answer.strip().lower() == truth.strip().lower()
-
-
-def wilson_interval(accuracy: float, total: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval (Wilson 1927) of an accuracy over `total` questions.
-
-    It assumes independent questions. Questions about the same view or race are correlated, so the true one is wider.
-    """
-    z = 1.96
-    center = accuracy + z * z / (2 * total)
-    spread = z * math.sqrt(accuracy * (1 - accuracy) / total + (z / (2 * total)) ** 2)
-    return (center - spread) / (1 + z * z / total), (center + spread) / (1 + z * z / total)
 
 
 @dataclass(frozen=True)
@@ -66,16 +58,21 @@ class BenchmarkResult:
             name: num_true[name] / n for name, n in self.num_by_type.items()
         }
 
-    @property
-    def macro_interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of `macro_accuracy` (normal approximation), assuming independent questions."""
-        variance = sum(p * (1 - p) / self.num_by_type[name] for name, p in self.accuracy_by_type.items())
-        spread = 1.96 * math.sqrt(variance) / max(1, len(self.num_by_type))
-        return max(0.0, self.macro_accuracy - spread), min(1.0, self.macro_accuracy + spread)
+    @functools.cached_property
+    def by_moment(self) -> dict[str, Estimate]:
+        """The accuracy by question type with its interval, see `estimate_by_moment`."""
+        samples = self.samples
+        return estimate_by_moment(
+            [sample.image_path for sample in samples],
+            [sample.question for sample in samples],
+            [sample.question_type for sample in samples],
+            [sample.is_correct for sample in samples],
+        )
 
     def to_json(self) -> dict:
         """Return samples and accuracies as a JSON object."""
-        return vars(self) | {"samples": [asdict(sample) for sample in self.samples]}
+        accuracies = {name: value for name, value in vars(self).items() if name not in ("samples", "by_moment")}
+        return accuracies | {"samples": [asdict(sample) for sample in self.samples]}
 
 
 def guessing_baselines(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, float]]:
@@ -100,18 +97,55 @@ def guessing_baselines(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, 
     return {name: {type_: count[type_] / total[type_] for type_ in total} for name, count in hits.items()}
 
 
-def print_accuracies(title: str, columns: Sequence[str], rows: Iterable[tuple]) -> None:
-    """Print a table of accuracies in percent, with their 95 % intervals.
+ALL = "all questions"  # in the result of `estimate_by_moment`
+
+
+def estimate_by_moment(
+    images: Sequence[str], questions: Sequence[str], types: Sequence[str], are_correct: Iterable[bool]
+) -> dict[str, Estimate]:
+    """Estimate accuracies with each moment of the game counted once, and their 95 % intervals.
+
+    Most frames after a race's end repeat one moment, and the views of a moment are right or wrong together: see
+    `bootstrap_by_moment`.
 
     Args:
-        columns: names of the accuracies.
-        rows: (name, accuracies, number of questions, interval of the first accuracy).
+        images, questions, types, are_correct: of n answers: image files, what was asked, its type, whether it is right.
+
+    Returns:
+        type -> `Estimate`, `MEAN` -> that of the mean of the types, and `ALL` -> that of all questions.
+    """
+    places, are_correct = places_of_images(images), list(are_correct)
+    moments, items = [moment for moment, _ in places], list(zip([view for _, view in places], questions, strict=True))
+    one_group = bootstrap_by_moment(moments, items, [ALL] * len(items), are_correct)
+    return bootstrap_by_moment(moments, items, types, are_correct) | {ALL: one_group[ALL]}
+
+
+def wilson_interval(accuracy: float, total: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval (Wilson 1927) of an accuracy over `total` questions.
+
+    It assumes independent questions. Questions about the same view or race are correlated, so the true one is wider.
+    """
+    z = 1.96
+    center = accuracy + z * z / (2 * total)
+    spread = z * math.sqrt(accuracy * (1 - accuracy) / total + (z / (2 * total)) ** 2)
+    return (center - spread) / (1 + z * z / total), (center + spread) / (1 + z * z / total)
+
+
+def print_accuracies(title: str, columns: Sequence[str], rows: Iterable[tuple]) -> None:
+    """Print a table of accuracies in percent; the last one is by moment, with its 95 % interval.
+
+    Args:
+        columns: names of the accuracies but the last.
+        rows: (name, accuracies but the last, number of questions, `Estimate` of the last).
     """
     print(title)
-    print(f"{'':16}{''.join(f'{column:>9}' for column in (*columns, 'n'))}{'95 %':>16}")
-    for name, accuracies, n, (low, high) in rows:
+    print(f"{'':16}{''.join(f'{column:>9}' for column in (*columns, 'n', 'once'))}{'95 %':>13}")
+    for name, accuracies, n, (once, low, high) in rows:
         numbers = "".join(f"{100 * accuracy:z9.1f}" for accuracy in accuracies)
-        print(f"  {name:14}{numbers}{n:>9}{100 * low:z10.1f}-{100 * high:<z5.1f}".rstrip())  # z: no -0.0
+        print(
+            f"  {name:14}{numbers}{n:>9}{100 * once:z9.1f}{100 * low:z7.1f}-{100 * high:<z5.1f}".rstrip()
+        )  # z: no -0.0
+    print("once: each moment of the game counted once; 95 %: its interval, drawn again by moment")
 
 
 def subsample_evenly(dataset: Sequence, max_samples: int | None) -> list:
@@ -141,3 +175,43 @@ def benchmark(vlm, dataset: VQADataset, max_samples: int | None = None) -> Bench
     rows = subsample_evenly(dataset, max_samples)
     answers = vlm.answer([row["image_path"] for row in rows], [row["question"] for row in rows])
     return score_answers(rows, answers)
+
+
+@dataclass(frozen=True)
+class ParaphraseResult:
+    """Answers to the same questions in the course's words and in other ones.
+
+    Args:
+        course: of the course's words.
+        words, agreement, possible: by question type, shares of the answers in other words that are right, that equal
+            the answer in the course's words, and that are possible at all, 0 to 1.
+        wordings: other wording -> share of its answers that are right.
+    """
+
+    course: BenchmarkResult
+    words: dict[str, float]
+    agreement: dict[str, float]
+    possible: dict[str, float]
+    wordings: dict[str, float]
+
+
+def benchmark_paraphrased(vlm, dataset: Sequence[dict]) -> ParaphraseResult:
+    """Ask a VLM each question of a dataset in the course's words, and in the ten others that no training uses.
+
+    Raises:
+        InputError: a question is not one of the course's.
+    """
+    asked = [(row, *words) for row in dataset for words in ((None, row["question"]), *rephrase(row["question"]))]
+    answers = vlm.answer([row["image_path"] for row, *_ in asked], [text for *_, text in asked])
+    own, shares = [], {name: defaultdict(list) for name in ("words", "agreement", "possible", "wordings")}
+    for (row, wording, _), answer in zip(asked, answers, strict=True):
+        if wording is None:
+            own.append(answer)
+            continue
+        question_type, right = classify_question(row["question"]), is_correct(answer, row["answer"])
+        shares["words"][question_type].append(right)
+        shares["agreement"][question_type].append(is_exact_match(answer, own[-1]))
+        shares["possible"][question_type].append(is_possible_answer(row["question"], answer))
+        shares["wordings"][wording].append(right)
+    means = {name: {key: sum(ones) / len(ones) for key, ones in by_key.items()} for name, by_key in shares.items()}
+    return ParaphraseResult(score_answers(dataset, own), **means)

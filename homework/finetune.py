@@ -131,6 +131,7 @@ def test(
     split: str = "valid_grader",
     data: str = str(DATA_DIR),
     all_questions: bool = False,
+    paraphrased: bool = False,
     output: str | None = None,
 ) -> None:
     """Benchmark a checkpoint: accuracy in total and by question type, by prefix match and exact match.
@@ -143,9 +144,10 @@ def test(
         data: the data folder.
         all_questions: generate every question from the split's frames, except counts of 0, which the official questions
             do not have either, instead of reading its annotation files.
+        paraphrased: ask each question in ten other wordings as well, which no training uses.
         output: a JSON file for every answer.
     """
-    from .data import VQADataset, benchmark
+    from .data import VQADataset, benchmark, benchmark_paraphrased
     from .models.loading import checkpoint_folder
     from .training.checkpoints import describe_next, print_base_accuracy
     from .utils.io import check_writable, write_json
@@ -155,9 +157,12 @@ def test(
     rows = generate_questions(split, Path(data)) if all_questions else VQADataset(split, data)
     vlm = load(checkpoint)
     vlm.show_progress = True
-    result = benchmark(vlm, rows)
+    other_words = benchmark_paraphrased(vlm, rows) if paraphrased else None
+    result = other_words.course if other_words else benchmark(vlm, rows)
     rest = ", without counts of 0, which the official questions do not have either" if all_questions else ""
     _print_result(result, f"{checkpoint} on {'all of ' if all_questions else ''}{split}", rest)
+    if other_words:
+        _print_paraphrased(other_words)
     folder = checkpoint_folder(checkpoint)
     print_base_accuracy(folder)
     analysis = f"`python -m viewer.error_analysis {checkpoint}` shows where it fails"
@@ -181,22 +186,34 @@ def generate_questions(split: str, data_dir: Path) -> list[dict]:
 
 
 def _print_result(result, title: str, rest: str = "") -> None:
-    """Print accuracy in total and by question type, with the prefix match's interval, beside that of guessing."""
-    from .data import guessing_baselines, print_accuracies, wilson_interval
+    """Print accuracy in total and by question type, beside that of guessing and with intervals by moment."""
+    from .data import ALL, guessing_baselines, print_accuracies
+    from .labels.duplicates import MEAN
 
     n, by_type, numbers = len(result.samples), result.accuracy_by_type, result.num_by_type
     guesses = guessing_baselines((sample.question, sample.correct_answer) for sample in result.samples)
     columns = [by_type, result.exact_accuracy_by_type, guesses["chance"], guesses["most frequent answer"]]
-    rows = [
-        (name, [column[name] for column in columns], number, wilson_interval(by_type[name], number))
-        for name, number in sorted(numbers.items())
-    ]
+    once = result.by_moment
+    rows = [(name, [column[name] for column in columns], n, once[name]) for name, n in sorted(numbers.items())]
     macro = [sum(column.values()) / len(column) for column in columns]
     micro = [sum(column[name] * number for name, number in numbers.items()) / n for column in columns]
-    rows.append(("mean of types", macro, "", result.macro_interval))
-    rows.append(("all questions", micro, n, wilson_interval(result.accuracy, n)))
+    rows += [("mean of types", macro, "", once[MEAN]), (ALL, micro, n, once[ALL])]
     print_accuracies(f"{title}: {n} questions{rest}", ("prefix", "exact", "chance", "majority"), rows)
     print("chance: any answer that the question has here; majority: always its most frequent one")
+
+
+def _print_paraphrased(result) -> None:
+    """Print the accuracy in other words beside that in the course's, and the worst wordings."""
+    columns = [result.course.accuracy_by_type, result.words, result.agreement, result.possible]
+    rows = {name: [column[name] for column in columns] for name in sorted(result.words)}
+    rows["mean of types"] = [sum(column.values()) / len(column) for column in columns]
+    print("the same questions in ten other wordings each")
+    print(f"{'':16}{'course':>9}{'others':>9}{'agree':>9}{'possible':>9}")
+    for name, shares in rows.items():
+        print(f"  {name:14}" + "".join(f"{100 * share:9.1f}" for share in shares))
+    print("agree: answers that equal the one in the course's words; possible: that the question can have")
+    worst = sorted(result.wordings, key=result.wordings.get)[:3]
+    print("worst: " + ", ".join(f"{wording!r} {100 * result.wordings[wording]:.1f}" for wording in worst))
 
 
 def ask(

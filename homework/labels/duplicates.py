@@ -51,6 +51,25 @@ def moments_of_split(split_dir: Path) -> dict[str, Hashable]:
     }
 
 
+def places_of_images(images: Iterable[str | Path]) -> list[tuple[Hashable, Hashable]]:
+    """Return the moment and the view of each image file; one without a valid frame is a moment of its own."""
+    from .rows import parse_image_file  # deferred, see there
+
+    moments, places = {}, []
+    for image in map(Path, images):
+        if image.parent not in moments:
+            try:
+                moments[image.parent] = moments_of_split(image.parent)
+            except InputError:
+                moments[image.parent] = {}
+        try:
+            frame, view = parse_image_file(f"{image.parent.name}/{image.name}")
+        except InputError:
+            frame, view = str(image), 0
+        places.append((moments[image.parent].get(frame, (str(image.parent), frame)), view))
+    return places
+
+
 def bootstrap_by_moment(
     moments: Sequence[Hashable],
     items: Sequence[Hashable],

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from .questions import QUESTIONS
+from ..utils.errors import InputError
+from .questions import QUESTIONS, split_question
 
 _PLACES = {
     "to the left of": ("left of", "on the left of"),
@@ -104,3 +105,15 @@ HELD_OUT_WORDINGS: dict[str, tuple[str, ...]] = {
 HELD_OUT_QUESTIONS = tuple(
     replace(row, template=text) for row in QUESTIONS for text in HELD_OUT_WORDINGS.get(row.template, ())
 )
+
+
+def rephrase(question: str) -> list[tuple[str, str]]:
+    """Return the ten (wording, question in it) of one of the course's questions.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    template, kart = split_question(question)
+    if template not in HELD_OUT_WORDINGS:
+        raise InputError(repr(question), "has no other wordings", "add them to HELD_OUT_WORDINGS, or leave it out")
+    return [(wording, wording.replace("{kart}", kart)) for wording in HELD_OUT_WORDINGS[template]]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from .game import KARTS, TRACKS
 from .scene import Kart, Scene
 
 
@@ -116,7 +117,7 @@ def captions(scene: Scene) -> Iterator[str]:
 
 
 def _pattern(template: str) -> re.Pattern:
-    return re.compile(re.escape(template).replace(r"\{kart\}", r"\S+").replace(r"\{\}", r"(\S+)"))
+    return re.compile(re.escape(template).replace(r"\{kart\}", r"(\S+)").replace(r"\{\}", r"(\S+)"))
 
 
 _QUESTION_PATTERNS = [(_pattern(row.template), row) for row in QUESTIONS]
@@ -131,6 +132,27 @@ def classify_question(question: str) -> str:
 def question_template(question: str) -> str:
     """Return the template of a question, with `{kart}` for the kart that it is about; itself if it matches none."""
     return next((row.template for pattern, row in _QUESTION_PATTERNS if pattern.fullmatch(question)), question)
+
+
+def split_question(question: str) -> tuple[str, str]:
+    """Return a question's template, itself if it matches none, and the kart that it is about, or an empty string."""
+    found = ((row.template, pattern.fullmatch(question)) for pattern, row in _QUESTION_PATTERNS)
+    return next(((template, (*match.groups(), "")[0]) for template, match in found if match), (question, ""))
+
+
+def is_possible_answer(question: str, answer: str) -> bool:
+    """Return whether an answer is of the kind that one of the course's questions has, right or wrong."""
+    template, _ = split_question(question)
+    row = next(row for row in QUESTIONS if row.template == template)
+    if row.question_type == "relation":
+        # one kart in the middle, and another in each corner
+        corners = [(x, y, x + 10, y + 10) for x in (0, 140) for y in (0, 90)]
+        karts = [Kart(0, "tux", (70, 45, 80, 55)), *(Kart(i, "gnu", box) for i, box in enumerate(corners, 1))]
+        scene = Scene("", tuple(karts))
+        return answer in {row.answer_fn(scene, kart) for kart in scene.others}
+    if row.question_type in ("total", "count"):
+        return answer.isdecimal()
+    return answer in {"ego": KARTS, "track": TRACKS}.get(row.question_type, (answer,))
 
 
 def classify_caption(caption: str) -> str:

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from homework.data import benchmark, is_correct, is_exact_match, print_accuracies, subsample_evenly, wilson_interval
+from homework.data import (
+    ALL,
+    benchmark,
+    benchmark_paraphrased,
+    estimate_by_moment,
+    is_correct,
+    is_exact_match,
+    print_accuracies,
+    subsample_evenly,
+    wilson_interval,
+)
+from homework.labels.duplicates import Estimate
 from homework.labels.rows import (
     CaptionDataset,
     MultiChoiceQADataset,
@@ -18,6 +29,7 @@ from homework.labels.rows import (
 from homework.utils.errors import InputError
 from homework.utils.images import open_image
 from homework.utils.io import write_json
+from tests.tiny_models import stand_still
 
 ROW = {"question": "What track is this?", "answer": "abyss", "image_file": "train/00000_00_im.jpg"}
 
@@ -175,11 +187,9 @@ def test_wilson_interval(right: int, number: int, low: float, high: float):
 
 
 def test_no_number_is_a_negative_zero(capsys):
-    """Rounding leaves the ends of some intervals of 0 % just below 0."""
-    intervals = [wilson_interval(0.0, n) for n in range(1, 200)]
-    assert min(intervals)[0] < 0
-    print_accuracies("title", ("correct",), [("name", (-1e-9,), 1, interval) for interval in intervals])
-    assert "-0.0" not in capsys.readouterr().out
+    """Rounding leaves some numbers just below 0."""
+    print_accuracies("title", ("correct",), [("name", (-1e-9,), 1, Estimate(-1e-9, -1e-9, -1e-9))])
+    assert capsys.readouterr().out.splitlines()[2].split() == ["name", "0.0", "1", "0.0", "0.0-0.0"]
 
 
 def test_hidden_files_are_ignored(tiny_data: Path):
@@ -188,3 +198,37 @@ def test_hidden_files_are_ignored(tiny_data: Path):
     for name in ("._more_qa_pairs.json", "._00000_info.json", ".DS_Store"):
         (tiny_data / "train" / name).write_bytes(b"\0\5\26\7")
     assert (VQADataset("train", tiny_data).rows, info_files(tiny_data / "train")) == before
+
+
+def test_each_moment_counts_once(tiny_data: Path):
+    """Copies of a frame that repeat its wrong answer change nothing; an image without a frame counts by itself."""
+    stand_still(tiny_data / "train", 4)
+    images = [f"{tiny_data}/train/{name}_00_im.jpg" for name in ("00000", "000b1", "000b2", "00001")] + ["mine.jpg"]
+    result = estimate_by_moment(images, ["?"] * 5, [*["ego"] * 4, "track"], [False, False, False, True, True])
+    assert (result["ego"].value, result["track"].value) == (0.5, 1)
+    assert result[ALL].value == pytest.approx(2 / 3)
+
+
+class Parrot:
+    """A model that knows the answers to the course's words, and to others whatever they are mapped to."""
+
+    def __init__(self, rows: list[dict], other: str | None):
+        self.truths, self.other = {(row["image_path"], row["question"]): row["answer"] for row in rows}, other
+
+    def answer(self, images: list[str], questions: list[str]) -> list[str]:
+        """Answer a question about an image; in other words by the first question's answer, or by `other`."""
+        given, last = [], ""
+        for asked in zip(images, questions, strict=True):
+            last = self.truths.get(asked, last)
+            given.append(last if asked in self.truths or self.other is None else self.other)
+        return given
+
+
+@pytest.mark.parametrize(("other", "expected"), [(None, (1, 1, 1)), ("back3", (0, 0, 0)), ("tux", (0, 0, 0.2))])
+def test_questions_in_other_words(tiny_data: Path, other, expected):
+    """Right, equal to the answer in the course's words, possible at all: the mean over the five types."""
+    rows = VQADataset("valid_grader", tiny_data).rows
+    result = benchmark_paraphrased(Parrot(rows, other), rows)
+    assert result.course.accuracy == 1 and len(result.wordings) == 10 * len(rows)
+    found = [sum(by_type.values()) / 5 for by_type in (result.words, result.agreement, result.possible)]
+    assert found == pytest.approx(expected)

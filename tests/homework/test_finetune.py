@@ -298,14 +298,14 @@ def test_test_prints_prefix_and_exact_match(nano_folder, tiny_data, tmp_path, mo
     monkeypatch.setattr(BaseVLM, "answer", lambda *_: answers)
     finetune.test(str(nano_folder), data=str(tiny_data), output=str(tmp_path / "answers.json"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    table = {" ".join(line[:-6]): line[-6:] for line in lines[2:7]}
+    table = {" ".join(line[:-7]): line[-7:] for line in lines[2:7]}
     assert lines[0][-3:] == ["valid_grader:", str(len(rows)), "questions"]
-    assert lines[1] == ["prefix", "exact", "chance", "majority", "n", "95", "%"]
-    assert table["total"] == ["100.0", "0.0", "100.0", "100.0", "1", "20.7-100.0"]
+    assert lines[1] == ["prefix", "exact", "chance", "majority", "n", "once", "95", "%"]
+    assert table["total"] == ["100.0", "0.0", "100.0", "100.0", "1", "100.0", "100.0-100.0"]
     assert table["ego"][:5] == ["100.0", "100.0", "100.0", "100.0", "1"]
     assert set(table) == {"ego", "total", "track", "relation", "count"}
     # each type has one question, so resampling within types changes nothing
-    assert lines[7] == ["mean", "of", "types", "80.0", "60.0", "100.0", "100.0", "80.0-80.0"]
+    assert lines[7] == ["mean", "of", "types", "80.0", "60.0", "100.0", "100.0", "80.0", "80.0-80.0"]
     assert lines[8][:7] == ["all", "questions", "80.0", "60.0", "100.0", "100.0", "5"]
     written = json.loads((tmp_path / "answers.json").read_text())
     assert written["accuracy"] == 0.8 and [s["model_answer"] for s in written["samples"]] == answers

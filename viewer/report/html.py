@@ -11,7 +11,8 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from homework.data import BenchmarkResult, wilson_interval
+from homework.data import BenchmarkResult
+from homework.labels.duplicates import MEAN
 from homework.labels.frame_info import read_frame_info
 from homework.labels.questions import QUESTION_TYPES
 from homework.labels.rows import parse_image_file
@@ -145,16 +146,16 @@ def _list_accuracies(data: ReportData) -> list[tuple]:
 def _list_rows(result: BenchmarkResult, others: dict[str, dict[str, float]]) -> tuple[list[str], list[tuple[str, ...]]]:
     """Return (header, rows) of a table by type, with other models' accuracies beside the result's."""
     rows = [
-        (name, n, share, wilson_interval(share, n), [by_type[name] for by_type in others.values()])
+        (name, n, share, result.by_moment[name], [by_type[name] for by_type in others.values()])
         for name, n in sorted(result.num_by_type.items(), key=lambda pair: QUESTION_TYPES.index(pair[0]))
         for share in [result.accuracy_by_type[name]]
     ]
     means = [mean_of_types(by_type) for by_type in others.values()]
-    rows.append(("mean of types", len(result.samples), result.macro_accuracy, result.macro_interval, means))
-    header = ["", "% right", "95 % interval", *others, "questions"]
+    rows.append(("mean of types", len(result.samples), result.macro_accuracy, result.by_moment[MEAN], means))
+    header = ["", "% right", *others, "questions", "moments counted once", "95 % interval"]
     return header, [
-        (name, _percent(share), _percent(*interval), *map(_percent, more), f"{n:,}")
-        for name, n, share, interval, more in rows
+        (name, _percent(share), *map(_percent, more), f"{n:,}", _percent(once.value), _percent(once.low, once.high))
+        for name, n, share, once, more in rows
     ]
 
 
