@@ -47,7 +47,7 @@ def train(
         learning_rate: its maximum.
         rank: of LoRA.
         seed: of the new weights, the order of views, and the sample of captions where there are many.
-        progress_questions: number of questions about valid to evaluate on while training.
+        progress_questions: number of questions to evaluate on while training, about moments held out of it.
         micro_batch_size: views in memory at once, a divisor of the batch; by default as many as fit.
         gradient_checkpointing: train in less memory, but slower; for SmolVLM.
         report_to: an experiment tracker, trackio or wandb, beside TensorBoard.
@@ -61,7 +61,8 @@ def train(
     from .training.callbacks import check_reporter
     from .training.checkpoints import check_output_dirs
     from .training.clip_dataset import CaptionMatchingDataset, CLIPTrainingModule, add_lora_to_clip, training_set
-    from .training.trainer import TrainingConfig, fit, validation_rows
+    from .training.held_out import progress_rows
+    from .training.trainer import TrainingConfig, fit
     from .utils.errors import check_min
 
     check_not_eval_split(split)
@@ -78,7 +79,7 @@ def train(
     batch_size = default_batch_size(module.base) if batch_size is None else batch_size
     data_settings = len(views), views.fingerprint()
     config = TrainingConfig(base_id(base), split, steps, batch_size, learning_rate, rank, seed, *data_settings)
-    rows = validation_rows(multiple_choice, progress_questions, data_dir)
+    rows = progress_rows(multiple_choice, progress_questions, data_dir, split)
     evaluate = partial(_evaluate, module.base, processor.tokenizer, rows)
     options = micro_batch_size, gradient_checkpointing, report_to, f"python -m homework.clip test {output}"
     fit(module, dataset, collate, config, *folders, evaluate, *options)

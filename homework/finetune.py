@@ -50,7 +50,7 @@ def train(
         learning_rate: its maximum.
         rank: of LoRA.
         seed: of LoRA's weights and the order of views.
-        progress_questions: number of questions about valid to evaluate on while training.
+        progress_questions: number of questions to evaluate on while training, about moments held out of it.
         micro_batch_size: views in memory at once, a divisor of the batch; by default as many as fit.
         gradient_checkpointing: train in less memory, but slower; for SmolVLM.
         report_to: an experiment tracker, trackio or wandb, beside TensorBoard.
@@ -64,9 +64,10 @@ def train(
     from .models.tux_nano.model import TuxNano
     from .training.callbacks import check_reporter
     from .training.checkpoints import check_output_dirs
+    from .training.held_out import progress_rows
     from .training.lora import add_lora
     from .training.packing import PackedTrainingModule, PackedVQADataset, collate_views
-    from .training.trainer import TrainingConfig, fit, validation_rows
+    from .training.trainer import TrainingConfig, fit
     from .utils.errors import check_min
 
     check_not_eval_split(split)
@@ -84,7 +85,7 @@ def train(
     data_settings = len(dataset), dataset.fingerprint()
     config = TrainingConfig(base_id(base), split, steps, batch_size, learning_rate, rank, seed, *data_settings)
     module, collate = PackedTrainingModule(vlm.model), partial(collate_views, processor=processor, tokens=vlm.tokens)
-    evaluate = partial(_evaluate, vlm, validation_rows(balanced_pairs, progress_questions, data_dir))
+    evaluate = partial(_evaluate, vlm, progress_rows(balanced_pairs, progress_questions, data_dir, split))
     options = micro_batch_size, gradient_checkpointing, report_to, f"python -m homework.finetune test {output}"
     fit(module, dataset, collate, config, *folders, evaluate, *options)
 

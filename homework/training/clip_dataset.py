@@ -19,6 +19,7 @@ from ..models.clip import BASE_MODEL_PREFIXES, CLIP, class_prior_logits, tokeniz
 from ..models.images import clip_pixels, load_views
 from ..utils.io import fingerprint
 from ..utils.progress import progress_bar
+from .held_out import drop_held_out
 from .lora import PeftTrainingModule, add_lora
 
 logger = logging.getLogger(__name__)
@@ -110,8 +111,8 @@ class CaptionMatchingDataset(Dataset):
 
     @classmethod
     def of_split(cls, split: str, data_dir: Path, pairs_dir: str | None = None) -> "CaptionMatchingDataset":
-        """Read every caption of a split's *_captions.json, by default in the data folder, whose image exists."""
-        rows = drop_rows_without_image(CaptionDataset(split, data_dir, pairs_dir))
+        """Read every caption of a split's *_captions.json, by default in the data folder, but of held-out moments."""
+        rows = drop_held_out(drop_rows_without_image(CaptionDataset(split, data_dir, pairs_dir)), data_dir, split)
         return cls(rows, data_dir, data_dir / ".cache")
 
     def texts(self, tokenizer) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from ..models.loading import backbone, output_embedding
 from ..models.prompts import PromptTokens
 from ..models.shared_vocab import SharedRowHead
 from ..utils.io import fingerprint
+from .held_out import drop_held_out
 from .lora import PeftTrainingModule
 
 IGNORE_INDEX = -100  # the label that carries no loss, as in torch's cross_entropy
@@ -49,8 +50,11 @@ class PackedVQADataset(Dataset):
 
     @classmethod
     def of_split(cls, split: str, data_dir: Path, pairs_dir: str | None = None) -> "PackedVQADataset":
-        """Read every pair of a split's *_qa_pairs.json, by default in the data folder, whose image exists."""
-        return cls(drop_rows_without_image(VQADataset(split, data_dir, pairs_dir)), data_dir / ".cache")
+        """Read every pair of a split's *_qa_pairs.json, by default in the data folder, but of held-out moments."""
+        return cls(
+            drop_held_out(drop_rows_without_image(VQADataset(split, data_dir, pairs_dir)), data_dir, split),
+            data_dir / ".cache",
+        )
 
     def fingerprint(self) -> str:
         """Return a digest of images by name, questions and answers."""

@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 
-from ..labels.rows import add_image_paths
 from ..models.loading import pick_autocast_dtype, pick_device
 from ..models.sizes import count_parameters
 from ..utils.errors import InputError
@@ -63,22 +62,6 @@ def use_all_cores() -> None:
     """Let torch use as many threads as there are cores, unless OMP_NUM_THREADS says otherwise."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cores())
-
-
-def validation_rows(make: Callable[[dict, int, int], list[dict]], count: int, data_dir: Path) -> list[dict]:
-    """Return a small validation set for in-training evaluation; empty (with a warning) if `valid` is unavailable.
-
-    Args:
-        make: `balanced_pairs` or `multiple_choice` of `eval_sets`.
-        count: how many rows.
-    """
-    from ..labels.eval_sets import split_scenes
-
-    try:
-        return add_image_paths(make(split_scenes(data_dir, "valid"), count, 1), data_dir)
-    except InputError as error:
-        logger.info(f"no evaluation while training: {error}")
-        return []
 
 
 def _num_views(batch: dict) -> int:
