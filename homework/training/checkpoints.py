@@ -1,7 +1,6 @@
 """Files of a training run: checkpoints to resume from, and the adapter that replaces the last one at once."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +9,11 @@ import torch
 from safetensors import SafetensorError
 
 from ..models.loading import default_checkpoint
+from ..models.runs import RUNS, STATE_FILE, checkpoint_step, last_checkpoint, train_command
 from ..utils.errors import InputError, first_line
 from ..utils.io import atomic_folder, check_writable, read_json, with_filename, write_json
 from .lora import PeftTrainingModule
 
-STATE_FILE = "trainer_state.json"  # what the Trainer writes last into a checkpoint
 CONFIG_FILE = "config.json"  # a run's settings, in its folder
 MANIFEST_FILE = "training.json"  # beside the weights, written last: settings, date and curve
 # Of a finished adapter: two of rank 16 on SmolVLM have to fit into a bundle. Rounded to it, the shipped adapters answer
@@ -31,15 +30,6 @@ def saving(folder: str | Path) -> Iterator[None]:
     except (SafetensorError, RuntimeError) as error:
         remedy = "check its permissions and the free space, then run the same command again to resume"
         raise InputError(folder, f"not saved ({first_line(error)})", remedy) from None
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint. The Trainer writes its state last, so one without it was cut short."""
-    complete = []
-    for state in folder.glob(f"checkpoint-*/{STATE_FILE}"):
-        with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
-            complete.append((json.loads(state.read_text())["global_step"], state.parent))
-    return max(complete, default=(0, None))[1]
 
 
 def resume_point(run_dir: Path, settings: dict) -> Path | None:
@@ -66,11 +56,6 @@ def describe_progress(run_dir: Path, steps: int) -> str:
     if checkpoint is None:
         return "no step is saved yet; the same command starts again"
     return f"the same command resumes at step {checkpoint_step(checkpoint)} of {steps} ({checkpoint})"
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    """Return the number of steps before a checkpoint, which its name ends with."""
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def remove_checkpoints(run_dir: Path, num_kept: int = 0) -> None:
@@ -102,8 +87,8 @@ def print_base_accuracy(folder: Path) -> None:
 def describe_next(folder: Path, part: str) -> str:
     """Say which command packs a finished run of the `part`, vlm or clip, or makes one."""
     if not (folder / MANIFEST_FILE).exists():
-        return f"`python -m homework.{'finetune' if part == 'vlm' else part} train` trains an adapter"
-    flag = "" if folder == Path("runs") / part else f" --{part} {folder}"
+        return f"{train_command(part)} trains an adapter"
+    flag = "" if folder == RUNS / part else f" --{part} {folder}"
     is_shipped = folder.resolve() == default_checkpoint(part).resolve()
     return f"`python3 bundle.py homework ID{f' --{part} shipped' if is_shipped else flag}` packs it"
 

@@ -14,14 +14,13 @@ from transformers import PrinterCallback, Trainer, TrainerState, TrainingArgumen
 
 from ..labels.rows import add_image_paths
 from ..models.loading import pick_autocast_dtype, pick_device
+from ..models.runs import STATE_FILE, checkpoint_step
 from ..models.sizes import count_parameters
 from ..utils.errors import InputError
 from ..utils.io import with_filename
 from ..utils.parallel import available_cores
 from .callbacks import Display, JsonLinesLog, StopOnSignal, describe_result
 from .checkpoints import (
-    STATE_FILE,
-    checkpoint_step,
     describe_progress,
     remove_checkpoints,
     resume_point,

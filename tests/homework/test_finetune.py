@@ -21,8 +21,8 @@ from homework.base_vlm import BaseVLM
 from homework.labels.rows import VQADataset
 from homework.models import loading
 from homework.models.loading import load_base, load_model, load_processor
+from homework.models.runs import last_checkpoint
 from homework.training import checkpoints, trainer
-from homework.training.checkpoints import last_checkpoint
 from homework.training.packing import PackedVQADataset
 from homework.utils.errors import InputError
 from homework.utils.io import read_json

@@ -15,8 +15,8 @@ from termios import TIOCSWINSZ
 import pytest
 
 from homework import clip, finetune
+from homework.models.runs import last_checkpoint
 from homework.training import callbacks, trainer
-from homework.training.checkpoints import last_checkpoint
 from homework.utils.errors import InputError, UsageError
 from tests.conftest import heed_ctrl_c
 from tests.homework.test_finetune import assert_same_weights, train

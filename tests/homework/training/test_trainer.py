@@ -9,8 +9,9 @@ import torch
 
 from homework import clip, finetune, generate_captions, generate_qa
 from homework.models.loading import checkpoint_folder, default_checkpoint
+from homework.models.runs import last_checkpoint
 from homework.training import trainer
-from homework.training.checkpoints import check_output_dirs, last_checkpoint
+from homework.training.checkpoints import check_output_dirs
 from homework.utils.errors import InputError, UsageError
 from tests.homework.test_finetune import stop_at_evaluation, train
 
