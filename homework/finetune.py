@@ -108,7 +108,15 @@ def demo_train(base: str = "tux_nano", data: str = str(DATA_DIR)) -> None:
         base: folder or hub name of an Idefics3 model, or tux_nano.
         data: the data folder.
     """
-    train(base, "train_demo", data, "runs/demo", steps=10, batch_size=5, progress_questions=25)
+    import shutil
+
+    from .training.checkpoints import read_manifest
+
+    output = Path("runs/demo")
+    if read_manifest(output).get("config", {}).get("split") == "train_demo":
+        shutil.rmtree(output, ignore_errors=True)  # that of an earlier call, which would count as finished
+    train(base, "train_demo", data, str(output), steps=10, batch_size=5, progress_questions=0)
+    logger.info("all is set up; next: python -m homework.finetune train")
 
 
 def load(name: str | Path = "vlm"):

@@ -42,7 +42,7 @@ def is_unfinished(output: Path) -> bool:
 
 
 def check_is_finished(checkpoint: str | Path, part: str) -> None:
-    """Check that a checkpoint's folder is not the missing one of an unfinished run, nor any run's checkpoints and logs.
+    """Check that a folder is not the missing one of an unfinished run, nor that of a run's checkpoints.
 
     Args:
         part: vlm or clip, what the run trains if none of its checkpoints says so.
