@@ -22,10 +22,9 @@ PACKAGE = "homework"  # the bundle's only top-level folder
 MAX_BYTES = 50_000_000  # the course says 50 MB; this is the stricter of its two readings
 NUM_LARGEST = 3  # files or folders to name
 CHUNK_BYTES = 1 << 20
-PARTS = ("vlm", "clip")
-SHIPPED = "shipped"
+PARTS, SHIPPED = ("vlm", "clip"), "shipped"
 MANIFEST, ADAPTER_CONFIG = "training.json", "adapter_config.json"  # a finished run has both
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, CLIP_WEIGHTS = "adapter_model.safetensors", "additional_weights.pt"
 
 # Files that training and running leave behind and that no grader needs. Hidden files and folders are left out too.
 # Folders called checkpoint-* are packed: a submission may load its model from one.
@@ -71,27 +70,38 @@ def _raise(error: OSError) -> None:
 
 
 def choose_run(folder: Path, part: str, choice: str | None) -> tuple[Path, str]:
-    """Choose the weights to pack for a part: by default those of `runs/PART` if that run is finished.
+    """Choose a part's weights to pack, by default a finished `runs/PART`; say where they come from.
 
     Args:
         choice: a run's folder, or `shipped`; None takes the default.
 
-    Returns:
-        the weights' folder, and a line that says where they come from.
-
     Raises:
-        BundleError: the chosen folder is not a finished run.
+        BundleError: the chosen folder is not a finished run of this part.
     """
-    shipped, run = folder / "weights" / part, Path("runs") / part
+    shipped, run = folder / "weights" / part, Path(choice or f"runs/{part}")
+    unfinished = describe_unfinished(run, part) if choice != SHIPPED else None
+    if choice != SHIPPED and is_finished(run):
+        found, why = ("clip", "") if (run / CLIP_WEIGHTS).exists() else ("vlm", f" (no {CLIP_WEIGHTS})")
+        if found != part:
+            problem = f"a {found.upper()}'s checkpoint{why}, expected one of a {part.upper()}"
+            raise BundleError(f"{run}: {problem}; choose another --{part}, or pack it with --{found} {run}")
+        return run, describe_run(run, str(run)) + (f"\nwarning: {unfinished}" if unfinished else "")
     if choice not in (None, SHIPPED):
-        run = Path(choice)
-        if not is_finished(run):
-            raise BundleError(f"{run}: not a finished run; train one, or choose another --{part}")
-        return run, describe_run(run, str(run))
-    if choice is None and is_finished(run):
-        return run, describe_run(run, str(run))
-    reason = f", since {run} is not finished" if choice is None and run.exists() else ""
-    return shipped, describe_run(shipped, f"shipped ({shipped.as_posix()}){reason}")
+        raise BundleError(unfinished or f"{run}: not a finished run; train one, or choose another --{part}")
+    if choice is None and not unfinished and (run.exists() or Path(f"{run}-run").exists()):
+        unfinished = f"{run} is not finished"
+    source = f", since {unfinished}\n     {shipped.as_posix()}" if unfinished else f" ({shipped.as_posix()})"
+    return shipped, describe_run(shipped, f"shipped{source}")
+
+
+def describe_unfinished(run: Path, part: str) -> str | None:
+    """Say at which step a run was interrupted, and which command resumes it; None if no step of it is left."""
+    output = str(run).removesuffix("-run")
+    states = Path(f"{output}-run").glob("checkpoint-*/trainer_state.json")
+    step = max((int(state.parent.name.rpartition("-")[2]) for state in states), default=None)
+    flag = "" if output == f"runs/{part}" else f" --output {output}"
+    command = f"`python -m homework.{'finetune' if part == 'vlm' else part} train{flag}`"
+    return step and f"{output}-run is unfinished (step {step}): {command} resumes it"
 
 
 def is_finished(run: Path) -> bool:
@@ -120,21 +130,12 @@ def _read_json(file: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def find_largest(files: Files) -> list[tuple[int, str]]:
-    """Return (bytes on disk, name) of the largest files, largest first."""
-    return _largest([(file.stat().st_size, name) for name, file in files.items()])
-
-
-def find_largest_folders(files: Files) -> list[tuple[int, str]]:
-    """Return (bytes on disk, name) of the folders that hold most, counting the files directly in them."""
+def find_largest(files: Files, by_folder: bool = False) -> list[tuple[int, str]]:
+    """Return (bytes on disk, name) of the largest files, or of the folders with most in their files."""
     sizes = Counter()
     for name, file in files.items():
-        sizes[name.rpartition("/")[0] or "."] += file.stat().st_size
-    return _largest([(size, name) for name, size in sizes.items()])
-
-
-def _largest(sizes: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    return sorted(sizes, key=lambda item: (-item[0], item[1]))[:NUM_LARGEST]
+        sizes[(name.rpartition("/")[0] or ".") if by_folder else name] += file.stat().st_size
+    return sorted(((size, name) for name, size in sizes.items()), key=lambda item: (-item[0], item[1]))[:NUM_LARGEST]
 
 
 @contextlib.contextmanager
@@ -186,7 +187,7 @@ def _add(archive: zipfile.ZipFile, file: Path, name: str) -> None:
 
 
 def _too_large(target: Path, files: Files) -> str:
-    listed = [*find_largest_folders(files), *find_largest(files)]
+    listed = [*find_largest(files, by_folder=True), *find_largest(files)]
     names = ", ".join(f"{name} ({size / 1e6:.1f} MB)" for size, name in listed)
     names += "".join(f"; {name} has {describe_adapter(file)}" for name, file in files.items() if file.name == WEIGHTS)
     remedy = f"make it smaller, most is in {names}; a lower --rank, and F16 for F32, make adapters smaller"

@@ -44,8 +44,10 @@ def model(
     from homework.models.clip import ADDITIONAL_WEIGHTS
     from homework.models.loading import base_folder, checkpoint_folder, is_tux_nano
     from homework.models.lora_weights import read_adapter_base
+    from homework.models.runs import check_is_finished
 
     source = checkpoint_folder(checkpoint)
+    check_is_finished(source, "vlm")
     base = read_adapter_base(source)
     is_clip, is_ours = (source / ADDITIONAL_WEIGHTS).exists(), is_tux_nano(base_folder(base))
     manifest = read_json(source / MANIFEST_FILE) if (source / MANIFEST_FILE).exists() else {}

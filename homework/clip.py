@@ -58,6 +58,7 @@ def train(
     from .labels.rows import check_not_eval_split
     from .models.clip import CLIP
     from .models.loading import base_id, load_base
+    from .models.runs import default_run_dir
     from .training.callbacks import check_reporter
     from .training.checkpoints import check_output_dirs
     from .training.clip_dataset import CaptionMatchingDataset, CLIPTrainingModule, add_lora_to_clip, training_set
@@ -69,7 +70,7 @@ def train(
     check_min(1, steps=steps, batch_size=batch_size, rank=rank, micro_batch_size=micro_batch_size)
     check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     check_reporter(report_to)
-    data_dir, folders = Path(data), (Path(run_dir or f"{output}-run"), Path(output))
+    data_dir, folders = Path(data), (Path(run_dir or default_run_dir(output)), Path(output))
     check_output_dirs(*folders)
     views = CaptionMatchingDataset.of_split(split, data_dir, pairs)
     torch.manual_seed(seed)
@@ -115,8 +116,10 @@ def load_with_tokenizer(name: str | Path) -> tuple:
     from .models.clip import CLIP
     from .models.loading import add_adapter, checkpoint_folder, load_base
     from .models.lora_weights import check_is_part, read_adapter_base
+    from .models.runs import check_is_finished
 
     folder = checkpoint_folder(name)
+    check_is_finished(folder, "clip")
     base = read_adapter_base(folder)
     check_is_part(folder, "clip")
     model, processor = load_base(base)

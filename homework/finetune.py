@@ -61,6 +61,7 @@ def train(
     from .labels.eval_sets import balanced_pairs
     from .labels.rows import check_not_eval_split
     from .models.loading import base_id, load_base
+    from .models.runs import default_run_dir
     from .models.tux_nano.model import TuxNano
     from .training.callbacks import check_reporter
     from .training.checkpoints import check_output_dirs
@@ -74,7 +75,7 @@ def train(
     check_min(1, steps=steps, batch_size=batch_size, rank=rank, micro_batch_size=micro_batch_size)
     check_min(0, learning_rate=learning_rate, seed=seed, progress_questions=progress_questions)
     check_reporter(report_to)
-    data_dir, folders = Path(data), (Path(run_dir or f"{output}-run"), Path(output))
+    data_dir, folders = Path(data), (Path(run_dir or default_run_dir(output)), Path(output))
     check_output_dirs(*folders)
     dataset = PackedVQADataset.of_split(split, data_dir, pairs)
     torch.manual_seed(seed)
@@ -108,7 +109,15 @@ def demo_train(base: str = "tux_nano", data: str = str(DATA_DIR)) -> None:
         base: folder or hub name of an Idefics3 model, or tux_nano.
         data: the data folder.
     """
-    train(base, "train_demo", data, "runs/demo", steps=10, batch_size=5, progress_questions=25)
+    import shutil
+
+    from .training.checkpoints import read_manifest
+
+    output = Path("runs/demo")
+    if read_manifest(output).get("config", {}).get("split") == "train_demo":
+        shutil.rmtree(output, ignore_errors=True)  # that of an earlier call, which would count as finished
+    train(base, "train_demo", data, str(output), steps=10, batch_size=5, progress_questions=0)
+    logger.info("all is set up; next: python -m homework.finetune train")
 
 
 def load(name: str | Path = "vlm"):

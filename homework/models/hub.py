@@ -4,7 +4,7 @@ import logging
 import re
 from pathlib import Path
 
-from ..utils.errors import InputError, first_line, suggest_name
+from ..utils.errors import InputError, first_line, folder_not_found
 from ..utils.io import read_json
 from ..utils.progress import is_quiet
 
@@ -15,12 +15,17 @@ PATTERNS = ["*.json", "*.jinja", "*.txt", "*.safetensors"]  # at the top: folder
 
 
 def is_hub_name(base: str) -> bool:
-    """Return whether a base's name has the form OWNER/NAME. Such a name may be a relative folder's too."""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", base) is not None
+    """Return whether a base's name has the form OWNER/NAME, and is not that of a training run, runs/NAME.
+
+    Such a name may be a relative folder's too.
+    """
+    return re.fullmatch(r"(?!runs/)\w[\w.-]*/\w[\w.-]*", base) is not None
 
 
 def hub_folder(name: str) -> Path:
     """Return the folder of a hub model in the hub's cache; only what is missing there is downloaded.
+
+    A name whose owner is a folder here is rather a mistyped path: it is not downloaded.
 
     Raises:
         InputError: not in the cache, and the hub cannot be reached or has no such model.
@@ -35,6 +40,10 @@ def hub_folder(name: str) -> Path:
             return folder
     except LocalEntryNotFoundError:
         pass
+    problem = "no such base or checkpoint here or in the hub's cache"
+    remedy = f'cache it first: hf download {name} --exclude "onnx/*"'
+    if Path(name).parent.is_dir():
+        raise folder_not_found(Path(name), problem, remedy)
     logger.info(f"{name} is not in the hub's cache: downloading it")
     if is_quiet():
         disable_progress_bars()
@@ -45,9 +54,7 @@ def hub_folder(name: str) -> Path:
             return folder
     except Exception as error:  # the hub's, and those of its client's client
         reason = first_line(error.__cause__ or error)
-    siblings = [path.name for path in Path(name).parent.glob("*") if path != Path(name)]
-    remedy = suggest_name(Path(name).name, siblings, f'cache it first: hf download {name} --exclude "onnx/*"')
-    raise InputError(name, f"no such base or checkpoint here or in the hub's cache, and no download ({reason})", remedy)
+    raise InputError(name, f"{problem}, and no download ({reason})", remedy)
 
 
 def _is_complete(folder: Path) -> bool:

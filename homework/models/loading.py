@@ -17,6 +17,7 @@ from ..utils.io import read_json
 from . import idefics3
 from .hub import hub_folder, is_hub_name
 from .lora_weights import check_is_part, is_adapter, merge_lora, read_adapter_base
+from .runs import RUNS, check_is_finished, is_unfinished
 from .tux_nano.config import CONFIG_FILE, TuxNanoConfig, is_tux_nano_config
 from .tux_nano.connector import num_image_tokens
 from .tux_nano.language_model import LanguageModel
@@ -65,14 +66,15 @@ def checkpoint_folder(name: str | Path) -> Path:
     """Return a checkpoint's folder: `vlm` and `clip` are the submitted ones, others a path or the name of a run."""
     if str(name) in ("vlm", "clip"):
         return default_checkpoint(str(name))
-    is_known, run = str(name) == "tux_nano" or Path(name).exists(), Path("runs") / name
-    return run if is_adapter(run) and not is_known else Path(name)
+    is_known, run = str(name) == "tux_nano" or Path(name).exists(), RUNS / name
+    return run if not is_known and (is_adapter(run) or is_unfinished(run)) else Path(name)
 
 
 def resolve_base(base: str) -> str:
     """Return a base's absolute folder, or its hub name; TuxNano's name stands for its folder, wherever that lies now.
 
-    A name of the form OWNER/NAME is the hub's unless that folder holds a config.json; `./OWNER/NAME` is a folder.
+    A name of the form OWNER/NAME is the hub's unless that folder holds a config.json; `./OWNER/NAME` and `runs/NAME`
+    are folders.
 
     Raises:
         InputError: it can be neither.
@@ -132,8 +134,13 @@ def load_processor(base: str = DEFAULT_BASE) -> "Processor":
 
 
 def load_for_inference(checkpoint: str | Path) -> tuple[nn.Module, "Processor"]:
-    """Load (model, processor) of a base or of a VLM's PEFT folder, on the best device, in eval mode."""
+    """Load (model, processor) of a base or of a VLM's PEFT folder, on the best device, in eval mode.
+
+    Raises:
+        InputError: neither, or of a run that is not finished.
+    """
     if not is_adapter(checkpoint):
+        check_is_finished(checkpoint, "vlm")
         return load_base(str(checkpoint))
     check_is_part(checkpoint, "vlm")
     model, processor = load_base(read_adapter_base(checkpoint))

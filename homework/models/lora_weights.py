@@ -15,6 +15,7 @@ from ..utils.io import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADDITIONAL_WEIGHTS = "additional_weights.pt"  # a CLIP's, outside of the two encoders
+MODULES = {"vlm": "finetune", "clip": "clip"}  # of `homework`: what trains and tests each part
 REMEDY = "train again on this base, or use the adapter's own"
 # Settings that plain LoRA has, or that change only how it is trained; a true value of any other one changes what an
 # adapter computes.
@@ -49,18 +50,23 @@ def read_adapter_base(checkpoint: str | Path) -> str:
     return base
 
 
+def part_of(checkpoint: str | Path) -> str:
+    """Return which part a PEFT folder is of, vlm or clip."""
+    return "clip" if (Path(checkpoint) / ADDITIONAL_WEIGHTS).exists() else "vlm"
+
+
 def check_is_part(checkpoint: str | Path, part: str) -> None:
     """Check that a PEFT folder is one of the `part`, vlm or clip.
 
     Raises:
         InputError: it is the other's.
     """
-    found = "clip" if (Path(checkpoint) / ADDITIONAL_WEIGHTS).exists() else "vlm"
+    found = part_of(checkpoint)
     if found != part:
         names = {"vlm": f"a VLM's checkpoint (no {ADDITIONAL_WEIGHTS})", "clip": "a CLIP's checkpoint"}
-        command = {"vlm": "finetune", "clip": "clip"}[found]
         problem = f"{names[found]}, expected one of a {'VLM' if part == 'vlm' else 'CLIP'}"
-        raise InputError(checkpoint, problem, f"name another, or run `python -m homework.{command} test {checkpoint}`")
+        command = f"`python -m homework.{MODULES[found]} test {checkpoint}`"
+        raise InputError(checkpoint, problem, f"name another, or run {command}")
 
 
 def read_lora_config(checkpoint: str | Path) -> dict:

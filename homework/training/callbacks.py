@@ -47,13 +47,22 @@ def format_duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+def describe_loss(manifest: dict) -> str | None:
+    """Say how a training changed the loss, from its first logged value to the last; None if there is only one."""
+    losses = [row["loss"] for row in manifest.get("curve", []) if "loss" in row]
+    if len(losses) < 2:
+        return None
+    verb = "fell" if losses[-1] < losses[0] else "went"
+    return f"the loss {verb} from {losses[0]:.3f} to {losses[-1]:.3f}"
+
+
 def describe_result(manifest: dict, seconds: float) -> str:
-    """Return a line about the accuracy before and after a training, and its time."""
+    """Return a line about the loss and the accuracy before and after a training, and its time."""
     before = base_accuracy(manifest)
     after = next((row["eval_accuracy"] for row in reversed(manifest["curve"]) if "eval_accuracy" in row), None)
     known = {name: score for name, score in (("before", before), ("after", after)) if score is not None}
-    scores = ", ".join(f"{name} {score:.1f} %" for name, score in known.items())
-    return f"trained in {format_duration(seconds)}" + (f"; accuracy {scores}" if scores else "")
+    scores = "accuracy " + ", ".join(f"{name} {score:.1f} %" for name, score in known.items()) if known else None
+    return "; ".join(filter(None, [f"trained in {format_duration(seconds)}", describe_loss(manifest), scores]))
 
 
 class Display(TrainerCallback):
@@ -61,7 +70,7 @@ class Display(TrainerCallback):
 
     def __init__(self):
         self.bar, self.columns, self.loss = None, None, float("nan")
-        self.num_begun, self.train_start, self.step_start = 0, 0.0, 0.0
+        self.num_begun, self.train_start, self.step_start, self.first_step_start = 0, 0.0, 0.0, 0.0
 
     def on_train_begin(self, args, state, control, **_) -> None:
         """Start the live line."""
@@ -74,6 +83,8 @@ class Display(TrainerCallback):
     def on_step_begin(self, args, state, control, **_) -> None:
         """Count and time a step."""
         self.num_begun, self.step_start = self.num_begun + 1, time.monotonic()
+        if self.num_begun == 1:
+            self.first_step_start = self.step_start
 
     def on_step_end(self, args, state, control, **_) -> None:
         """Advance the live line; in its place, a log gets an estimate after the second step: the first is slower."""
@@ -92,17 +103,21 @@ class Display(TrainerCallback):
             self.bar.set_postfix_str(f"loss {self.loss:.3f}")
 
     def on_evaluate(self, args, state, control, metrics=None, **_) -> None:
-        """Print a row; the first one has the columns' names above it."""
+        """Print a row with the time left, evaluations included; the first one has the columns' names above it."""
         if not state.is_world_process_zero:
             return
         results = {name.removeprefix("eval_").removeprefix("accuracy_"): value for name, value in metrics.items()}
         if self.columns is None:
             self.columns = list(results)
-            logger.info("".join(f"{name:>10}" for name in ("step", "loss", *self.columns, "time")))
+            logger.info("".join(f"{name:>10}" for name in ("step", "loss", *self.columns, "time", "left")))
         loss = "" if self.loss != self.loss else f"{self.loss:.3f}"
         numbers = "".join(f"{results.get(name, float('nan')):10.1f}" for name in self.columns)
-        seconds = time.monotonic() - self.train_start
-        logger.info(f"{state.global_step:10}{loss:>10}{numbers}{format_duration(seconds):>10}")
+        now, left = time.monotonic(), ""
+        if self.num_begun:
+            rate = (now - self.first_step_start) / self.num_begun  # evaluations included
+            left = format_duration(rate * (state.max_steps - state.global_step))
+        times = f"{format_duration(now - self.train_start):>10}{left:>10}".rstrip()
+        logger.info(f"{state.global_step:10}{loss:>10}{numbers}{times}")
 
     def on_train_end(self, args, state, control, **_) -> None:
         """Close the live line."""

@@ -13,16 +13,18 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 
 from ..models.loading import pick_autocast_dtype, pick_device
+from ..models.runs import STATE_FILE, checkpoint_step
 from ..models.sizes import count_parameters
 from ..utils.errors import InputError
 from ..utils.io import with_filename
 from ..utils.parallel import available_cores
 from .callbacks import Display, JsonLinesLog, StopOnSignal, describe_result
 from .checkpoints import (
-    STATE_FILE,
-    checkpoint_step,
+    describe_kept,
     describe_progress,
+    is_already_trained,
     remove_checkpoints,
+    remove_rest,
     resume_point,
     save_adapter_atomically,
     saving,
@@ -156,7 +158,8 @@ def fit(
 ) -> None:
     """Train, or resume a stopped run, then put the adapter into `output`.
 
-    Ctrl-C and SIGTERM save the present step first.
+    Ctrl-C and SIGTERM save the present step first. A run that is finished is not repeated; an adapter of other settings
+    in `output` is kept beside it.
 
     Args:
         config: its batch is shared by all processes that `accelerate launch` starts.
@@ -170,6 +173,11 @@ def fit(
     Raises:
         InputError: a place cannot be written to, settings do not fit, or there is not enough memory.
     """
+    if is_already_trained(output, asdict(config)):
+        if int(os.environ.get("RANK", 0)) == 0:
+            remove_rest(run_dir, asdict(config))
+            logger.info(f"{output} is finished with these settings; delete it to train again; next: {next_command}")
+        return
     use_all_cores()
     num_processes = int(os.environ.get("WORLD_SIZE", 1))  # set by `accelerate launch` and torchrun
     if config.batch_size % num_processes:
@@ -217,6 +225,8 @@ def fit(
         logger.info(describe_run(module, config, device, dtype, micro_batch_size, num_processes))
     with arguments.main_process_first(local=False, desc="looking for checkpoints"):
         resume = resume_point(run_dir, asdict(config))
+    if arguments.process_index == 0 and (message := describe_kept(output, asdict(config))):
+        logger.info(message)
     arguments.eval_on_start = resume is None
     if resume:
         logger.info(f"resuming at step {checkpoint_step(resume)} of {config.steps}, from {resume}")

@@ -11,6 +11,7 @@ from pathlib import Path
 MAX_SEED = 2**32  # exclusive: NumPy takes no larger seed
 COURSE_SPLITS = ("train", "train_demo", "valid", "valid_grader")
 MAX_SUGGESTIONS = 3
+RUN_SUFFIX = "-run"  # of the folder with a run's checkpoints and logs, beside its adapter: not to be suggested
 
 
 class InputError(ValueError):
@@ -68,7 +69,8 @@ def folder_not_found(folder: Path, problem: str, otherwise: str) -> InputError:
     """Make the error for a missing folder; its remedy suggests the sibling with the closest name."""
     if folder.is_file():
         return InputError(folder, "is a file, expected a folder", f"if the file belongs to it, name {folder.parent}")
-    siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    others = [path for path in folder.parent.iterdir() if path != folder] if folder.parent.is_dir() else []
+    siblings = [path.name for path in others if path.is_dir() and not path.name.endswith(RUN_SUFFIX)]
     return InputError(folder, problem, suggest_name(folder.name, siblings, otherwise))
 
 

@@ -76,26 +76,34 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yield a path for a new folder beside `path`, and swap the two if the block succeeds.
 
     A full disk or Ctrl-C leaves the old folder whole, or none.
+
+    Args:
+        keep: where to put the old folder, in place of an older one; by default it is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        new, old, older = Path(temporary) / "new", keep or Path(temporary) / "old", Path(temporary) / "older"
         with with_filename(path):
             yield new
             for file in new.rglob("*"):
                 if file.is_file():
                     apply_umask(file)
+        is_replaced = path.exists()
         try:
-            if path.exists():
+            if is_replaced and old.exists():
+                old.rename(older)
+            if is_replaced:
                 path.rename(old)
             new.rename(path)
         except BaseException:  # Ctrl-C too: the temporary folder is removed with all that is still in it
-            if old.exists() and not path.exists():
+            if is_replaced and not path.exists():
                 old.rename(path)
+            if older.exists() and not old.exists():
+                older.rename(old)
             raise
 
 

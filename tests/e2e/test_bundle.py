@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -65,8 +66,10 @@ def submission(tmp_path) -> Path:
     return tmp_path
 
 
-def write_run(folder: Path, date: str | None, weights: str, base: str = "tux_nano") -> None:
+def write_run(folder: Path, date: str | None, weights: str, base: str = "tux_nano", part: str | None = None) -> None:
     folder.mkdir(parents=True)
+    if (part or folder.name) == "clip":
+        (folder / "additional_weights.pt").touch()
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
     (folder / "adapter_model.safetensors").write_text(weights)
     if date:  # the manifest is written last
@@ -85,13 +88,56 @@ def test_finished_runs_are_packed_and_named_with_their_date(submission):
     done = run("homework", "abc", cwd=submission)
     assert done.returncode == 0, done.stderr
     assert packed_weights(submission / "abc.zip") == {"vlm": "mine", "clip": "shipped"}
-    vlm, clip = done.stdout.splitlines()[:2]
+    vlm, clip, origin = done.stdout.splitlines()[:3]
     assert vlm == "VLM  runs/vlm: trained 2026-02-03 04:05 on train, base tux_nano"
-    assert clip.startswith("CLIP shipped (homework/weights/clip), since runs/clip is not finished: trained 2026-01-02")
+    assert clip == "CLIP shipped, since runs/clip is not finished"
+    assert origin == "     homework/weights/clip: trained 2026-01-02 00:00 on train, base tux_nano"
+
+
+@pytest.mark.parametrize(("part", "module"), [("vlm", "finetune"), ("clip", "clip")])
+def test_an_interrupted_training_is_not_passed_over(submission, part, module):
+    """The step it has reached and the command that resumes it are named, whatever is packed in its place."""
+    resume = f"runs/{part}-run is unfinished (step 94): `python -m homework.{module} train` resumes it"
+    for name in ("vlm", "clip"):
+        shutil.rmtree(submission / f"runs/{name}")
+    for step in (9, 94):
+        write_checkpoint(submission / f"runs/{part}-run", step)
+    lines = run("homework", "abc", cwd=submission).stdout.splitlines()
+    assert f"{part.upper():5}shipped, since {resume}" in lines
+    write_run(submission / f"runs/{part}", "2026-05-05 05:05", "before")  # a new run in the place of a finished one
+    lines = run("homework", "abc", cwd=submission).stdout.splitlines()
+    at = lines.index(f"warning: {resume}")
+    assert lines[at - 1].startswith(f"{part.upper():5}runs/{part}: trained 2026-05-05")
+    assert packed_weights(submission / "abc.zip")[part] == "before"
+    write_checkpoint(submission / "runs/mine-run", 7)
+    for name in ("runs/mine", "runs/mine-run"):
+        done = run("homework", "abc", f"--{part}", name, cwd=submission)
+        command = f"`python -m homework.{module} train --output runs/mine`"
+        assert done.stderr == f"error: runs/mine-run is unfinished (step 7): {command} resumes it\n"
+    done = run("homework", "abc", f"--{part}", "shipped", cwd=submission)
+    assert f"{part.upper():5}shipped (homework/weights/{part}): trained" in done.stdout and resume not in done.stdout
+
+
+def write_checkpoint(run_dir: Path, step: int) -> None:
+    (run_dir / f"checkpoint-{step}").mkdir(parents=True)
+    (run_dir / f"checkpoint-{step}/trainer_state.json").write_text("{}")
+
+
+def test_the_run_of_the_other_part_is_refused(submission):
+    """A CLIP has additional_weights.pt, a VLM has not; nothing is packed."""
+    write_run(submission / "runs/other", "2026-03-03 00:00", "other", part="clip")
+    done = run("homework", "abc", "--vlm", "runs/other", cwd=submission)
+    remedy = "choose another --vlm, or pack it with --clip runs/other"
+    assert done.returncode == 1
+    assert done.stderr == f"error: runs/other: a CLIP's checkpoint, expected one of a VLM; {remedy}\n"
+    done = run("homework", "abc", "--clip", "runs/vlm", cwd=submission)
+    problem = "a VLM's checkpoint (no additional_weights.pt), expected one of a CLIP"
+    assert done.returncode == 1 and done.stderr.startswith(f"error: runs/vlm: {problem}; choose another --clip")
+    assert not (submission / "abc.zip").exists()
 
 
 def test_runs_can_be_chosen(submission):
-    write_run(submission / "other", "2026-03-03 00:00", "other", base="/home/me/base")
+    write_run(submission / "other", "2026-03-03 00:00", "other", base="/home/me/base", part="clip")
     done = run("homework", "abc", "--vlm", "shipped", "--clip", "other", cwd=submission)
     assert done.returncode == 0, done.stderr
     assert packed_weights(submission / "abc.zip") == {"vlm": "shipped", "clip": "other"}

@@ -15,8 +15,8 @@ from homework import clip
 from homework.labels.rows import MultiChoiceQADataset
 from homework.models.clip import ADDITIONAL_WEIGHTS, CLIP
 from homework.models.images import clip_pixels
+from homework.models.runs import last_checkpoint
 from homework.training import trainer
-from homework.training.checkpoints import last_checkpoint
 from homework.utils.errors import InputError
 from tests.tiny_models import build_clip, features
 

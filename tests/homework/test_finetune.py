@@ -21,8 +21,8 @@ from homework.base_vlm import BaseVLM
 from homework.labels.rows import VQADataset
 from homework.models import loading
 from homework.models.loading import load_base, load_model, load_processor
+from homework.models.runs import last_checkpoint
 from homework.training import checkpoints, trainer
-from homework.training.checkpoints import last_checkpoint
 from homework.training.packing import PackedVQADataset
 from homework.utils.errors import InputError
 from homework.utils.io import read_json
@@ -175,6 +175,7 @@ def test_interrupted_while_checkpoints_are_removed(nano_folder, no_progress, tmp
     assert saved is None or (saved / "optimizer.pt").exists()
     first = shutil.copytree(tmp_path / "vlm", tmp_path / "first")
     assert_same_weights(first, train(nano_folder, no_progress, tmp_path))
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_other_settings_do_not_resume_a_run(nano_folder, tiny_data, tmp_path, monkeypatch):
@@ -182,16 +183,19 @@ def test_other_settings_do_not_resume_a_run(nano_folder, tiny_data, tmp_path, mo
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at_evaluation(patch, 3)
         train(nano_folder, tiny_data, tmp_path)
-    with pytest.raises(InputError, match="unfinished run with other settings") as info:
+    with pytest.raises(InputError, match="unfinished run with other settings: --rank was 4, is 8; resume with") as info:
         train(nano_folder, tiny_data, tmp_path, rank=8)
     assert one_line(info.value, tmp_path / "run")
 
 
 def test_a_new_run_replaces_the_old_adapter(nano_folder, no_progress, tmp_path):
-    """Training again into the same folder leaves one complete adapter."""
+    """Training again into the same folder leaves one complete adapter in it, and the one before beside it."""
     first = load_file(train(nano_folder, no_progress, tmp_path, steps=1) / WEIGHTS)
     second = load_file(train(nano_folder, no_progress, tmp_path, steps=1, seed=5) / WEIGHTS)
     assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert all(
+        torch.equal(first[name], weight) for name, weight in load_file(tmp_path / "vlm-previous" / WEIGHTS).items()
+    )
 
 
 def test_without_a_valid_split(nano_folder, no_progress, tmp_path):

@@ -49,8 +49,10 @@ class Models:
                 from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
                 from homework.clip import load_with_tokenizer
                 from homework.models.loading import checkpoint_folder
+                from homework.models.runs import check_is_finished
 
                 folder = checkpoint_folder(self.checkpoints[part])
+                check_is_finished(folder, part)
                 if not folder.is_dir():
                     raise InputError(folder, "no such checkpoint", REMEDIES[part])
                 self._models[part] = (BaseVLM(folder),) if part == "vlm" else load_with_tokenizer(folder.resolve())

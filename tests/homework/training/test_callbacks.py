@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -11,12 +12,13 @@ import sys
 from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCSWINSZ
+from types import SimpleNamespace
 
 import pytest
 
 from homework import clip, finetune
+from homework.models.runs import last_checkpoint
 from homework.training import callbacks, trainer
-from homework.training.checkpoints import last_checkpoint
 from homework.utils.errors import InputError, UsageError
 from tests.conftest import heed_ctrl_c
 from tests.homework.test_finetune import assert_same_weights, train
@@ -111,14 +113,38 @@ def test_a_terminal_shows_a_live_line_and_a_table(nano_folder, tiny_data, tmp_pa
     live = [line for line in lines if line.startswith("training: ") and "8/8" in line][-1]
     assert "loss" in live and "<00:00" in live and ("step/s" in live or "s/step" in live)
     names = next(line.split() for line in lines if "accuracy" in line and "step" in line and "loss" in line)
-    assert names[:3] == ["step", "loss", "accuracy"] and names[-1] == "time"
-    rows = [line.split() for line in lines if len(line.split()) >= len(names) - 1 and line.split()[0].isdecimal()]
+    assert names[:3] == ["step", "loss", "accuracy"] and names[-2:] == ["time", "left"]
+    rows = [line.split() for line in lines if len(line.split()) >= len(names) - 2 and line.split()[0].isdecimal()]
     assert [row[0] for row in rows] == ["0", "2", "4", "6", "8"]
+    assert all(re.fullmatch(r"\d:\d\d:\d\d", row[-1]) for row in rows) and rows[-1][-1] == "0:00:00"
+    assert len(rows[0]) == len(names) - 2  # before the first step, there is neither a loss nor an estimate
     ends = [line for line in lines if line.strip()][-2:]
-    assert "accuracy before " in ends[0] and ends[0].startswith("trained in 0:0")
+    assert "; the loss " in ends[0] and "accuracy before " in ends[0] and ends[0].startswith("trained in 0:0")
     assert ends[1].endswith(f"next: python -m homework.finetune test {tmp_path}/vlm")
     rows = [json.loads(line) for line in (tmp_path / "vlm-run" / callbacks.LOG_FILE).read_text().splitlines()]
     assert rows == json.loads((tmp_path / "vlm/training.json").read_text())["curve"]
+
+
+def test_the_time_left_is_that_of_the_steps_so_far(monkeypatch, caplog):
+    """Ten seconds for two of eight steps, evaluations included, leave thirty; each row says how many."""
+    clock, display = [100.0], callbacks.Display()
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    state = SimpleNamespace(is_world_process_zero=True, max_steps=8, global_step=0)
+    control = SimpleNamespace()
+    with caplog.at_level(logging.INFO, "homework"):
+        display.on_train_begin(None, state, control)
+        clock[0] += 50  # the evaluation before the first step, which is not repeated
+        display.on_evaluate(None, state, control, metrics={})
+        for step in range(1, 3):
+            display.on_step_begin(None, state, control)
+            clock[0] += 4
+            state.global_step = step
+            display.on_step_end(None, state, control)
+        clock[0] += 2
+        display.on_evaluate(None, state, control, metrics={})
+    header, first, *_, last = [message.split() for message in caplog.messages]
+    assert header == ["step", "loss", "time", "left"] and first == ["0", "0:00:50"]
+    assert last == ["2", "0:01:00", "0:00:30"]
 
 
 @pytest.mark.parametrize("module", [finetune, clip])

@@ -9,8 +9,9 @@ import torch
 
 from homework import clip, finetune, generate_captions, generate_qa
 from homework.models.loading import checkpoint_folder, default_checkpoint
+from homework.models.runs import last_checkpoint
 from homework.training import trainer
-from homework.training.checkpoints import check_output_dirs, last_checkpoint
+from homework.training.checkpoints import check_output_dirs
 from homework.utils.errors import InputError, UsageError
 from tests.homework.test_finetune import stop_at_evaluation, train
 
@@ -18,9 +19,13 @@ from tests.homework.test_finetune import stop_at_evaluation, train
 class Adapter:
     """Write one file, as a training module writes an adapter."""
 
+    def __init__(self, content: str = "new"):
+        self.content = content
+
     def save_adapter(self, folder: Path, dtype: torch.dtype) -> None:
         folder.mkdir()
-        (folder / "weights").write_text("new")
+        (folder / "weights").write_text(self.content)
+        (folder / "adapter_config.json").touch()
 
 
 @pytest.mark.parametrize("rename", [1, 2])
@@ -45,6 +50,64 @@ def test_an_interrupted_swap_keeps_the_old_adapter(tmp_path, monkeypatch, rename
     assert (output / "weights").read_text() == "new"
 
 
+@pytest.mark.parametrize("rename", [1, 2, 3])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_swap_keeps_the_previous_adapter_too(tmp_path, monkeypatch, rename, error):
+    """The adapter before is kept beside the new one, once: it takes the place of an older one, or all stay."""
+    output, real, renames = tmp_path / "vlm", Path.rename, []
+    for content in ("first", "second"):
+        trainer.save_adapter_atomically(Adapter(content), output, {})
+
+    def fail(self, target):
+        renames.append(target)
+        if len(renames) == rename:
+            raise error
+        return real(self, target)
+
+    def contents() -> dict[str, str]:
+        return {folder.name: (folder / "weights").read_text() for folder in tmp_path.iterdir()}
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(Path, "rename", fail)
+        trainer.save_adapter_atomically(Adapter(), output, {})
+    assert contents() == {"vlm": "second", "vlm-previous": "first"}
+    trainer.save_adapter_atomically(Adapter(), output, {})
+    assert contents() == {"vlm": "new", "vlm-previous": "second"}
+
+
+@pytest.mark.parametrize("module", [finetune, clip])
+def test_a_finished_run_is_not_repeated(nano_folder, no_progress, tmp_path, call, module):
+    """Equal settings and data train nothing; other ones keep the adapter that was there, and are named."""
+    output = tmp_path / "out"
+    flags = ["train", "--base", nano_folder, "--data", no_progress, "--output", output, "--batch-size", 3, "--rank", 2]
+    commands = module.train, module.test
+    assert call(commands, *flags, "--steps", 1)[0] == 0
+    first = (output / "training.json").read_text()
+    left = tmp_path / "out-run" / "checkpoint-1"  # by a kill while checkpoints were removed
+    left.mkdir()
+    status, out, err = call(commands, *flags, "--steps", 1)
+    assert (status, err) == (0, "") and f"{output} is finished with these settings; delete it to train again" in out
+    assert (output / "training.json").read_text() == first and not left.exists()
+    status, out, err = call(commands, *flags, "--steps", 2)
+    kept = f"{output} differs: --steps was 1, is 2; it will be kept as {output}-previous once this run is finished"
+    assert status == 0 and kept in out.splitlines(), err
+    assert (tmp_path / "out-previous" / "training.json").read_text() == first
+    assert json.loads((output / "training.json").read_text())["config"]["steps"] == 2
+    for file in (*(no_progress / "train").glob("*_qa_pairs.json"), *(no_progress / "train").glob("*_captions.json")):
+        file.write_text(json.dumps(json.loads(file.read_text())[:-1]))
+    _, out, _ = call(commands, *flags, "--steps", 2)
+    assert f"{output} differs: the data changed; it will be kept" in out
+
+
+def test_only_an_adapter_is_replaced_by_the_previous_one(nano_folder, no_progress, tmp_path):
+    """A folder of the user's that happens to have its name is an error before anything is trained."""
+    train(nano_folder, no_progress, tmp_path, steps=1)
+    (tmp_path / "vlm-previous").mkdir()
+    (tmp_path / "vlm-previous" / "notes.txt").touch()
+    with pytest.raises(InputError, match="vlm-previous: already exists and is not an adapter"):
+        train(nano_folder, no_progress, tmp_path, steps=2)
+
+
 def test_other_data_is_another_run(nano_folder, tiny_data, tmp_path, monkeypatch):
     """A stopped run does not resume with equally many views of other pairs."""
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -54,8 +117,10 @@ def test_other_data_is_another_run(nano_folder, tiny_data, tmp_path, monkeypatch
     for file in (other / "train").glob("*_qa_pairs.json"):
         rows = json.loads(file.read_text())
         file.write_text(json.dumps([row | {"answer": "tux"} for row in rows]))
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match="other settings: the data changed; resume with its settings"):
         train(nano_folder, other, tmp_path)
+    with pytest.raises(InputError, match="other settings: --rank was 4, is 8, and the data changed; "):
+        train(nano_folder, other, tmp_path, rank=8)
     assert last_checkpoint(tmp_path / "run")
 
 
