@@ -67,6 +67,15 @@ def test_help_comes_from_the_docstring(call):
     assert "Args:" not in out
 
 
+def test_a_mistyped_flag_leads_to_the_command_that_was_typed():
+    """Only to flags of that command, and to its help by the name that a shell knows."""
+    command = [sys.executable, "-m", "homework.finetune", "train", "--splitt", "train"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "--split STR" in done.stderr
+    assert "run python -m homework.finetune train --help" in done.stderr
+    assert "python train" not in done.stderr and "evaluate on" not in done.stderr  # as `test --split` does
+
+
 def test_errors_are_one_line(call):
     assert_one_line_error(call(COMMANDS, "broken"), "some/file: is broken; mend it")
     assert_one_line_error(call(COMMANDS, "full"), "some/file: No space left on device")
