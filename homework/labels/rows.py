@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ..utils.errors import InputError, file_not_found, split_not_found
+from ..utils.errors import InputError, data_flag, file_not_found, split_not_found
 from ..utils.io import read_json
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class _AnnotationDataset(Sequence):
             self.rows += add_image_paths(content, data_dir)
         if not self.rows:
             problem = f"the {self.pattern} in it hold no rows" if files else f"no {self.pattern} in it"
-            flags = f"{split} --output {pairs_dir}" if pairs_dir else split
+            flags = split + data_flag(data_dir) + (f" --output {pairs_dir}" if pairs_dir else "")
             raise InputError(folder, problem, self.remedy.format(flags))
 
     def _find_problem(self, row) -> str | None:

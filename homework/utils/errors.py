@@ -11,6 +11,7 @@ from pathlib import Path
 MAX_SEED = 2**32  # exclusive: NumPy takes no larger seed
 COURSE_SPLITS = ("train", "train_demo", "valid", "valid_grader")
 MAX_SUGGESTIONS = 3
+MIN_SIMILARITY = 0.6  # of a suggested name, as `difflib` measures it: 0 to 1
 
 
 class InputError(ValueError):
@@ -60,8 +61,18 @@ def first_line(error: Exception) -> str:
 
 def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
     """Return a remedy for an unknown name: the closest known one, and `otherwise` what else to do."""
-    nearest = difflib.get_close_matches(name, list(known), 1)
+    nearest = _rank_names(name, known)
     return f"did you mean {nearest[0]}? If not, {otherwise}" if nearest else otherwise
+
+
+def _rank_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return the names that are similar to `name`, the closest first; of equally close ones, those that begin alike."""
+    matcher, ranked = difflib.SequenceMatcher(b=name), []
+    for other in known:
+        matcher.set_seq1(other)
+        if matcher.quick_ratio() >= MIN_SIMILARITY and (similarity := matcher.ratio()) >= MIN_SIMILARITY:
+            ranked.append((-similarity, -len(os.path.commonprefix((name, other))), other))
+    return [other for *_, other in sorted(ranked)]
 
 
 def folder_not_found(folder: Path, problem: str, otherwise: str) -> InputError:
@@ -90,15 +101,20 @@ def file_not_found(path: str | Path, problem: str = "no such file", otherwise: s
     if path.is_dir():
         return InputError(path, "is a folder, expected a file", "name a file in it")
     if path.parent.is_dir():
-        names = [name for name in os.listdir(path.parent) if name.endswith(path.suffix)]
-        nearest = difflib.get_close_matches(path.name, names, MAX_SUGGESTIONS)
+        names = (name for name in os.listdir(path.parent) if name.endswith(path.suffix))
+        nearest = _rank_names(path.name, names)[:MAX_SUGGESTIONS]
         return InputError(path, problem, f"did you mean {' or '.join(nearest)}?" if nearest else otherwise)
     return InputError(path, problem, _get_data(path.parents[1]) if path.parent.name in COURSE_SPLITS else otherwise)
 
 
+def data_flag(data: Path) -> str:
+    """Return what a command in a remedy needs to work on this data folder: a blank and the flag, or nothing."""
+    return "" if data.absolute() == Path("data").absolute() else f" --data {data}"
+
+
 def _get_data(data: Path) -> str:
     """Return the two ways to fill a data folder."""
-    flag = "" if data.absolute() == Path("data").absolute() else f" --data {data}"
+    flag = data_flag(data)
     return f"run `python -m supertux use-sample{flag}` (2 s) or `python -m supertux download{flag}` (464 MB)"
 
 
