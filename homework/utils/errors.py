@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 MAX_SEED = 2**32  # exclusive: NumPy takes no larger seed
@@ -129,17 +130,23 @@ def resumable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def cli_errors() -> Iterator[None]:
-    """Turn an `InputError`, a failed write or Ctrl-C inside a command into one line and an exit status.
+    """Turn an `InputError`, a missing package, a failed write or Ctrl-C in a command into one line and an exit status.
 
     Raises:
-        SystemExit: 1 for bad input or a failed write, 2 for an invalid flag, 130 after Ctrl-C, 141 if the reader of
-            stdout has closed it.
+        SystemExit: 1 for bad input, a missing package or a failed write, 2 for an invalid flag, 130 after Ctrl-C, 141
+            if the reader of stdout has closed it.
     """
     try:
         yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or find_spec(package):  # installed: a module of it is missing, which is a mistake in the code
+            raise
+        remedy = "run `make venv`, then `source .venv/bin/activate`"
+        sys.exit(f"error: {InputError('this Python', f'lacks the package {package}', remedy)}")
     except BrokenPipeError:  # as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter still flushes stdout
         raise SystemExit(141) from None

@@ -3,10 +3,13 @@
 import re
 import runpy
 import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 MODULES = (
     *(f"homework.{name}" for name in ("generate_qa", "generate_captions", "finetune", "clip", "labels.eval_sets")),
     *("supertux", "export", "grader", "grader.autograder", "viewer", "viewer.error_analysis", "pretrain", "bundle"),
@@ -45,6 +48,15 @@ def misspelt(name: str) -> str:
     """Two letters in the middle change places."""
     at = max(1 + name.startswith("--") * 2, len(name) // 2)
     return name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(("benchmarks", "bundle"))])
+def test_a_python_without_the_packages_is_one_line(module):
+    """`-S` hides the packages, as a Python outside of .venv lacks them."""
+    done = subprocess.run([sys.executable, "-S", "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+    remedy = "run `make venv`, then `source .venv/bin/activate`"
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.fullmatch(rf"error: this Python: lacks the package \w+; {remedy}\n", done.stderr)
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")

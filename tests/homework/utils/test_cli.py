@@ -44,7 +44,17 @@ def interrupted() -> None:
     raise KeyboardInterrupt
 
 
-COMMANDS = (greet, broken, full, interrupted)
+def mistaken() -> None:
+    """Import a module that this repository lacks."""
+    import homework.nothing  # noqa: F401
+
+
+def unequipped() -> None:
+    """Import a package that is not installed."""
+    import no_such_package.part  # noqa: F401
+
+
+COMMANDS = (greet, broken, full, interrupted, mistaken, unequipped)
 
 
 def test_arguments_and_flags(call):
@@ -79,6 +89,14 @@ def test_a_mistyped_flag_leads_to_the_command_that_was_typed():
 def test_errors_are_one_line(call):
     assert_one_line_error(call(COMMANDS, "broken"), "some/file: is broken; mend it")
     assert_one_line_error(call(COMMANDS, "full"), "some/file: No space left on device")
+
+
+def test_a_missing_package_is_one_line_and_a_missing_module_of_ours_is_not(call):
+    """The latter is a mistake in the code, which a traceback finds."""
+    remedy = "run `make venv`, then `source .venv/bin/activate`"
+    assert_one_line_error(call(COMMANDS, "unequipped"), f"this Python: lacks the package no_such_package; {remedy}")
+    with pytest.raises(ModuleNotFoundError, match="homework.nothing"):
+        call(COMMANDS, "mistaken")
 
 
 def test_ctrl_c_is_one_line(call):
