@@ -98,7 +98,7 @@ def _evaluate(clip, tokenizer, rows: list[dict]) -> dict[str, float]:
 
 
 def load(name: str | Path = "clip"):
-    """Load the submitted CLIP; its `.model` is a `CLIP`.
+    """Load the shipped CLIP, in a bundle the packed one; its `.model` is a `CLIP`.
 
     Args:
         name: a checkpoint's folder, or its name in runs; by default the one inside the package.
@@ -180,7 +180,8 @@ def test(
     Example: python -m homework.clip test runs/clip --split valid --num-questions 2000
 
     Args:
-        checkpoint: a PEFT folder with additional_weights.pt, its name in runs, or `clip`, the submitted one.
+        checkpoint: a PEFT folder with additional_weights.pt, its name in runs, or `clip`, the shipped one; yours is
+            `runs/clip`.
         split: folder of the data to evaluate on.
         data: the data folder.
         num_questions: generate so many questions from the split's frames instead of reading its annotation files.

@@ -111,7 +111,7 @@ def demo_train(base: str = "tux_nano", data: str = str(DATA_DIR)) -> None:
 
 
 def load(name: str | Path = "vlm"):
-    """Load the submitted VLM, a `BaseVLM`.
+    """Load the shipped VLM, in a bundle the packed one: a `BaseVLM`.
 
     Args:
         name: a checkpoint's folder, or its name in runs; by default the one inside the package.
@@ -139,7 +139,7 @@ def test(
     Example: python -m homework.finetune test runs/vlm --split valid --all-questions
 
     Args:
-        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the submitted one.
+        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the shipped one; yours is `runs/vlm`.
         split: folder of the data to evaluate on.
         data: the data folder.
         all_questions: generate every question from the split's frames, except counts of 0, which the official questions
@@ -230,7 +230,7 @@ def ask(
     Args:
         images: image files; `-` reads their names from standard input, one per line.
         question: what to ask; by default ego kart, number of karts, track, and karts in front and to the left.
-        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the submitted one.
+        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the shipped one; yours is `runs/vlm`.
         jsonl: print a JSON object per answer, for programs.
     """
     import json
