@@ -235,12 +235,15 @@ def ask(
     """
     import json
 
+    from .labels.paraphrases import is_known_question
     from .labels.questions import SHORT_LIST
     from .training.likelihood import IMAGE_BATCH_SIZE, compute_probabilities
     from .utils.errors import file_not_found, make_printable
 
     if missing := next((image for image in images if image != "-" and not Path(image).is_file()), None):
         raise file_not_found(missing, "no such image")
+    if question and not is_known_question(question):
+        print("note: not one of the course's questions: the answer may mean nothing", file=sys.stderr)
     vlm, questions, names = load(checkpoint), [question] if question else SHORT_LIST, _read_names(images)
     while batch := list(islice(names, IMAGE_BATCH_SIZE)):
         asked = [(image, text) for image in batch for text in questions]
