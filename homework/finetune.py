@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from .labels.rows import DATA_DIR
+from .labels.rows import DATA_DIR, GRADED_SPLIT, sample_note
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def test(
         paraphrased: ask each question in ten other wordings as well, which no training uses.
         output: a JSON file for every answer.
     """
-    from .data import VQADataset, benchmark, benchmark_paraphrased
+    from .data import VQADataset, benchmark, benchmark_paraphrased, print_points
     from .models.loading import checkpoint_folder
     from .training.checkpoints import describe_next, print_base_accuracy
     from .utils.io import check_writable, write_json
@@ -160,7 +160,10 @@ def test(
     other_words = benchmark_paraphrased(vlm, rows) if paraphrased else None
     result = other_words.course if other_words else benchmark(vlm, rows)
     rest = ", without counts of 0, which the official questions do not have either" if all_questions else ""
-    _print_result(result, f"{checkpoint} on {'all of ' if all_questions else ''}{split}", rest)
+    part = "all of " if all_questions else ""
+    _print_result(result, f"{checkpoint} on {part}{split}{sample_note(data, split)}", rest)
+    if split == GRADED_SPLIT and not all_questions:
+        print_points("vlm", result.accuracy)
     if other_words:
         _print_paraphrased(other_words)
     folder = checkpoint_folder(checkpoint)

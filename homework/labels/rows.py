@@ -21,6 +21,15 @@ JSON_TYPES = {
 _ROOT = Path(__file__).parents[2]
 DATA_DIR = Path("data") if _ROOT.name in ("site-packages", "dist-packages") else _ROOT / "data"
 
+GRADED_SPLIT = "valid_grader"
+SAMPLE_MARKER = ".sample"  # in a data folder: its frames and annotations are those of the sample
+
+
+def sample_note(data_dir: str | Path, split: str) -> str:
+    """Return what to add to the name of an evaluation split that is the sample's: its scores are not official ones."""
+    is_sample = split in ("valid", GRADED_SPLIT) and (Path(data_dir) / SAMPLE_MARKER).exists()
+    return " (the sample's, not the official set)" if is_sample else ""
+
 
 def check_not_eval_split(split: str) -> None:
     """Refuse to train on a split that models are evaluated on: its name starts with `valid`."""
