@@ -20,7 +20,8 @@ def run(*functions: Callable) -> None:
     Raises:
         SystemExit: see `cli_errors`; 2 for a mistyped command line.
     """
-    show_messages({"homework", "__main__", *(function.__module__.partition(".")[0] for function in functions)})
+    modules = "homework", "__main__", _program().split()[-1], *(function.__module__ for function in functions)
+    show_messages({module.partition(".")[0] for module in modules})
     arguments = [argument for argument in sys.argv[1:] if argument != "--quiet"]
     with cli_errors(), _interruptible_imports(), suppress_output("--quiet" in sys.argv[1:]):
         import tyro  # deferred: a grader imports this module without needing a command line
