@@ -31,7 +31,7 @@ def model(
     Example: python -m export model runs/vlm --output runs/merged --push OWNER/NAME
 
     Args:
-        checkpoint: a PEFT folder of the VLM or CLIP, or `vlm` or `clip`, the submitted ones
+        checkpoint: a PEFT folder of the VLM or CLIP, or `vlm` or `clip`, the shipped ones
         output: folder of the model; an earlier export in it is replaced
         push: also upload it to this private repository of the hub, as OWNER/NAME
         split: folder of the data to evaluate on for the card; without it the card says that nothing was measured

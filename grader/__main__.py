@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from homework.labels.rows import sample_note
 from homework.utils.cli import run
 from homework.utils.errors import InputError, UsageError, check_min
 from homework.utils.io import check_writable, write_json
@@ -73,6 +74,7 @@ def grade(
     from .ledger import Ledger, Reports
     from .redact import read_truth
     from .runner import check_answers_are_hidden, probe_sandbox
+    from .worker import EVAL_SPLIT
 
     try:
         found = find_bundles(bundle)
@@ -102,6 +104,8 @@ def grade(
     if limits and require_sandbox:
         problem = f"cannot enforce {len(limits)} of the sandbox's limits"
         raise InputError("this system", problem, "grade on another system, or omit --require-sandbox")
+    if note := sample_note(data, EVAL_SPLIT):
+        note = f" on {EVAL_SPLIT}{note}"
     ledger = Ledger(grades, {**grader.describe_conditions(), "unenforced": limits})
     known = {} if regrade else dict(ledger.graded)
     reports = Reports(ledger, bundles)
@@ -110,7 +114,7 @@ def grade(
         place = known[grade.digest] if grade.is_known else ledger.append(grade.digest, report.to_json(grade))
         reports.places[grade.bundle] = place
         if feedback:
-            report.write_feedback(feedback, reports[grade.bundle])
+            report.write_feedback(feedback, reports[grade.bundle], note)
         if is_class and not grade.is_known and not is_quiet():
             report.print_result(reports[grade.bundle])
 
@@ -127,7 +131,7 @@ def grade(
                 report.write_csv(csv, rows)
             if gradescope:
                 report.write_gradescope(gradescope, next(iter(reports)))
-            report.show(reports, rows, is_class)
+            report.show(reports, rows, is_class, note)
     if again := sum(place in known.values() for place in reports.places.values()):
         print(f"{again} of {len(bundles)} graded before, see {grades}; --regrade grades them again", file=sys.stderr)
     sys.exit(not all(map(report.is_scored, reports)))

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from homework import data as scoring
 from homework.utils.errors import InputError
 from homework.utils.parallel import cancel_on_error, interruptible_as_completed
 
@@ -75,7 +76,8 @@ class Grader:
     def describe_conditions(self) -> dict:
         """Return all that a grade depends on beside its bundle, as JSON content."""
         settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "truth"}
-        code = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py")))
+        files = [*sorted(Path(__file__).parent.rglob("*.py")), Path(scoring.__file__)]
+        code = b"".join(file.read_bytes() for file in files)
         return {"data": digest_truth(self.truth), "code": hashlib.sha256(code).hexdigest(), **settings}
 
     def grade(self, bundle: Path) -> Grade:

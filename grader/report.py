@@ -14,12 +14,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from homework.data import MAX_POINTS
 from homework.utils.errors import make_printable
 from homework.utils.io import atomic_write, write_json
 
 from .grader import Grade
 from .ledger import printable_path
-from .score import MAX_POINTS
 
 MAX_REASON_CHARS = 500
 MAX_NAME_CHARS = 60  # in a table
@@ -48,9 +48,9 @@ def is_scored(report: dict) -> bool:
     return not report["refused"] and all("accuracy" in part for part in report["parts"].values())
 
 
-def format_grade(report: dict) -> str:
-    """Return the text report of one bundle."""
-    lines = [report["bundle"]]
+def format_grade(report: dict, note: str = "") -> str:
+    """Return the text report of one bundle, with a note about the data beside its name."""
+    lines = [report["bundle"] + note]
     if report["refused"]:
         lines += ["", f"refused: {report['refused']}"]
     for name, part in report["parts"].items():
@@ -110,13 +110,18 @@ def format_table(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def show(reports: Iterable[dict], rows: Sequence[dict], is_class: bool) -> None:
-    """Print a table, or the text report of the only bundle; its refusal is an error on stderr."""
+def show(reports: Iterable[dict], rows: Sequence[dict], is_class: bool, note: str = "") -> None:
+    """Print a table, or the text report of the only bundle; its refusal is an error on stderr.
+
+    Args:
+        note: what to say about the data in the title.
+    """
     only = None if is_class else next(iter(reports))
     if only and only["refused"]:
         print(f"error: {only['bundle']}: {only['refused']}", file=sys.stderr)
     else:
-        print(format_grade(only) if only else format_table(rows))
+        title = f"graded{note}\n" if note else ""
+        print(format_grade(only, note) if only else title + format_table(rows))
 
 
 def print_result(report: dict) -> None:
@@ -144,7 +149,7 @@ def write_csv(path: Path, rows: Sequence[dict]) -> None:
             writer.writerow([FORMULA.sub(r"\1'\2", cell) if isinstance(cell, str) else cell for cell in row.values()])
 
 
-def write_feedback(folder: Path, report: dict) -> None:
+def write_feedback(folder: Path, report: dict, note: str = "") -> None:
     """Write what a student may read to `folder/BUNDLE.txt`: points, accuracies and reasons, without any answer."""
     name = Path(report["bundle"]).name
     file_name = name
@@ -152,7 +157,7 @@ def write_feedback(folder: Path, report: dict) -> None:
         file_name = f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     # as UTF-8 on disk, whatever the locale
     with atomic_write(folder / os.fsdecode(f"{file_name}.txt".encode())) as temporary:
-        temporary.write_text(format_grade({**report, "bundle": name}) + "\n", encoding="utf-8")
+        temporary.write_text(format_grade({**report, "bundle": name}, note) + "\n", encoding="utf-8")
 
 
 def write_gradescope(path: Path, report: dict) -> None:

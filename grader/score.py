@@ -4,30 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homework.data import BenchmarkResult, Sample, is_correct, is_exact_match
+from homework.data import BenchmarkResult, Sample, compute_points, is_correct, is_exact_match
 from homework.labels.questions import classify_caption, classify_question
 
 from .worker import image_key
-
-MAX_POINTS = 50
-FULL_SCORE_ACCURACY = 0.70
-ZERO_SCORE_ACCURACY = {"vlm": 0.0, "clip": 0.20}  # CLIP: chance with five candidates
-MAX_EXTRA_POINTS = {"vlm": 0, "clip": 5}
-EXTRA_CREDIT_RANGE = (0.80, 0.85)  # accuracy from which extra credit begins, and which gives all of it
-
-
-def _interpolate(value: float, low: float, high: float) -> float:
-    return min(1.0, max(0.0, (value - low) / (high - low)))
-
-
-def compute_points(part: str, accuracy: float) -> int:
-    """Return the points of a part as the course gives them, rounded to a whole number.
-
-    They are 0 to 50, linear in accuracy: from 0 to 70 % for the VLM, from 20 to 70 % for CLIP. From 80 to 85 % CLIP
-    earns 0 to 5 more as extra credit, so both parts make 105 at most.
-    """
-    points = MAX_POINTS * _interpolate(accuracy, ZERO_SCORE_ACCURACY[part], FULL_SCORE_ACCURACY)
-    return round(points + MAX_EXTRA_POINTS[part] * _interpolate(accuracy, *EXTRA_CREDIT_RANGE))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from .labels.rows import DATA_DIR, add_image_paths
+from .labels.rows import DATA_DIR, GRADED_SPLIT, add_image_paths, sample_note
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _evaluate(clip, tokenizer, rows: list[dict]) -> dict[str, float]:
 
 
 def load(name: str | Path = "clip"):
-    """Load the submitted CLIP; its `.model` is a `CLIP`.
+    """Load the shipped CLIP, in a bundle the packed one; its `.model` is a `CLIP`.
 
     Args:
         name: a checkpoint's folder, or its name in runs; by default the one inside the package.
@@ -184,13 +184,14 @@ def test(
     Example: python -m homework.clip test runs/clip --split valid --num-questions 2000
 
     Args:
-        checkpoint: a PEFT folder with additional_weights.pt, its name in runs, or `clip`, the submitted one.
+        checkpoint: a PEFT folder with additional_weights.pt, its name in runs, or `clip`, the shipped one; yours is
+            `runs/clip`.
         split: folder of the data to evaluate on.
         data: the data folder.
         num_questions: generate so many questions from the split's frames instead of reading its annotation files.
         output: a JSON file for every prediction.
     """
-    from .data import MultiChoiceQADataset
+    from .data import MultiChoiceQADataset, print_points
     from .models.loading import checkpoint_folder
     from .training.checkpoints import describe_next, print_base_accuracy
     from .utils.errors import check_min
@@ -208,7 +209,9 @@ def test(
     clip, tokenizer = load_with_tokenizer(checkpoint)
     predictions = predict(clip, tokenizer, rows, show_progress=True)
     part = f"{num_questions} questions from " if num_questions else ""
-    _print_score(rows, predictions, f"{checkpoint} on {part}{split}")
+    _print_score(rows, predictions, f"{checkpoint} on {part}{split}{sample_note(data, split)}")
+    if split == GRADED_SPLIT and not num_questions:
+        print_points("clip", count_correct_by_type(rows, predictions)[0].total() / len(rows))
     folder = checkpoint_folder(checkpoint)
     print_base_accuracy(folder)
     logger.info(f"next: {describe_next(folder, 'clip')}")

@@ -24,6 +24,37 @@ def is_exact_match(answer: str, truth: str) -> bool:
     return answer.strip().lower() == truth.strip().lower()
 
 
+# The course's points of each part, `vlm` and `clip`; the grader's too.
+MAX_POINTS = 50
+FULL_SCORE_ACCURACY = 0.70
+ZERO_SCORE_ACCURACY = {"vlm": 0.0, "clip": 0.20}  # CLIP: chance with five candidates
+MAX_EXTRA_POINTS = {"vlm": 0, "clip": 5}
+EXTRA_CREDIT_RANGE = (0.80, 0.85)  # accuracy from which extra credit begins, and which gives all of it
+
+
+def _interpolate(value: float, low: float, high: float) -> float:
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def compute_points(part: str, accuracy: float) -> int:
+    """Return the points of a part as the course gives them, rounded to a whole number.
+
+    They are 0 to 50, linear in accuracy: from 0 to 70 % for the VLM, from 20 to 70 % for CLIP. From 80 to 85 % CLIP
+    earns 0 to 5 more as extra credit, so both parts make 105 at most.
+    """
+    points = MAX_POINTS * _interpolate(accuracy, ZERO_SCORE_ACCURACY[part], FULL_SCORE_ACCURACY)
+    return round(points + MAX_EXTRA_POINTS[part] * _interpolate(accuracy, *EXTRA_CREDIT_RANGE))
+
+
+def print_points(part: str, accuracy: float) -> None:
+    """Print the points that the grader gives for an accuracy, and its rule."""
+    rule = f"0 at {ZERO_SCORE_ACCURACY[part]:.0%}, {MAX_POINTS} from {FULL_SCORE_ACCURACY:.0%} on, linear between"
+    if extra := MAX_EXTRA_POINTS[part]:
+        low, high = EXTRA_CREDIT_RANGE
+        rule += f"; {extra} more from {low:.0%} to {high:.0%}"
+    print(f"the grader's points for {accuracy:.1%}: {compute_points(part, accuracy)} of {MAX_POINTS} ({rule})")
+
+
 @dataclass(frozen=True)
 class Sample:
     """A question with the model's answer and the true one."""

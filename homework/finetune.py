@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from .labels.rows import DATA_DIR
+from .labels.rows import DATA_DIR, GRADED_SPLIT, sample_note
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def demo_train(base: str = "tux_nano", data: str = str(DATA_DIR)) -> None:
 
 
 def load(name: str | Path = "vlm"):
-    """Load the submitted VLM, a `BaseVLM`.
+    """Load the shipped VLM, in a bundle the packed one: a `BaseVLM`.
 
     Args:
         name: a checkpoint's folder, or its name in runs; by default the one inside the package.
@@ -149,7 +149,7 @@ def test(
     Example: python -m homework.finetune test runs/vlm --split valid --all-questions
 
     Args:
-        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the submitted one.
+        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the shipped one; yours is `runs/vlm`.
         split: folder of the data to evaluate on.
         data: the data folder.
         all_questions: generate every question from the split's frames, except counts of 0, which the official questions
@@ -157,7 +157,7 @@ def test(
         paraphrased: ask each question in ten other wordings as well, which no training uses.
         output: a JSON file for every answer.
     """
-    from .data import VQADataset, benchmark, benchmark_paraphrased
+    from .data import VQADataset, benchmark, benchmark_paraphrased, print_points
     from .models.loading import checkpoint_folder
     from .training.checkpoints import describe_next, print_base_accuracy
     from .utils.io import check_writable, write_json
@@ -170,7 +170,10 @@ def test(
     other_words = benchmark_paraphrased(vlm, rows) if paraphrased else None
     result = other_words.course if other_words else benchmark(vlm, rows)
     rest = ", without counts of 0, which the official questions do not have either" if all_questions else ""
-    _print_result(result, f"{checkpoint} on {'all of ' if all_questions else ''}{split}", rest)
+    part = "all of " if all_questions else ""
+    _print_result(result, f"{checkpoint} on {part}{split}{sample_note(data, split)}", rest)
+    if split == GRADED_SPLIT and not all_questions:
+        print_points("vlm", result.accuracy)
     if other_words:
         _print_paraphrased(other_words)
     folder = checkpoint_folder(checkpoint)
@@ -240,17 +243,20 @@ def ask(
     Args:
         images: image files; `-` reads their names from standard input, one per line.
         question: what to ask; by default ego kart, number of karts, track, and karts in front and to the left.
-        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the submitted one.
+        checkpoint: a PEFT folder or its name in runs, a base, or `vlm`, the shipped one; yours is `runs/vlm`.
         jsonl: print a JSON object per answer, for programs.
     """
     import json
 
+    from .labels.paraphrases import is_known_question
     from .labels.questions import SHORT_LIST
     from .training.likelihood import IMAGE_BATCH_SIZE, compute_probabilities
     from .utils.errors import file_not_found, make_printable
 
     if missing := next((image for image in images if image != "-" and not Path(image).is_file()), None):
         raise file_not_found(missing, "no such image")
+    if question and not is_known_question(question):
+        print("note: not one of the course's questions: the answer may mean nothing", file=sys.stderr)
     vlm, questions, names = load(checkpoint), [question] if question else SHORT_LIST, _read_names(images)
     while batch := list(islice(names, IMAGE_BATCH_SIZE)):
         asked = [(image, text) for image in batch for text in questions]

@@ -8,7 +8,6 @@ if not __package__:  # run as a script from inside homework/ (PEP 366)
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     __package__ = "homework"
 
-from .labels.generate import generate_annotations
 from .labels.questions import captions
 from .labels.rows import DATA_DIR, split_folder
 from .labels.scene import Scene
@@ -44,6 +43,8 @@ def generate(*, split: str, data: Path = DATA_DIR, output: Path | None = None) -
         data: the folder of the splits
         output: folder for SPLIT/generated_captions.json instead of the data folder, e.g. for `train --pairs`
     """
+    from .labels.generate import generate_annotations
+
     generate_annotations(split_folder(data, split), FILE_NAME, rows, output_dir=output)
 
 

@@ -59,6 +59,9 @@ def fetch(url: str, target: Path) -> Path:
         _receive(url, part)
     except requests.RequestException as error:
         reason = f"HTTP {error.response.status_code}" if error.response is not None else type(error).__name__
+        if _size(part) <= 0:
+            remedy = "check the network and run again, or give a zip with --from FILE"
+            raise InputError(url, f"nothing could be downloaded ({reason})", remedy) from None
         problem = f"the transfer of {url} failed after {_size(part):,} bytes ({reason})"
         raise InputError(part, problem, "run again to resume, or give a zip with --from FILE") from None
     if not zipfile.is_zipfile(part):

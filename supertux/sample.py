@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from homework.labels.eval_sets import balanced_pairs, build, multiple_choice, split_scenes
-from homework.labels.rows import DATA_DIR, info_files
-from homework.utils.errors import InputError, resumable
+from homework.labels.rows import DATA_DIR, SAMPLE_MARKER, info_files
+from homework.utils.errors import InputError, data_flag, resumable
 from homework.utils.io import atomic_write, write_json
 from homework.utils.progress import progress_bar
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 SAMPLE = Path(__file__).parents[1] / "sample"
 SHARDS = ("train", "valid")
 SPLITS = (*SHARDS, "valid_grader", "train_demo")
-MARKER = ".sample"  # in a data folder: its frames are those of the sample
+MARKER = SAMPLE_MARKER
 UNPACKING = ".unpacking"  # in a data folder: files of an unfinished `download`
 # 16 karts in two races of 8: in train the camera follows every kart on every track in equally many frames.
 KARTS_PER_RACE = 8
@@ -96,13 +96,14 @@ def use_sample(*, data: Path = DATA_DIR) -> None:
     if (data / UNPACKING).exists():
         raise InputError(data, "an unfinished download is in it", "run the download again, or delete .unpacking in it")
     if not (data / MARKER).exists() and any(next((data / split).glob("[!.]*"), None) for split in SPLITS):
-        logger.info(f"{data} has frames: nothing to unpack")
+        beside = "`python -m supertux use-sample --data runs/sample` unpacks the sample beside them"
+        logger.info(f"{data} has other frames: nothing to unpack; {beside}")
         return
     data.mkdir(parents=True, exist_ok=True)
     (data / MARKER).touch()
-    for split in SPLITS:
-        if next((data / split).glob("[!.]*"), None):  # complete: moved there by an interrupted run
-            continue
+    # those that are there are complete: moved there by an earlier run
+    missing = [split for split in SPLITS if not any((data / split).glob("[!.]*"))]
+    for split in missing:
         with tempfile.TemporaryDirectory(dir=data) as folder:
             (target := Path(folder) / split).mkdir()
             for name, content in progress_bar(sample_files(split), desc=f"unpacking {split}", unit="file", delay=1):
@@ -110,7 +111,9 @@ def use_sample(*, data: Path = DATA_DIR) -> None:
             for hidden in (data / split).glob(".*"):  # a folder that holds any cannot be replaced
                 hidden.rename(target / hidden.name)
             target.rename(data / split)
-    logger.info(f"{data}: the sample's frames; `python -m supertux download` replaces them by the course's")
+    done = f"unpacked {', '.join(missing)}" if missing else "all there, nothing to unpack"
+    download = f"`python -m supertux download{data_flag(data)}` replaces them by the course's"
+    logger.info(f"{data}: the sample's frames, {done}; {download}")
 
 
 def unchanged_sample_files(data: Path) -> set[str]:

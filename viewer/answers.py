@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 # lower edges, in pixels of the 150x100 view; the names sort as text
 SIZE_BINS_PX = {25: "25 or more", 15: "15 to 24", 10: "10 to 14", 7: " 7 to 9", 5: " 5 to 6"}
+QUESTIONS_PER_SECOND = 200  # of TuxNano on two busy cores, for an estimate; idle ones reach 346 (docs/BENCHMARKS.md)
 MAX_KARTS_BIN = 5  # views with at least this many karts form one group
 TOTAL_QUESTION = "How many karts are there in the scenario?"
 COUNT_QUESTIONS = [
@@ -80,8 +81,11 @@ Group = Callable[[AnsweredQuestion], str | None]
 
 
 def answer_all_questions(vlm: "BaseVLM", scenes: Scenes, data_dir: Path) -> list[AnsweredQuestion]:
-    """Answer all questions about all views; image files are relative to `data_dir`."""
+    """Answer all questions about all views, and say how many; image files are relative to `data_dir`."""
     questions = [(image, scene, *pair) for image, scene in scenes.items() for pair in qa_pairs(scene)]
+    seconds = math.ceil(len(questions) / QUESTIONS_PER_SECOND)
+    estimate = f"about {seconds} s with TuxNano on two cores"
+    logger.info(f"answering {len(questions):,} questions about {len(scenes):,} views, {estimate}")
     answers = vlm.answer([data_dir / image for image, *_ in questions], [question for _, _, question, _ in questions])
     return [AnsweredQuestion(*question, answer) for question, answer in zip(questions, answers, strict=True)]
 

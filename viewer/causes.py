@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from homework.labels.frame_info import read_frame_info
 from homework.labels.rows import parse_image_file
 from homework.labels.scene import MIN_KART_SIZE_PX, VIEW_CENTER, Kart, detected_karts
 
@@ -161,6 +160,8 @@ def is_label_doubtful(answer: AnsweredQuestion, is_borderline: bool) -> bool:
 
 def find_borderline_views(images: Iterable[str], data_dir: Path) -> set[str]:
     """Return the images with a kart that just reaches or just misses the minimum size."""
+    from homework.labels.frame_info import read_frame_info  # deferred, see there
+
     views = defaultdict(dict)
     for image in images:
         frame, view = parse_image_file(image)

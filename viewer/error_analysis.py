@@ -10,7 +10,7 @@ from pathlib import Path
 
 from homework.labels.eval_sets import split_scenes
 from homework.labels.questions import QUESTION_TYPES
-from homework.labels.rows import DATA_DIR
+from homework.labels.rows import DATA_DIR, sample_note
 from homework.utils.cli import run
 from homework.utils.io import write_json
 
@@ -79,21 +79,22 @@ def analyze(checkpoint: str, /, split: str = "valid", data: str = str(DATA_DIR),
     Example: python -m viewer.error_analysis homework/weights/vlm --split valid
 
     Args:
-        checkpoint: VLM checkpoint, a PEFT folder or a base.
+        checkpoint: VLM checkpoint: a PEFT folder, a base, or `vlm`, the shipped one; yours is `runs/vlm`.
         split: folder of the data to evaluate on.
         data: data folder; its `train` tells which pairs of kart and track occur in training.
         output: write the consistency and every answer to this JSON file.
     """
-    from homework.base_vlm import BaseVLM  # imports torch, which takes seconds
+    from homework.finetune import load
 
     data_dir = Path(data)
     scenes = split_scenes(data_dir, split)
     pairs = count_training_pairs(data_dir)
-    vlm = BaseVLM(checkpoint)
+    vlm = load(checkpoint)
     vlm.show_progress = True
     answers = answer_all_questions(vlm, scenes, data_dir)
     official = [answer for answer in answers if answer.is_official]
-    print("\n".join(summarize(f"{checkpoint} on all of {split}", official, answers, data_dir)))
+    title = f"{checkpoint} on all of {split}{sample_note(data, split)}"
+    print("\n".join(summarize(title, official, answers, data_dir)))
     print("\nexact-match accuracy in percent, of the number of questions\n")
     lines = format_table("all", official, lambda _: "")
     lines += format_table("karts in the view", official, group_by_num_karts)

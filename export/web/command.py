@@ -26,7 +26,7 @@ def web(*, vlm: str = "vlm", clip: str = "clip", output: Path = Path("web"), npm
     Example: python -m export web --vlm runs/vlm --clip runs/clip --output web
 
     Args:
-        vlm: checkpoint of the VLM, by default the submitted one; its base has to be TuxNano
+        vlm: checkpoint of the VLM, by default the shipped one; its base has to be TuxNano
         clip: checkpoint of CLIP, of the same base
         output: folder of the page; any static host can serve it, e.g. `python -m http.server --directory web`
         npm: folder for the package onnxruntime-web, downloaded by npm at first use

@@ -5,8 +5,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ..utils.errors import InputError
 
 NUM_RESAMPLES = 2000
@@ -91,6 +89,8 @@ def bootstrap_by_moment(
     Returns:
         group -> `Estimate`, in the order of their first appearance, and `MEAN` -> that of the mean of all groups.
     """
+    import numpy as np  # deferred, so that a Python without it can say so in one line
+
     if not len(moments):
         return {}
     copies = Counter(keys := list(zip(moments, items, groups, strict=True)))

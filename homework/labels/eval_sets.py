@@ -10,7 +10,6 @@ from ..utils.cli import run
 from ..utils.errors import InputError, check_min
 from ..utils.io import write_json
 from ..utils.progress import progress_bar
-from .frame_info import read_scene, read_scenes
 from .questions import CAPTIONS, QUESTION_TYPES, captions, generate_official_questions, qa_pairs
 from .rows import DATA_DIR, MultiChoiceQADataset, VQADataset, image_file, info_files, split_folder
 from .scene import Scene
@@ -38,6 +37,8 @@ def split_scenes(data_dir: str | Path, split: str) -> Scenes:
     Raises:
         InputError: the split is missing or has no views, or a frame is broken.
     """
+    from .frame_info import read_scenes  # deferred, see there
+
     folder = split_folder(data_dir, split)
     scenes_by_image = {
         image_file(path, view): scene
@@ -192,6 +193,8 @@ def verify(*, data: Path = DATA_DIR) -> None:
     Args:
         data: the folder of the splits
     """
+    from .frame_info import read_scene  # deferred, see there
+
     pairs, questions = VQADataset("valid_grader", data), MultiChoiceQADataset("valid_grader", data)
     correct = 0
     for row in progress_bar(pairs, desc="answers", unit="question", delay=1):

@@ -1,7 +1,7 @@
 """Read and check an `*_info.json`, and build the scenes of its views.
 
 The course's grader reads no frames and its environment may lack msgspec, so modules that it loads must not import this
-one at their top.
+one at their top. Nor must modules of commands, so that `cli_errors` can say in one line that msgspec is missing.
 """
 
 import re

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ..utils.errors import InputError
-from .questions import QUESTIONS, split_question
+from .questions import QUESTIONS, classify_question, split_question, template_pattern
 
 _PLACES = {
     "to the left of": ("left of", "on the left of"),
@@ -105,6 +105,14 @@ HELD_OUT_WORDINGS: dict[str, tuple[str, ...]] = {
 HELD_OUT_QUESTIONS = tuple(
     replace(row, template=text) for row in QUESTIONS for text in HELD_OUT_WORDINGS.get(row.template, ())
 )
+
+
+def is_known_question(question: str) -> bool:
+    """Return whether a question is one of the course's, in its words or in one of the other wordings."""
+    wordings = (wording for wordings in HELD_OUT_WORDINGS.values() for wording in wordings)
+    return classify_question(question) != "other" or any(
+        template_pattern(wording).fullmatch(question) for wording in wordings
+    )
 
 
 def rephrase(question: str) -> list[tuple[str, str]]:

@@ -116,12 +116,13 @@ def captions(scene: Scene) -> Iterator[str]:
             yield caption.template.format(value)
 
 
-def _pattern(template: str) -> re.Pattern:
+def template_pattern(template: str) -> re.Pattern:
+    """Return the pattern of all questions or captions of a template; its group is the kart or the value."""
     return re.compile(re.escape(template).replace(r"\{kart\}", r"(\S+)").replace(r"\{\}", r"(\S+)"))
 
 
-_QUESTION_PATTERNS = [(_pattern(row.template), row) for row in QUESTIONS]
-_CAPTION_PATTERNS = [(_pattern(row.template), row.caption_type) for row in CAPTIONS]
+_QUESTION_PATTERNS = [(template_pattern(row.template), row) for row in QUESTIONS]
+_CAPTION_PATTERNS = [(template_pattern(row.template), row.caption_type) for row in CAPTIONS]
 
 
 def classify_question(question: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ..utils.errors import InputError, file_not_found, split_not_found
+from ..utils.errors import InputError, data_flag, file_not_found, split_not_found
 from ..utils.io import read_json
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,15 @@ JSON_TYPES = {
 # beside the package, as the course's grader puts it; an installed package takes that of the working directory
 _ROOT = Path(__file__).parents[2]
 DATA_DIR = Path("data") if _ROOT.name in ("site-packages", "dist-packages") else _ROOT / "data"
+
+GRADED_SPLIT = "valid_grader"
+SAMPLE_MARKER = ".sample"  # in a data folder: its frames and annotations are those of the sample
+
+
+def sample_note(data_dir: str | Path, split: str) -> str:
+    """Return what to add to the name of an evaluation split that is the sample's: its scores are not official ones."""
+    is_sample = split in ("valid", GRADED_SPLIT) and (Path(data_dir) / SAMPLE_MARKER).exists()
+    return " (the sample's, not the official set)" if is_sample else ""
 
 
 def check_not_eval_split(split: str) -> None:
@@ -70,7 +79,7 @@ class _AnnotationDataset(Sequence):
             self.rows += add_image_paths(content, data_dir)
         if not self.rows:
             problem = f"the {self.pattern} in it hold no rows" if files else f"no {self.pattern} in it"
-            flags = f"{split} --output {pairs_dir}" if pairs_dir else split
+            flags = split + data_flag(data_dir) + (f" --output {pairs_dir}" if pairs_dir else "")
             raise InputError(folder, problem, self.remedy.format(flags))
 
     def _find_problem(self, row) -> str | None:

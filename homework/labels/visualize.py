@@ -91,12 +91,19 @@ def show_view(info_file: Path, view_index: int, rows_fn: RowsFn, title: str, out
     for text, answer in rows:
         print(f"{text} {answer}".rstrip())
     if not in_window:
-        name = f"{image_path.stem.removesuffix('_im')}_{title.replace(' ', '_')}.png"
-        _save(figure, Path(output) if output else Path(tempfile.gettempdir()) / name)
+        _save(figure, Path(output) if output else _temporary_file(image_path, title))
     else:
         import matplotlib.pyplot as plt
 
         plt.show()
+
+
+def _temporary_file(image_path: Path, title: str) -> Path:
+    """Name a file for a picture that has no window, one for each view of each split and data folder."""
+    print("no window can be opened here; --output FILE chooses where the picture is saved")
+    split = image_path.resolve().parent
+    words = split.parent.name, split.name, image_path.stem.removesuffix("_im"), title.replace(" ", "_")
+    return Path(tempfile.gettempdir()) / f"{'_'.join(words)}.png"
 
 
 def _new_figure(in_window: bool, **options):

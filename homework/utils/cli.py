@@ -20,20 +20,25 @@ def run(*functions: Callable) -> None:
     Raises:
         SystemExit: see `cli_errors`; 2 for a mistyped command line.
     """
-    show_messages({"homework", "__main__", *(function.__module__.partition(".")[0] for function in functions)})
+    modules = "homework", "__main__", _program().split()[-1], *(function.__module__ for function in functions)
+    show_messages({module.partition(".")[0] for module in modules})
     arguments = [argument for argument in sys.argv[1:] if argument != "--quiet"]
     with cli_errors(), _interruptible_imports(), suppress_output("--quiet" in sys.argv[1:]):
         import tyro  # deferred: a grader imports this module without needing a command line
 
-        settings = {"prog": _program(), "config": (tyro.conf.FlagCreatePairsOff,)}
+        program, settings = _program(), {"config": (tyro.conf.FlagCreatePairsOff,)}
         if len(functions) == 1:
-            tyro.cli(functions[0], args=arguments, **settings)
+            tyro.cli(functions[0], args=arguments, prog=program, **settings)
             return
         commands = {_command_name(function.__name__): function for function in functions}
-        if arguments:
-            arguments[0] = _command_name(arguments[0])
+        name = _command_name(arguments[0]) if arguments else None
+        if name in commands:  # parsed alone, so that a mistyped flag is answered with this command's flags and name
+            tyro.cli(commands[name], args=arguments[1:], prog=f"{program} {name}", **settings)
+            return
         description = (sys.modules["__main__"].__doc__ or "").split("\n\n")[0]
-        tyro.extras.subcommand_cli_from_dict(commands, args=arguments, description=description, **settings)
+        tyro.extras.subcommand_cli_from_dict(
+            commands, args=arguments, prog=program, description=description, **settings
+        )
 
 
 @contextlib.contextmanager

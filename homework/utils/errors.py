@@ -6,12 +6,14 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 MAX_SEED = 2**32  # exclusive: NumPy takes no larger seed
 COURSE_SPLITS = ("train", "train_demo", "valid", "valid_grader")
 MAX_SUGGESTIONS = 3
 RUN_SUFFIX = "-run"  # of the folder with a run's checkpoints and logs, beside its adapter: not to be suggested
+MIN_SIMILARITY = 0.6  # of a suggested name, as `difflib` measures it: 0 to 1
 
 
 class InputError(ValueError):
@@ -61,8 +63,18 @@ def first_line(error: Exception) -> str:
 
 def suggest_name(name: str, known: Iterable[str], otherwise: str) -> str:
     """Return a remedy for an unknown name: the closest known one, and `otherwise` what else to do."""
-    nearest = difflib.get_close_matches(name, list(known), 1)
+    nearest = _rank_names(name, known)
     return f"did you mean {nearest[0]}? If not, {otherwise}" if nearest else otherwise
+
+
+def _rank_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return the names that are similar to `name`, the closest first; of equally close ones, those that begin alike."""
+    matcher, ranked = difflib.SequenceMatcher(b=name), []
+    for other in known:
+        matcher.set_seq1(other)
+        if matcher.quick_ratio() >= MIN_SIMILARITY and (similarity := matcher.ratio()) >= MIN_SIMILARITY:
+            ranked.append((-similarity, -len(os.path.commonprefix((name, other))), other))
+    return [other for *_, other in sorted(ranked)]
 
 
 def folder_not_found(folder: Path, problem: str, otherwise: str) -> InputError:
@@ -92,15 +104,20 @@ def file_not_found(path: str | Path, problem: str = "no such file", otherwise: s
     if path.is_dir():
         return InputError(path, "is a folder, expected a file", "name a file in it")
     if path.parent.is_dir():
-        names = [name for name in os.listdir(path.parent) if name.endswith(path.suffix)]
-        nearest = difflib.get_close_matches(path.name, names, MAX_SUGGESTIONS)
+        names = (name for name in os.listdir(path.parent) if name.endswith(path.suffix))
+        nearest = _rank_names(path.name, names)[:MAX_SUGGESTIONS]
         return InputError(path, problem, f"did you mean {' or '.join(nearest)}?" if nearest else otherwise)
     return InputError(path, problem, _get_data(path.parents[1]) if path.parent.name in COURSE_SPLITS else otherwise)
 
 
+def data_flag(data: Path) -> str:
+    """Return what a command in a remedy needs to work on this data folder: a blank and the flag, or nothing."""
+    return "" if data.absolute() == Path("data").absolute() else f" --data {data}"
+
+
 def _get_data(data: Path) -> str:
     """Return the two ways to fill a data folder."""
-    flag = "" if data.absolute() == Path("data").absolute() else f" --data {data}"
+    flag = data_flag(data)
     return f"run `python -m supertux use-sample{flag}` (2 s) or `python -m supertux download{flag}` (464 MB)"
 
 
@@ -115,17 +132,23 @@ def resumable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def cli_errors() -> Iterator[None]:
-    """Turn an `InputError`, a failed write or Ctrl-C inside a command into one line and an exit status.
+    """Turn an `InputError`, a missing package, a failed write or Ctrl-C in a command into one line and an exit status.
 
     Raises:
-        SystemExit: 1 for bad input or a failed write, 2 for an invalid flag, 130 after Ctrl-C, 141 if the reader of
-            stdout has closed it.
+        SystemExit: 1 for bad input, a missing package or a failed write, 2 for an invalid flag, 130 after Ctrl-C, 141
+            if the reader of stdout has closed it.
     """
     try:
         yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or find_spec(package):  # installed: a module of it is missing, which is a mistake in the code
+            raise
+        remedy = "run `make venv`, then `source .venv/bin/activate`"
+        sys.exit(f"error: {InputError('this Python', f'lacks the package {package}', remedy)}")
     except BrokenPipeError:  # as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter still flushes stdout
         raise SystemExit(141) from None

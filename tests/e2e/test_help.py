@@ -3,10 +3,13 @@
 import re
 import runpy
 import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 MODULES = (
     *(f"homework.{name}" for name in ("generate_qa", "generate_captions", "finetune", "clip", "labels.eval_sets")),
     *("supertux", "export", "grader", "grader.autograder", "viewer", "viewer.error_analysis", "pretrain", "bundle"),
@@ -47,6 +50,15 @@ def misspelt(name: str) -> str:
     return name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :]
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(("benchmarks", "bundle"))])
+def test_a_python_without_the_packages_is_one_line(module):
+    """`-S` hides the packages, as a Python outside of .venv lacks them."""
+    done = subprocess.run([sys.executable, "-S", "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+    remedy = "run `make venv`, then `source .venv/bin/activate`"
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.fullmatch(rf"error: this Python: lacks the package \w+; {remedy}\n", done.stderr)
+
+
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 @pytest.mark.parametrize("module", MODULES)
 def test_every_command(ask, module):
@@ -57,7 +69,7 @@ def test_every_command(ask, module):
     for name in names:
         status, page, _ = ask(module, *name, "--help")
         options = options_in(page)
-        assert status == 0 and "--help" in options
+        assert status == 0 and "--help" in options and "submitted" not in page  # `vlm` is the shipped one
         if example := re.search(r"Example: (python.*?)\n\s*\n", page, re.DOTALL):
             words = shlex.split(example[1])
             given = words[3 if words[1] == "-m" else 2 :]

@@ -102,3 +102,12 @@ def test_the_readmes_frame_is_read(tmp_path):
     file.write_text(re.search(r"^```json\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[1])
     ((_, scene),) = read_scenes(file)
     assert [kart.name for kart in scene.karts] == ["tux", "gnu"] and scene.ego.name == "tux"
+
+
+def test_make_installs_in_one_line():
+    """pip prints hundreds of lines; a line of our own says what is installed and how long that takes."""
+    recipes = [line.strip() for line in MAKEFILE.splitlines() if "pip install" in line and line.startswith("\t")]
+    assert len(recipes) >= 5 and all("--quiet" in recipe for recipe in recipes)
+    for before, recipe in zip(MAKEFILE.splitlines(), MAKEFILE.splitlines()[1:], strict=False):
+        if recipe.startswith("\t@") and "pip install --quiet -r" in recipe:
+            assert f"installing {recipe.split()[-1]} into " in before and "minutes" in before

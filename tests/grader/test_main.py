@@ -12,6 +12,7 @@ import pytest
 
 from grader.grader import find_bundles
 from grader.runner import probe_sandbox
+from homework.labels.rows import SAMPLE_MARKER
 from tests.conftest import heed_ctrl_c
 from tests.fake_bundle import ROOT, grader_command, run_grader, write_data, write_package, write_zip
 
@@ -53,6 +54,19 @@ def test_grades_a_zip(place):
     assert clip["parameters"] == 1_000_000
     assert 0 < clip["load_seconds"] < clip["load_seconds"] + clip["answer_seconds"] < clip["seconds"]
     assert report["parts"]["vlm"]["samples"][9]["model_answer"] == "Tux, I think"
+
+
+def test_says_that_the_questions_are_the_samples(tmp_path):
+    """In the title of one bundle, above the table of a class, and in each student's feedback."""
+    data, bundles = write_data(tmp_path), tmp_path / "bundles"
+    (data / SAMPLE_MARKER).touch()
+    bundles.mkdir()
+    bundle = write_zip(bundles / "a.zip", write_package(tmp_path / "package", NO_CLIP))
+    note = " on valid_grader (the sample's, not the official set)"
+    assert run_grader(bundle, data).stdout.splitlines()[0] == f"{bundle}{note}"
+    done = run_grader(bundles, data, "--feedback", tmp_path / "feedback")
+    assert done.stdout.startswith(f"graded{note}\nbundle ")
+    assert (tmp_path / "feedback/a.zip.txt").read_text().startswith(f"a.zip{note}\n")
 
 
 def test_a_failed_part_leaves_the_other_its_points(place, tmp_path):

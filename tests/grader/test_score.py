@@ -2,7 +2,8 @@
 
 import pytest
 
-from grader.score import compute_points, match_answers, score_part
+from grader.score import match_answers, score_part
+from homework.data import compute_points
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,23 @@ def test_programs_read_and_write_lines(nano_folder, images, call, monkeypatch):
     assert [row["image"] for row in rows] == names
 
 
+@pytest.mark.parametrize(
+    ("flags", "is_known"),
+    [
+        (["--question", "Where is gnu relative to the ego car?"], True),
+        (["--question", "Which track is shown?"], True),  # one of the other wordings
+        (["--question", "What is the weather?"], False),
+        (["--question", "What is the weather?", "--jsonl"], False),
+        ([], True),
+    ],
+)
+def test_ask_says_that_a_question_is_not_the_courses(nano_folder, images, call, flags, is_known):
+    """On standard error, so that programs read answers only."""
+    status, out, err = call(COMMANDS, "ask", images[0], "--checkpoint", nano_folder, *flags)
+    note = "note: not one of the course's questions: the answer may mean nothing\n"
+    assert status == 0 and err.count(note) == (not is_known) and "note:" not in out
+
+
 def test_a_missing_picture_is_noticed_first(images, call):
     result = call(COMMANDS, "ask", images[0], images[1].replace("_01_", "_91_"), "--checkpoint", "nothing")
     assert_one_line_error(result, "no such image; did you mean 000a")

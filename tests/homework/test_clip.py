@@ -164,8 +164,10 @@ def test_test_prints_accuracy_by_type(nano_folder, no_progress, tmp_path, monkey
     clip.test(str(folder), data=str(no_progress), output=str(tmp_path / "out.json"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     accuracy = f"{100 * (len(rows) - 1) / len(rows):.1f}"
-    assert lines[3] == ["all", "questions", accuracy, str(len(rows)), "43.6-97.0"]
+    assert lines[3] == ["all", "questions", accuracy, str(len(rows)), accuracy, "66.7-100.0"]
     assert lines[2][:3] == ["ego", accuracy, str(len(rows))]
+    rule = "(0 at 20%, 50 from 70% on, linear between; 5 more from 80% to 85%)"
+    assert f"the grader's points for {accuracy}%: 53 of 50 {rule}" in map(" ".join, lines)
     assert len(json.loads((tmp_path / "out.json").read_text())) == len(rows)
     with pytest.raises(InputError):
         clip.test(str(tmp_path / "nothing"), data=str(no_progress))

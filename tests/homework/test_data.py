@@ -59,8 +59,21 @@ def test_missing_splits_and_annotations_name_the_remedy(tiny_data: Path):
     ):
         VQADataset("nowhere", tiny_data)
     (tiny_data / "train" / "generated_captions.json").unlink()
-    with pytest.raises(InputError, match=r"run `python -m homework.generate_captions generate --split train`"):
+    with pytest.raises(InputError) as error:
         CaptionDataset("train", tiny_data)
+    remedy = f"run `python -m homework.generate_captions generate --split train --data {tiny_data}`"
+    assert str(error.value).endswith(f"; {remedy}")
+
+
+@pytest.mark.parametrize(("dataset", "name"), [(VQADataset, "generate_qa"), (CaptionDataset, "generate_captions")])
+def test_the_default_data_folder_is_not_in_the_remedy(tiny_data: Path, monkeypatch, dataset, name: str):
+    """The command of the remedy writes where the files were missing."""
+    monkeypatch.chdir(tiny_data.parent)
+    (tiny_data / "empty").mkdir()
+    for data_dir in ("data", tiny_data):
+        with pytest.raises(InputError) as error:
+            dataset("empty", data_dir)
+        assert str(error.value).endswith(f"; run `python -m homework.{name} generate --split empty`")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +114,7 @@ def test_a_file_may_hold_no_rows_but_a_split_must_hold_some(tiny_data: Path, dat
         write_json(file, [])
     with pytest.raises(InputError) as error:
         dataset("train", tiny_data)
-    remedy = f"run `python -m homework.{name} generate --split train`"
+    remedy = f"run `python -m homework.{name} generate --split train --data {tiny_data}`"
     assert str(error.value) == f"{tiny_data / 'train'}: the {pattern} in it hold no rows; {remedy}"
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from homework import finetune
 from homework.base_vlm import BaseVLM
-from homework.labels.rows import VQADataset
+from homework.labels.rows import SAMPLE_MARKER, VQADataset
 from homework.models import loading
 from homework.models.loading import load_base, load_model, load_processor
 from homework.models.runs import last_checkpoint
@@ -311,15 +311,30 @@ def test_test_prints_prefix_and_exact_match(nano_folder, tiny_data, tmp_path, mo
     # each type has one question, so resampling within types changes nothing
     assert lines[7] == ["mean", "of", "types", "80.0", "60.0", "100.0", "100.0", "80.0", "80.0-80.0"]
     assert lines[8][:7] == ["all", "questions", "80.0", "60.0", "100.0", "100.0", "5"]
+    points = "the grader's points for 80.0%: 50 of 50 (0 at 0%, 50 from 70% on, linear between)"
+    assert points in map(" ".join, lines)
     written = json.loads((tmp_path / "answers.json").read_text())
     assert written["accuracy"] == 0.8 and [s["model_answer"] for s in written["samples"]] == answers
+
+
+def test_the_samples_set_is_not_taken_for_the_official_one(nano_folder, tiny_data, monkeypatch, capsys):
+    """The title of `test` says so where the sample is unpacked; a split of one's own is not the sample's."""
+    monkeypatch.setattr(BaseVLM, "answer", lambda *_: [row["answer"] for row in rows])
+    (tiny_data / SAMPLE_MARKER).touch()
+    (tiny_data / "valid_mine").symlink_to(tiny_data / "valid_grader")
+    for split, note in (("valid_grader", " (the sample's, not the official set)"), ("valid_mine", "")):
+        rows = VQADataset(split, tiny_data)
+        finetune.test(str(nano_folder), split, str(tiny_data))
+        title = capsys.readouterr().out.splitlines()[0]
+        assert title == f"{nano_folder} on {split}{note}: {len(rows)} questions"
 
 
 def test_test_on_all_questions(nano_folder, tiny_data, capsys):
     """`test --all-questions` generates every question about the frames except counts of 0."""
     finetune.test(str(nano_folder), "valid", str(tiny_data), all_questions=True)
     rows = finetune.generate_questions("valid", tiny_data)
-    assert f"all of valid: {len(rows)} questions, without counts of 0" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"all of valid: {len(rows)} questions, without counts of 0" in out and "grader's points" not in out
     assert 0 < len(rows) <= len(VQADataset("valid", tiny_data)) and not any(row["answer"] == "0" for row in rows)
 
 

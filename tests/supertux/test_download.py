@@ -143,6 +143,8 @@ def test_http_errors_and_unreachable_servers_are_one_line(server, tmp_path: Path
     server.status = 404
     monkeypatch.setattr(module, "URL", server.url)
     assert_one_line_error(call((download,), "download", "--data", tmp_path / "data"), "HTTP 404")
+    refused = call((download,), "download", "--data", tmp_path / "data")
+    assert_one_line_error(refused, f"{server.url}: nothing could be downloaded (HTTP 404); ")
     monkeypatch.setattr(module, "URL", "http://127.0.0.1:9/data.zip")
     assert_one_line_error(call((download,), "download", "--data", tmp_path / "data"), "--from FILE")
     assert not any((tmp_path / "data").iterdir())

@@ -28,7 +28,11 @@ def test_the_sample_comes_into_an_empty_data_folder(small_sample: Path, tmp_path
     for split in SPLITS:
         files = {path.name: path.read_bytes() for path in (small_sample / split).iterdir()}
         assert {path.name: path.read_bytes() for path in (tmp_path / "data" / split).iterdir()} == files
-    assert "sample" in caplog.text
+    download = f"`python -m supertux download --data {tmp_path / 'data'}` replaces them by the course's"
+    begin = f"{tmp_path / 'data'}: the sample's frames, "
+    assert caplog.messages == [f"{begin}unpacked train, valid, valid_grader, train_demo; {download}"]
+    use_sample(data=tmp_path / "data")
+    assert caplog.messages[1] == f"{begin}all there, nothing to unpack; {download}"
 
 
 def test_hidden_files_are_not_frames(small_sample: Path, tmp_path: Path):
@@ -45,7 +49,7 @@ def test_other_frames_are_not_touched(small_sample: Path, tmp_path: Path, caplog
     use_sample(data=tmp_path / "data")
     assert [path.name for path in info_files(tmp_path / "data/valid")] == ["00001_info.json"]
     assert not (tmp_path / "data/train").exists() and not (tmp_path / "data" / MARKER).exists()
-    assert "nothing to unpack" in caplog.text
+    assert "has other frames: nothing to unpack; `python -m supertux use-sample --data runs/sample`" in caplog.text
 
 
 def test_an_interrupted_run_is_resumed(small_sample: Path, tmp_path: Path):

@@ -29,7 +29,9 @@ def test_command_prints_tables_and_consistency(call, nano_folder, tiny_data, tmp
     """The command runs on a tiny model and writes every answer."""
     status, out, err = call((analyze,), "analyze", nano_folder, "--data", tiny_data, "--output", tmp_path / "a.json")
     assert status == 0, err
-    score, agreement, causes = out.splitlines()[:3]  # the summary
+    begin, score, agreement, causes = out.splitlines()[:4]  # what is being done, and the summary
+    num_questions = len(json.loads((tmp_path / "a.json").read_text())["samples"])
+    assert re.fullmatch(rf"answering {num_questions} questions about 6 views, about \d+ s with TuxNano.*", begin)
     assert re.search(r"[\d.]+ % of \d+ questions right.*most frequent answer [\d.]+ %, chance [\d.]+ %$", score)
     assert re.search(
         r"^worst type \w+ \([\d.]+ %\), best \w+ \([\d.]+ %\); \d+ of 6 views with karts have answers", agreement

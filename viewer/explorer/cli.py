@@ -20,8 +20,8 @@ def explore(data: str = str(DATA_DIR), checkpoint: str = "vlm", clip: str = "cli
 
     Args:
         data: data folder.
-        checkpoint: VLM checkpoint, a PEFT folder or a base; by default the submitted one.
-        clip: CLIP checkpoint, by default the submitted one. The page also works without checkpoints.
+        checkpoint: VLM checkpoint, a PEFT folder or a base; by default the shipped one, yours is `runs/vlm`.
+        clip: CLIP checkpoint, by default the shipped one. The page also works without checkpoints.
         port: port of the page's address; 0 picks a free one.
 
     Raises:

@@ -22,10 +22,10 @@ def report(
     Example: python -m viewer report runs/vlm --split valid
 
     Args:
-        checkpoint: VLM checkpoint: a PEFT folder, a base, or `vlm`, the submitted one.
+        checkpoint: VLM checkpoint: a PEFT folder, a base, or `vlm`, the shipped one; yours is `runs/vlm`.
         split: folder of the data to evaluate on.
         data: data folder; its `train` tells which pairs of kart and track occur in training.
-        clip: CLIP checkpoint, by default the submitted one.
+        clip: CLIP checkpoint, by default the shipped one; yours is `runs/clip`.
         output: folder for the page, index.html.
 
     Raises:

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,19 @@ def test_check_prints_the_rows_and_saves_the_picture(tiny_data: Path, tmp_path: 
         assert " ".join(value for key, value in row.items() if key != "image_file") in out.splitlines()
     with Image.open(picture) as image:
         assert image.format == "PNG" and image.width > 1000
+
+
+def test_pictures_without_a_window_have_a_name_for_each_split(tiny_data: Path, tmp_path: Path, call, monkeypatch):
+    """And their folder is said, and how to choose another one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tiny_data / "valid/000a0_info.json").rename(tiny_data / "valid/00000_info.json")
+    (tiny_data / "valid/000a0_00_im.jpg").rename(tiny_data / "valid/00000_00_im.jpg")
+    for split in ("train", "valid"):
+        arguments = ("--info_file", tiny_data / split / "00000_info.json", "--view_index", 0)
+        _, out, _ = call((generate_qa.check, generate_qa.generate), "check", *arguments)
+        picture = tmp_path / f"data_{split}_00000_00_question-answer_pairs.png"
+        assert out.endswith(f"; --output FILE chooses where the picture is saved\nsaved to {picture}\n")
+        assert picture.exists()
 
 
 def test_check_opens_a_window_if_there_is_a_display(tiny_data: Path, call, monkeypatch):

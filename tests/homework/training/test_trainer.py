@@ -159,7 +159,7 @@ def test_pairs_are_read_from_their_own_folder(nano_folder, no_progress, tmp_path
     """`--pairs` reads what `generate --output` wrote, and only that; the images are those of the data folder."""
     data, pairs, output = no_progress, tmp_path / "pairs", tmp_path / "out"
     settings = {"data": str(data), "output": str(output), "run_dir": str(tmp_path / "run"), "pairs": str(pairs)}
-    remedy = f"run `python -m {generate.__name__} generate --split train --output {pairs}`"
+    remedy = f"run `python -m {generate.__name__} generate --split train --data {data} --output {pairs}`"
     with pytest.raises(InputError) as error:
         module.train(str(nano_folder), **settings)
     assert str(error.value).startswith(f"{pairs / 'train'}: no ") and str(error.value).endswith(remedy)

@@ -44,7 +44,17 @@ def interrupted() -> None:
     raise KeyboardInterrupt
 
 
-COMMANDS = (greet, broken, full, interrupted)
+def mistaken() -> None:
+    """Import a module that this repository lacks."""
+    import homework.nothing  # noqa: F401
+
+
+def unequipped() -> None:
+    """Import a package that is not installed."""
+    import no_such_package.part  # noqa: F401
+
+
+COMMANDS = (greet, broken, full, interrupted, mistaken, unequipped)
 
 
 def test_arguments_and_flags(call):
@@ -67,9 +77,26 @@ def test_help_comes_from_the_docstring(call):
     assert "Args:" not in out
 
 
+def test_a_mistyped_flag_leads_to_the_command_that_was_typed():
+    """Only to flags of that command, and to its help by the name that a shell knows."""
+    command = [sys.executable, "-m", "homework.finetune", "train", "--splitt", "train"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "--split STR" in done.stderr
+    assert "run python -m homework.finetune train --help" in done.stderr
+    assert "python train" not in done.stderr and "evaluate on" not in done.stderr  # as `test --split` does
+
+
 def test_errors_are_one_line(call):
     assert_one_line_error(call(COMMANDS, "broken"), "some/file: is broken; mend it")
     assert_one_line_error(call(COMMANDS, "full"), "some/file: No space left on device")
+
+
+def test_a_missing_package_is_one_line_and_a_missing_module_of_ours_is_not(call):
+    """The latter is a mistake in the code, which a traceback finds."""
+    remedy = "run `make venv`, then `source .venv/bin/activate`"
+    assert_one_line_error(call(COMMANDS, "unequipped"), f"this Python: lacks the package no_such_package; {remedy}")
+    with pytest.raises(ModuleNotFoundError, match="homework.nothing"):
+        call(COMMANDS, "mistaken")
 
 
 def test_ctrl_c_is_one_line(call):

@@ -41,6 +41,20 @@ def test_a_mistyped_name_in_existing_data_names_what_is_near(tiny_data: Path, ca
     )
 
 
+def test_of_equally_near_names_the_first_that_begins_alike_is_suggested(tmp_path: Path):
+    """Whatever order the folder lists its files in."""
+    for number in (50, 40, 30, 20, 10, 0):
+        (tmp_path / f"{number:05d}_info.json").touch()
+    assert str(file_not_found(tmp_path / "0000_info.json")).endswith(
+        "did you mean 00000_info.json or 00010_info.json or 00020_info.json?"
+    )
+    assert "did you mean 00050_info.json or" in str(file_not_found(tmp_path / "0005_info.json"))
+    assert str(file_not_found(tmp_path / "x.json")).endswith("; check the path")
+    (tmp_path / "runs/vlm2").mkdir(parents=True)
+    (tmp_path / "runs/vlm1").mkdir()
+    assert "did you mean vlm1?" in str(folder_not_found(tmp_path / "runs/vlm3", "no such run", "train one"))
+
+
 def test_a_file_in_the_place_of_a_folder_and_the_reverse(tmp_path: Path, call):
     file = tmp_path / "file"
     file.touch()
