@@ -51,7 +51,7 @@ class SourceConfig:
     Args:
         weight: how often its views are drawn in training, relative to the others'; 0: never, it is for evaluation.
         frames: number of frames to draw with the game; 0: the folder has to be there.
-        seed, preset: of drawing, see `python -m supertux render`.
+        seed, preset: of drawing, see `python -m supertux render`; preset `sample`: the frames are those in `sample/`.
     """
 
     weight: float
@@ -99,7 +99,7 @@ class AugmentConfig:
     noise: float
 
     def as_rendered(self) -> "AugmentConfig":
-        """Return the settings of the cooldown: as many karts, and as sharp, as the game shows."""
+        """Return the settings of the last steps: as many karts, and as sharp, as the game shows."""
         return replace(self, zoom_prob=0.0, add_karts_prob=0.0)
 
 
@@ -124,7 +124,7 @@ class StageConfig:
 
     Args:
         parts: `run --stage vision-2` trains the second of so many parts; they share one checkpoint and schedule.
-        warmup: steps; cooldown: share of the steps.
+        warmup: steps; cooldown: share of the steps, the last ones; as_rendered: share of them without added karts.
         ema_decay: of the moving average of the weights, which is what is evaluated, and what the stage ends with.
         reference_s: seconds of a step on two cores, from which the remaining time is estimated at first.
     """
@@ -136,6 +136,7 @@ class StageConfig:
     weight_decay: float
     warmup: int
     cooldown: float
+    as_rendered: float
     ema_decay: float
     reference_s: float
 

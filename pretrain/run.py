@@ -18,12 +18,13 @@ from homework.models.tux_nano.connector import num_image_tokens
 from homework.models.tux_nano.processor import TuxNanoProcessor
 from homework.training.trainer import use_all_cores
 from homework.utils.errors import InputError, folder_not_found, suggest_name
-from homework.utils.io import read_json, write_json
+from homework.utils.io import atomic_folder, read_json, write_json
 from homework.utils.parallel import available_cores
 from supertux.render.engines import check_installed
 from supertux.render.planner import KARTS as DRAWN_KARTS
 from supertux.render.planner import race_plans
 from supertux.render.renderer import is_done, render
+from supertux.sample import sample_files
 
 from . import BASE_DIR
 from .assemble import export_base
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 COST_FILE = "frames.json"  # in the run's folder: what drawing and packing have cost
 MANIFEST_FILE = "pretraining.json"  # beside the weights
+SAMPLE = "sample"  # preset of the frames in sample/
 WITHOUT = "or run with --frames train"
 
 
@@ -88,8 +90,15 @@ class Run:
         steps = {stage: self.read_step(stage) for stage in self.config.stage_names}
         todo = [(name, stage, until) for name, stage, until in self.parts if steps[stage] < until]
         if part is not None:
-            if todo and names.index(todo[0][0]) < names.index(part):
-                raise InputError(part, f"the stage {todo[0][0]} before it is not finished", f"run --stage {todo[0][0]}")
+            own = {name: stage for name, stage, _ in self.parts}[part]
+            earlier = names[: names.index(part)]
+            needed = [
+                name
+                for name, stage, _ in todo
+                if name in earlier and (own == "text" or stage == own or (own == "vision" and stage == "fovea"))
+            ]
+            if needed:
+                raise InputError(part, f"the stage {needed[0]} before it is not finished", f"run --stage {needed[0]}")
             todo = [one for one in todo if one[0] == part]
         use_all_cores()
         self.print_plan(steps, todo)
@@ -119,14 +128,23 @@ class Run:
                     check_installed(source.preset)
                 except InputError as error:
                     raise InputError(folder, error.args[1], f"{error.args[2]}, {WITHOUT}") from None
-            elif not folder.is_dir() and not find_packs(self.data_dir, name):
+            elif source.preset != SAMPLE and not folder.is_dir() and not find_packs(self.data_dir, name):
                 remedy = f"run `python -m supertux download`, {WITHOUT}"
                 raise folder_not_found(folder, "no such frames", remedy)
         for name, source in self.config.sources.items():
             with self._measured():
-                if name in to_draw:
+                if source.preset == SAMPLE and not (self.data_dir / name).is_dir():
+                    self._unpack_sample(name)
+                elif name in to_draw:
                     render(output=self.data_dir / name, frames=source.frames, seed=source.seed, preset=source.preset)
                 pack_split(self.data_dir, name)
+
+    def _unpack_sample(self, name: str) -> None:
+        """Unpack the sample's frames for training."""
+        with atomic_folder(self.data_dir / name) as folder:
+            folder.mkdir()
+            for file, content in sample_files("train"):
+                (folder / file).write_bytes(content)
 
     def _needs_drawing(self, name: str) -> bool:
         """Return whether a source's frames are incomplete; packs alone came from another machine."""

@@ -1,5 +1,6 @@
 """Scenes with all visible karts, and the dense targets of the vision encoder."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -74,7 +75,7 @@ class Grid:
     def find_cells(self, x1: float, y1: float, x2: float, y2: float) -> tuple[slice, slice]:
         """Find the rows and columns of the cells whose centre lies in a box."""
         rows, columns = (
-            slice(max(0, -(-(a - first) // self.stride)), max(0, (b - first) // self.stride + 1))
+            slice(max(0, math.ceil((a - first) / self.stride)), max(0, math.floor((b - first) / self.stride) + 1))
             for a, b, first in ((y1, y2, self.top), (x1, x2, self.left))
         )
         return rows, columns

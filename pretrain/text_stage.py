@@ -20,7 +20,8 @@ from homework.models.tux_nano.model import TuxNano
 from homework.training.packing import IGNORE_INDEX, collate, pack
 
 from .assemble import init_weights, make_config
-from .boxes import BoxDecoder, BoxEncoder
+from .box_decoder import BoxDecoder
+from .boxes import BoxEncoder
 from .compact_vocab import CompactVocabulary, caption_texts
 from .config import RunConfig
 from .dataset import PretrainDataset
@@ -95,7 +96,7 @@ class TextStage(nn.Module):
         self.model.connector.train(mode and self.perturb_predictions)
         return self
 
-    def sample(self, rng: np.random.Generator, in_cooldown: bool) -> dict:
+    def sample(self, rng: np.random.Generator, as_rendered: bool) -> dict:
         """Make a batch: views with captions, and questions if they are shown whole; and synthetic scenes."""
         size = self.config.stages["text"].batch_size
         pixels, scenes, _ = self.views.sample_batch(rng, size, self.config.augment)
@@ -180,7 +181,7 @@ class ReadStage(TextStage):
     def load_previous(self, run_dir: Path) -> None:
         """Begin from random weights."""
 
-    def sample(self, rng: np.random.Generator, in_cooldown: bool) -> dict:
+    def sample(self, rng: np.random.Generator, as_rendered: bool) -> dict:
         """Make a batch of synthetic scenes."""
         return self.sample_synthetic(rng)
 

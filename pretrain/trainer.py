@@ -33,7 +33,7 @@ Report = Callable[[int, float], None]  # gets the step, and the seconds of one s
 class Stage(Protocol):
     """Describe what is trained: an `nn.Module` with these two methods."""
 
-    def sample(self, rng: np.random.Generator, in_cooldown: bool) -> Any:
+    def sample(self, rng: np.random.Generator, as_rendered: bool) -> Any:
         """Make a batch: tensors on the CPU, in dicts and tuples."""
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
@@ -47,8 +47,8 @@ class _Batches(Dataset):
         self.stage, self.schedule, self.seed = stage, schedule, seed
 
     def __getitem__(self, step: int) -> Any:
-        in_cooldown = self.schedule.steps - step <= self.schedule.cooldown * self.schedule.steps
-        return self.stage.sample(np.random.default_rng((self.seed, step)), in_cooldown)
+        as_rendered = self.schedule.steps - step <= self.schedule.as_rendered * self.schedule.steps
+        return self.stage.sample(np.random.default_rng((self.seed, step)), as_rendered)
 
 
 def lr_factor(step: int, schedule: StageConfig) -> float:

@@ -12,7 +12,9 @@ from homework.models.tux_nano.connector import average_tta
 from homework.models.tux_nano.vision import NUM_FOVEAL_TOKENS, VisionEncoder, cell_centers, cell_positions
 
 from .assemble import init_weights
-from .boxes import BoxDecoder, BoxEncoder, box_loss, box_targets, init_boxes
+from .box_decoder import BoxDecoder
+from .box_targets import box_targets
+from .boxes import BoxEncoder, box_loss, init_boxes
 from .config import RunConfig
 from .dataset import PretrainDataset, build_targets
 from .dense_heads import DenseHeads, cell_loss, dense_loss, fuse_logits, run_heads, token_loss
@@ -72,15 +74,15 @@ class VisionStage(nn.Module):
             saved = read_checkpoint(run_dir / "fovea.pt")["average"]
             load_average(self, run_dir / "fovea.pt", {k: v for k, v in saved.items() if k.startswith(FOVEAL_PARTS)})
 
-    def sample(self, rng: np.random.Generator, in_cooldown: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Make a batch; in the cooldown no view is zoomed and no kart added."""
-        return self.sample_views(rng, in_cooldown, build_targets)
+    def sample(self, rng: np.random.Generator, as_rendered: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Make a batch; in the last steps no view is zoomed and no kart added."""
+        return self.sample_views(rng, as_rendered, build_targets)
 
     def sample_views(
-        self, rng: np.random.Generator, in_cooldown: bool, make_targets: Callable[..., dict[str, Tensor]]
+        self, rng: np.random.Generator, as_rendered: bool, make_targets: Callable[..., dict[str, Tensor]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Make a batch with targets from the scenes, and the first and the number of the columns shown."""
-        augment = self.config.augment.as_rendered() if in_cooldown else self.config.augment
+        augment = self.config.augment.as_rendered() if as_rendered else self.config.augment
         pixels, scenes, columns = self.views.sample_batch(rng, self.config.stages["vision"].batch_size, augment)
         return pixels, make_targets(scenes, *columns)
 
@@ -108,9 +110,9 @@ class BoxStage(VisionStage):
     def load_previous(self, run_dir: Path) -> None:
         """Begin from random weights."""
 
-    def sample(self, rng: np.random.Generator, in_cooldown: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Make a batch; in the cooldown no view is zoomed and no kart added."""
-        return self.sample_views(rng, in_cooldown, box_targets)
+    def sample(self, rng: np.random.Generator, as_rendered: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Make a batch; in the last steps no view is zoomed and no kart added."""
+        return self.sample_views(rng, as_rendered, box_targets)
 
     def losses(self, batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
         """Compute one scalar loss per target."""
@@ -136,7 +138,7 @@ class FoveaStage(VisionStage):
     def load_previous(self, run_dir: Path) -> None:
         """Begin from random weights."""
 
-    def sample(self, rng: np.random.Generator, in_cooldown: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def sample(self, rng: np.random.Generator, as_rendered: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Make a batch of windows."""
         return self.views.sample_windows(rng, self.config.stages["fovea"].batch_size, self.config.augment)
 

@@ -1,4 +1,4 @@
-"""The detector: targets, their decoding by the label rule, and its training."""
+"""The shape `boxes`: its encoder, its losses, and its training."""
 
 from dataclasses import replace
 
@@ -8,96 +8,87 @@ import torch
 
 from homework.labels.scene import Kart
 from pretrain import cli
-from pretrain.boxes import PARTS, STRIDE, BoxDecoder, BoxEncoder, box_loss, box_targets, split_cells
-from pretrain.evaluate import accuracy_rows
-from pretrain.synthetic_scenes import sample_scenes
-from pretrain.targets import KARTS, TRACKS, AnnotatedScene, image_targets
+from pretrain.box_targets import box_targets
+from pretrain.boxes import GRID_ROWS, INITIAL_HEAT_LOGIT, PARTS, BoxEncoder, box_loss
+from pretrain.targets import TRACKS, AnnotatedScene
 from pretrain.trainer import Training
 from pretrain.vision_stages import BoxStage
+from tests.pretrain.ideal_tokens import COLUMNS, ideal_tokens, random_scenes
 from tests.pretrain.tiny_run import tiny_config, tiny_config_file
 from tests.tiny_models import SCENE
 
-CERTAIN = 12.0  # logit
+ANNOTATED = replace(SCENE, small=(Kart(99, "kiki", (74, 50, 77, 53)),))
 
 
-def ideal_tokens(scenes: list[AnnotatedScene], left: int = 0, width: int = 150) -> torch.Tensor:
-    """Build the tokens of an encoder that predicts the targets."""
-    targets = box_targets(scenes, left, width)
-    sign = lambda values: CERTAIN * (2 * values.float() - 1)
-    heat = torch.where(targets["heat"] == 1, CERTAIN, -CERTAIN * (1 - targets["heat"]))
-    parts = {"any": heat[..., :1], "large": sign(targets["large"])[..., None], "name": heat[..., 1:]}
-    cells = torch.cat([parts.get(name, targets.get(name)) for name in PARTS], dim=-1).flatten(1, 2)
-    track = torch.zeros(len(scenes), 1, cells.shape[-1])
-    track[torch.arange(len(scenes)), 0, targets["track"]] = CERTAIN
-    return torch.cat([cells, track], dim=1)
+def cells_of(tokens: torch.Tensor, part: str) -> torch.Tensor:
+    """Return a view of the channels of a part, [n, rows, columns, channels]."""
+    start = sum(channels for name, channels in list(PARTS.items())[: list(PARTS).index(part)])
+    return tokens[:, :-1, start : start + PARTS[part]].unflatten(1, (GRID_ROWS, -1))
 
 
-def annotated(scene) -> AnnotatedScene:
-    """Add a kart too small for the label rule beside the centre, where it would be the ego kart."""
-    name = next(name for name in KARTS if name not in {kart.name for kart in scene.karts})
-    small = (Kart(99, name, (74, 50, 77, 53)),)
-    return AnnotatedScene(scene.track, scene.karts, small)
+@pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
+def test_ideal_tokens_have_no_loss(columns):
+    """In random scenes and in crops of them."""
+    scenes = random_scenes(40)
+    losses = box_loss(ideal_tokens(scenes, *columns), box_targets(scenes, *columns))
+    assert losses.keys() == {*PARTS, "track"} and all(0 <= loss < 0.01 for loss in losses.values())
 
 
-def has_free_peaks(scene: AnnotatedScene) -> bool:
-    """Check that no two centres are so near that they share a peak, and none as near to the middle as another."""
-    cells = [np.round(np.array(kart.center) / STRIDE) for kart in scene.all_karts]
-    return all(abs(a - b).max() > 1 for i, a in enumerate(cells) for b in cells[:i])
-
-
-def test_boxes_give_the_labels_by_the_rule():
-    """From ideal maps all questions are answered right: ego kart, total, track, sides and counts."""
-    drawn = [annotated(scene) for scene in sample_scenes(np.random.default_rng(0), 150)]
-    scenes = [scene for scene in drawn if has_free_peaks(scene)]
-    assert len(scenes) > 30 and max(len(scene.karts) for scene in scenes) > 4
-    logits = BoxDecoder().forward_single(ideal_tokens(scenes))
-    targets = {name: torch.from_numpy(values) for name, values in image_targets(scenes).items()}
-    for row, scene in enumerate(scenes):
-        one, target = ({name: values[row] for name, values in part.items()} for part in (logits, targets))
-        assert all(right for _, right in accuracy_rows(one, target)), scene
-        assert {KARTS[i] for i in (one["relation"][:, 0] > 0).nonzero()} == {kart.name for kart in scene.others}
-        for kart in scene.karts:
-            y, x = 75 * one["place"][KARTS.index(kart.name)]
-            assert (float(x) + 75, float(y) + 50) == pytest.approx(kart.center, abs=0.01)
-    assert set(TRACKS) >= {scene.track for scene in scenes}
-
-
-def test_a_crop_has_the_positions_of_the_view():
-    """The grader's centre crop of a view gives the same karts at the same places."""
-    scene = AnnotatedScene("abyss", (Kart(0, "tux", (60, 40, 90, 71)), Kart(1, "gnu", (100, 20, 112, 34))))
-    whole, crop = (BoxDecoder().forward_single(ideal_tokens([scene], *columns)) for columns in ((0, 150), (25, 100)))
-    for name in ("ego", "total", "count"):
-        assert torch.allclose(whole[name].softmax(-1), crop[name].softmax(-1), atol=0.01), name
-    for name in ("relation", "place"):
-        assert torch.allclose(*(one[name][0, KARTS.index("gnu")].sigmoid() for one in (whole, crop)), atol=0.01), name
-
-
-def test_uncertain_karts_make_uncertain_counts():
-    """A kart of probability 1/2 nearer to the middle: each is the ego kart half the time, the total is 1 or 2."""
-    near, far = Kart(0, "tux", (68, 44, 80, 56)), Kart(1, "gnu", (20, 40, 50, 70))
-    tokens = ideal_tokens([AnnotatedScene("abyss", (near, far))])
-    heat = split_cells(tokens)["any"]
-    heat[0, round(near.center[1] / STRIDE), round(near.center[0] / STRIDE)] = 0  # a view of `tokens`
-    logits = BoxDecoder().forward_single(tokens)
-    ego, total = logits["ego"].softmax(-1)[0], logits["total"].softmax(-1)[0]
-    assert ego[KARTS.index("tux")] == pytest.approx(0.5, abs=0.01) == ego[KARTS.index("gnu")]
-    assert total[1] == pytest.approx(0.5, abs=0.01) == total[2]
-    assert logits["relation"][0, KARTS.index("gnu"), 0].sigmoid() == pytest.approx(0.5, abs=0.01)
-
-
-def test_the_targets_have_the_least_loss():
-    """Ideal maps have next to none, and an error in any part has more."""
-    scene = annotated(SCENE)
-    targets, tokens = box_targets([scene]), ideal_tokens([scene])
+@pytest.mark.parametrize("part", PARTS)
+def test_an_error_in_a_part_is_a_loss_of_that_part(part):
+    targets, tokens = box_targets([ANNOTATED]), ideal_tokens([ANNOTATED])
     ideal = box_loss(tokens, targets)
-    assert all(loss < 0.2 for loss in ideal.values()) and ideal.keys() == {*PARTS, "track"}
-    start = 0
-    for name, channels in PARTS.items():
-        wrong = tokens.clone()
-        wrong[:, :-1, start : start + channels] *= -1
-        after = box_loss(wrong, targets)
-        assert [part for part in ideal if after[part] > ideal[part] + 0.5] == [name]
-        start += channels
+    cells_of(tokens, part).neg_()
+    after = box_loss(tokens, targets)
+    assert [name for name in ideal if after[name] > ideal[name] + 0.3] == [part]
+
+
+def test_the_track_is_read_off_the_last_token():
+    targets, tokens = box_targets([SCENE]), ideal_tokens([SCENE])
+    tokens[:, -1] = 0
+    loss = box_loss(tokens, targets)["track"]
+    assert loss == pytest.approx(np.log(len(TRACKS)), rel=1e-4)
+
+
+def test_losses_are_per_kart():
+    """A view beside one without karts has the loss that it has alone; every kart weighs as much as another."""
+    empty = AnnotatedScene("abyss", ())
+    tokens = ideal_tokens([ANNOTATED, empty])
+    for part in ("size", "large", "name"):
+        cells_of(tokens, part).mul_(0.5)
+    both, alone = (box_loss(tokens[:n], box_targets([ANNOTATED, empty][:n])) for n in (2, 1))
+    for part in ("size", "large", "name", "offset"):
+        assert both[part] == pytest.approx(alone[part].item(), abs=1e-5)
+    assert alone["size"] == pytest.approx(np.log([30, 31, 30, 28, 37, 31, 3, 3]).sum() / 2 / 4, abs=1e-4)
+
+
+def test_unknown_names_and_tracks_have_no_loss():
+    """A kart or a track that the game does not have says nothing about the known ones; losses stay finite."""
+    scene = AnnotatedScene("nowhere", (Kart(0, "sonic", (60, 40, 90, 70)),))
+    tokens = torch.randn(1, GRID_ROWS * 38 + 1, sum(PARTS.values()))
+    losses = box_loss(tokens, box_targets([scene]))
+    assert losses["name"] == losses["track"] == 0 < losses["heat"]
+    nothing = box_loss(tokens, box_targets([AnnotatedScene("abyss", ())]))
+    assert nothing["size"] == nothing["large"] == 0 and all(loss.isfinite() for loss in nothing.values())
+
+
+def test_a_peak_next_to_a_centre_costs_less_than_one_far_away():
+    """A centre in the next cell is nearly right."""
+    scene = AnnotatedScene("abyss", (Kart(0, "tux", (45, 20, 105, 80)),))
+    losses = {}
+    for column in (19, 20, 30):  # the centre is (75, 50), in cell 19
+        tokens = ideal_tokens([scene])
+        cells_of(tokens, "heat")[0, 12, column] = 3
+        losses[column] = box_loss(tokens, box_targets([scene]))["heat"].item()
+    assert losses[20] < 0.02 < losses[19] < 0.1 < 2 < losses[30]
+
+
+def test_a_new_encoder_finds_no_karts(tmp_path):
+    """Its heat map begins near 0, so that the many cells without a kart do not dominate the first steps."""
+    stage = BoxStage(tiny_config(tmp_path, 'shape = "boxes"')).eval()
+    assert stage.vision_encoder.head.bias[0] == INITIAL_HEAT_LOGIT and not stage.vision_encoder.head.bias[1:].any()
+    logits = stage.predict(0.1 * torch.randn(2, 3, 100, 150))
+    assert logits["total"].argmax(-1).tolist() == [0, 0]
 
 
 def test_a_detector_learns_a_view(tiny_data, tmp_path, frames):
@@ -106,7 +97,7 @@ def test_a_detector_learns_a_view(tiny_data, tmp_path, frames):
     config = tiny_config(tmp_path, 'shape = "boxes"')
     stage = BoxStage(config, frames)
     schedule = replace(config.stages["vision"], warmup=1, steps=100)
-    training, batch = Training(stage, schedule, {}), stage.sample(np.random.default_rng(0), False)
+    training, batch = Training(stage, schedule, {}), stage.sample(np.random.default_rng(0), as_rendered=False)
     losses = []
     for _ in range(8):
         losses.append(stage.train().losses(batch))
