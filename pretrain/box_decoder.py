@@ -47,7 +47,7 @@ def detect_karts(cells: dict[str, Tensor]) -> Detections:
     """Find the likeliest karts among cells, see `split_cells`.
 
     A cell is a peak unless one of its eight neighbours is more certain of a kart of the same name: centres of far karts
-    often lie in neighbouring cells (15 % of those of 5 to 7 pixels). Where a centre's cell is uncertain, neighbours share
+    often lie in neighbouring cells (15 % of those of 5 to 7 pixels). If a centre's cell is uncertain, neighbours share
     the probability of one kart, so a peak has the sum of theirs: on held-out moments 2 points more are right.
     """
     heat, columns = cells["heat"][..., 0].sigmoid(), cells["heat"].shape[2]
