@@ -15,6 +15,7 @@ from homework import generate_captions, generate_qa
 from homework.labels.frame_info import read_scenes
 from homework.labels.questions import QUESTION_TYPES, captions, classify_question, qa_pairs
 from homework.labels.rows import image_file, info_files
+from homework.training.held_out import HELD_OUT_PERIOD
 from homework.utils import cli
 from homework.utils.io import write_json
 
@@ -112,6 +113,14 @@ def tiny_data(tmp_path: Path) -> Path:
     questions = rows_of(data / "valid", lambda scene, image: [_multiple_choice(scene, image)])
     write_json(data / "valid_grader" / "all_mc_qas.json", questions)
     return data
+
+
+@pytest.fixture
+def with_progress(tiny_data: Path) -> Path:
+    """`tiny_data` with so many moments that some are held out, to measure progress on."""
+    for number in range(HELD_OUT_PERIOD):
+        write_frame(tiny_data / "train", f"001{number:02x}", "abyss", shift=number)
+    return tiny_data
 
 
 @pytest.fixture(scope="session")

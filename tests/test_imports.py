@@ -20,7 +20,7 @@ LAYERS = {
     "homework.training": ["homework.training", "homework.models", "homework.labels", "homework.utils"],
     "homework": ["homework"],
     "supertux": ["supertux", "homework"],
-    "pretrain": ["pretrain", "homework", "supertux.render"],
+    "pretrain": ["pretrain", "homework", "supertux.render", "supertux.sample"],
     "export": ["export", "homework"],
     "grader": ["grader", "homework"],
     "viewer": ["viewer", "homework"],

@@ -103,7 +103,8 @@ def test_grades_a_folder(place, bundles, tmp_path):
     flags = ("--workers", 2, "--csv", tmp_path / "points.csv", "--json", tmp_path / "report.json")
     done = run_grader(bundles, place / "data", *flags)
     assert done.returncode == 1
-    lines = done.stdout.splitlines()
+    ignored, *lines = done.stdout.splitlines()
+    assert ignored.startswith("not graded: ") and "notes.txt" in ignored
     assert lines[0].split() == ["bundle", "VLM", "CLIP", "total", "s"] and len(lines) == 4
     assert (
         lines[1].split()[:4] == ["=good.zip", "50", "0", "50"]
@@ -139,7 +140,7 @@ def test_interruption_leaves_nothing(place, tmp_path, number, status):
         assert time.monotonic() < deadline and grader.poll() is None
         time.sleep(0.05)
     grader.send_signal(number)
-    assert grader.communicate(timeout=20)[0] == b""
+    assert grader.communicate(timeout=20)[0].startswith(b"not graded: ")
     assert grader.returncode == status
     assert list((tmp_path / "temporary").iterdir()) == []
 
@@ -165,7 +166,7 @@ def test_a_pipe_among_bundles_is_refused(place, tmp_path):
     """It is not waited for, and the other bundle has its points."""
     os.mkfifo(tmp_path / "pipe.zip")
     write_zip(tmp_path / "z.zip", write_package(tmp_path / "z", NO_CLIP))
-    lines = run_grader(tmp_path, place / "data", timeout=120).stdout.splitlines()
+    _, *lines = run_grader(tmp_path, place / "data", timeout=120).stdout.splitlines()
     assert "not a regular file" in lines[1] and lines[2].split()[:2] == ["z.zip", "50"]
 
 

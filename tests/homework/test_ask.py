@@ -81,17 +81,17 @@ def test_a_checkpoint_of_the_other_model_is_named_as_that(nano_folder, tiny_data
 
 
 @pytest.mark.parametrize(("module", "part"), [(finetune, "vlm"), (clip, "clip")])
-def test_test_names_the_base_and_the_next_command(nano_folder, tiny_data, tmp_path, call, module, part):
+def test_test_names_the_base_and_the_next_command(nano_folder, with_progress, tmp_path, call, module, part):
     """The base's score is that of training's first evaluation; an old `training.json` may have none."""
     output = tmp_path / part
-    module.train(str(nano_folder), data=str(tiny_data), output=str(output), steps=1, progress_questions=5)
+    module.train(str(nano_folder), data=str(with_progress), output=str(output), steps=1, progress_questions=5)
     manifest = json.loads((output / "training.json").read_text())
     assert part == "clip" or "eval_accuracy" in manifest["curve"][0] and manifest["curve"][0]["step"] == 0
     for expected in (True, False):
         manifest["curve"] = [{"step": 0 if expected else 40, "eval_accuracy": 12.5}]
         (output / "training.json").write_text(json.dumps(manifest))
-        _, out, err = call((module.train, module.test), "test", output, "--data", tiny_data)
+        _, out, err = call((module.train, module.test), "test", output, "--data", with_progress)
         assert ("its base, before training: 12.5" in out) == expected, err
         assert f"`python3 bundle.py homework ID --{part} {output}` packs it" in out.splitlines()[-1]
-    _, out, _ = call((finetune.train, finetune.test), "test", nano_folder, "--data", tiny_data)
+    _, out, _ = call((finetune.train, finetune.test), "test", nano_folder, "--data", with_progress)
     assert out.splitlines()[-1].endswith("`python -m homework.finetune train` trains an adapter")

@@ -85,9 +85,9 @@ def test_checkpoint_loads_with_plain_peft(base_folder, tiny_data, tmp_path):
     assert finetune.load(folder).answer(images, questions) == answers
 
 
-def test_training_leaves_a_curve_and_no_checkpoints(nano_folder, tiny_data, tmp_path):
+def test_training_leaves_a_curve_and_no_checkpoints(nano_folder, with_progress, tmp_path):
     """The output has date, config and curve of its training; the run's folder keeps only TensorBoard's files."""
-    folder = train(nano_folder, tiny_data, tmp_path)
+    folder = train(nano_folder, with_progress, tmp_path)
     manifest = json.loads((folder / "training.json").read_text())
     assert manifest.keys() == {"date", "config", "curve"}
     assert manifest["config"]["base"] == str(nano_folder) and manifest["config"]["steps"] == 4

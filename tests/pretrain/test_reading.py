@@ -81,7 +81,7 @@ def test_name_matching_head_is_frozen(stage):
     """Only the layer's other heads get gradients."""
     stage.train()
     assert not stage.model.connector.training
-    sum(stage.losses(stage.sample(np.random.default_rng(0), in_cooldown=False)).values()).backward()
+    sum(stage.losses(stage.sample(np.random.default_rng(0), as_rendered=False)).values()).backward()
     for name in ("q_proj", "k_proj"):
         gradient = getattr(stage.model.language_model.layers[0].self_attn, name).weight.grad
         assert gradient[:32].abs().max() == 0 < gradient[32:].abs().max()

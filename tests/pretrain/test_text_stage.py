@@ -104,7 +104,7 @@ def test_text_stage_begins_with_the_stages_before_it(tokens, frames, tmp_path):
     for name, weight in vision.vision_encoder.state_dict().items():
         assert torch.equal(weight, stage.model.vision_encoder.state_dict()[name]), name
     assert torch.equal(stage.model.connector.prediction_heads.grid_head.weight, vision.heads.grid_token.weight)
-    batch = stage.sample(np.random.default_rng(3), in_cooldown=False)
+    batch = stage.sample(np.random.default_rng(3), as_rendered=False)
     losses = stage.train().losses(batch)
     assert losses.keys() == {"captions", "questions", "synthetic"} and all(loss > 0 for loss in losses.values())
 

@@ -36,8 +36,8 @@ class Module(nn.Module):
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.stop_at, self.stop, self.steps_run, self.cooldowns = stop_at, stop, 0, []
 
-    def sample(self, rng: np.random.Generator, in_cooldown: bool) -> dict[str, torch.Tensor]:
-        self.cooldowns.append(in_cooldown)
+    def sample(self, rng: np.random.Generator, as_rendered: bool) -> dict[str, torch.Tensor]:
+        self.cooldowns.append(as_rendered)
         return {"x": torch.from_numpy(rng.standard_normal((16, 4), dtype=np.float32))}
 
     def losses(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

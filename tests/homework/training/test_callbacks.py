@@ -94,11 +94,13 @@ def test_a_run_without_a_saved_step_does_not_claim_one(nano_folder, no_progress,
         train(nano_folder, no_progress, tmp_path)
 
 
-def test_a_terminal_shows_a_live_line_and_a_table(nano_folder, tiny_data, tmp_path):
+def test_a_terminal_shows_a_live_line_and_a_table(nano_folder, with_progress, tmp_path):
     """Step, loss, rate and time left in one line; a row per evaluation; before, after, time and the next command."""
     parent, child = pty.openpty()
     ioctl(child, TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    flags = f"--base {nano_folder} --data {tiny_data} --output {tmp_path}/vlm --steps 8 --batch-size 2 --rank 2".split()
+    flags = (
+        f"--base {nano_folder} --data {with_progress} --output {tmp_path}/vlm --steps 8 --batch-size 2 --rank 2".split()
+    )
     command = [sys.executable, "-m", "homework.finetune", "train", *flags, "--progress-questions", "5"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=child, stderr=child, preexec_fn=heed_ctrl_c)
     os.close(child)

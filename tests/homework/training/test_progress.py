@@ -34,7 +34,7 @@ def test_training_says_nothing_quietly_and_little_in_a_log(call, nano_folder, ti
 def test_test_prints_its_table_alone(call, adapter, tiny_data):
     status, out, err = call(COMMANDS, "test", adapter, "--data", tiny_data, "--quiet")
     assert status == 0 and err == ""
-    assert out.startswith(f"{adapter} on valid_grader: 5 questions") and len(out.splitlines()) == 10
+    assert out.startswith(f"{adapter} on valid_grader: 5 questions") and len(out.splitlines()) == 12
 
 
 def test_demo_train_ends_with_an_adapter(call, nano_folder, tiny_data, tmp_path, monkeypatch):
