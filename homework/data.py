@@ -171,11 +171,10 @@ def print_accuracies(title: str, columns: Sequence[str], rows: Iterable[tuple]) 
     """
     print(title)
     print(f"{'':16}{''.join(f'{column:>9}' for column in (*columns, 'n', 'once'))}{'95 %':>13}")
-    for name, accuracies, n, (once, low, high) in rows:
-        numbers = "".join(f"{100 * accuracy:z9.1f}" for accuracy in accuracies)
-        print(
-            f"  {name:14}{numbers}{n:>9}{100 * once:z9.1f}{100 * low:z7.1f}-{100 * high:<z5.1f}".rstrip()
-        )  # z: no -0.0
+    for name, accuracies, n, estimate in rows:
+        numbers = "".join(f"{100 * accuracy:z9.1f}" for accuracy in accuracies)  # z: no -0.0
+        once, low, high = (100 * number for number in estimate)
+        print(f"  {name:14}{numbers}{n:>9}{once:z9.1f}{low:z7.1f}-{high:<z5.1f}".rstrip())
     print("once: each moment of the game counted once; 95 %: its interval, drawn again by moment")
 
 
