@@ -128,7 +128,7 @@ def base_accuracy(manifest: dict) -> float | None:
 def print_base_accuracy(folder: Path) -> None:
     """Print the accuracy before a checkpoint's training, if it is known."""
     if (accuracy := base_accuracy(read_manifest(folder))) is not None:
-        print(f"its base, before training: {accuracy:.1f} on questions about valid")
+        print(f"its base, before training: {accuracy:.1f} on the questions that measured progress")
 
 
 def describe_next(folder: Path, part: str) -> str:
