@@ -41,7 +41,7 @@ def progress_rows(make: Callable[[dict, int, int], list[dict]], count: int, data
 
     Args:
         make: `balanced_pairs` or `multiple_choice` of `eval_sets`.
-        count: how many rows.
+        count: how many rows, at most; of a small split there are fewer.
     """
     infos = [data_dir / f"{frame}_info.json" for frame in sorted(held_out_frames(data_dir, split))]
     if not infos:
@@ -49,7 +49,8 @@ def progress_rows(make: Callable[[dict, int, int], list[dict]], count: int, data
         return []
     scenes = {image_file(info, view): scene for info in infos for view, scene in read_scenes(info)}
     try:
-        return add_image_paths(make(scenes, count, 1), data_dir)
+        # a question takes a view for itself, and some types fit few views
+        return add_image_paths(make(scenes, min(count, len(scenes) // 2), 1), data_dir)
     except InputError as error:
         logger.info(f"no evaluation while training: {error}")
         return []

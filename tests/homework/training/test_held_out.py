@@ -3,7 +3,7 @@
 import pytest
 
 from homework.labels.duplicates import moments_of_split
-from homework.labels.eval_sets import balanced_pairs
+from homework.labels.eval_sets import balanced_pairs, multiple_choice
 from homework.labels.rows import image_file, info_files
 from homework.training.held_out import HELD_OUT_PERIOD, drop_held_out, held_out_frames, progress_rows
 from tests.tiny_models import stand_still
@@ -24,7 +24,13 @@ def test_what_is_trained_on_is_not_asked_about(sample_data):
     held_out = {moment for frame, moment in moments.items() if frame not in kept}
     assert len(held_out) == -(-len(set(moments.values())) // HELD_OUT_PERIOD)
     assert not held_out & {moments[frame] for frame in kept}
-    assert asked <= moments.keys() - kept and len(asked) > 20
+    assert asked <= moments.keys() - kept and len(asked) > 15
+
+
+def test_a_small_split_is_asked_fewer_questions(sample_data):
+    """Of the sample's 24 frames that are held out, two hundred questions about a view each cannot be made."""
+    num_views = 8 * len(held_out_frames(sample_data, "train"))
+    assert 80 < len(progress_rows(multiple_choice, 200, sample_data, "train")) <= num_views / 2 < 100
 
 
 def test_a_split_of_a_few_moments_is_trained_on_whole(tiny_data, caplog):
