@@ -79,7 +79,9 @@ def test_a_run_continues_in_another_folder_and_without_its_frames(command, tmp_p
 
 
 def test_stages_have_an_order(command):
-    """A stage whose predecessor is not finished, or that the config does not have, is named with the remedy."""
+    """A stage that others have to be finished for, or that the config does not have, is named with the remedy."""
+    assert command("--stage", "read")[0] == 0  # which needs no other
+    assert_one_line_error(command("--stage", "text-1"), "run --stage fovea")
     assert_one_line_error(command("--stage", "vision-2"), "run --stage fovea")
     assert_one_line_error(command("--stage", "vison-2"), "did you mean vision-2?")
 
@@ -94,6 +96,17 @@ def test_what_cannot_be_fetched_is_named_first(call, tiny_data, tmp_path, monkey
     assert "--frames train" in result[2] and not list((tmp_path / "run").glob("*.pt"))
     shutil.rmtree(tiny_data / "train")
     assert_one_line_error(call(COMMANDS, "run", *arguments, "--frames", "train"), "supertux download")
+
+
+def test_frames_of_the_sample_are_unpacked(sample_data, tmp_path):
+    """The config's source `sample` needs no engine; its frames are those that are trained on, not those of valid."""
+    config = load_config(CPU_CONFIG.with_name("boxes.toml"), "sample")
+    Run(config, tmp_path / "data", tmp_path / "run").make_frames()
+    names = [
+        sorted(path.name for path in folder.iterdir()) for folder in (tmp_path / "data/sample", sample_data / "train")
+    ]
+    assert names[0] == [name for name in names[1] if name.endswith((".jpg", "_info.json"))]
+    assert len(list((tmp_path / "data/packs").glob("sample-*.safetensors"))) == 1
 
 
 def test_a_folder_of_other_settings_is_left_alone(command, tmp_path):
