@@ -1,4 +1,4 @@
-"""What follows from the detections of a `BoxEncoder` by the label rule; nothing here has weights."""
+"""Decode the cells of a `BoxEncoder`: karts, and by the label rule the ego kart, counts and sides."""
 
 from typing import NamedTuple
 

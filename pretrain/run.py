@@ -24,7 +24,7 @@ from supertux.render.engines import check_installed
 from supertux.render.planner import KARTS as DRAWN_KARTS
 from supertux.render.planner import race_plans
 from supertux.render.renderer import is_done, render
-from supertux.sample import sample_files
+from supertux.sample import unpack_split
 
 from . import BASE_DIR
 from .assemble import export_base
@@ -134,17 +134,12 @@ class Run:
         for name, source in self.config.sources.items():
             with self._measured():
                 if source.preset == SAMPLE and not (self.data_dir / name).is_dir():
-                    self._unpack_sample(name)
+                    with atomic_folder(self.data_dir / name) as folder:
+                        folder.mkdir()
+                        unpack_split("train", folder)
                 elif name in to_draw:
                     render(output=self.data_dir / name, frames=source.frames, seed=source.seed, preset=source.preset)
                 pack_split(self.data_dir, name)
-
-    def _unpack_sample(self, name: str) -> None:
-        """Unpack the sample's frames for training."""
-        with atomic_folder(self.data_dir / name) as folder:
-            folder.mkdir()
-            for file, content in sample_files("train"):
-                (folder / file).write_bytes(content)
 
     def _needs_drawing(self, name: str) -> bool:
         """Return whether a source's frames are incomplete; packs alone came from another machine."""

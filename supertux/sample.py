@@ -86,6 +86,12 @@ def sample_files(split: str) -> Iterator[tuple[str, bytes]]:
         raise InputError(error.filename, "a part of the sample is missing", "run `git checkout sample`") from None
 
 
+def unpack_split(split: str, folder: Path) -> None:
+    """Write the files of a split of the sample into a folder that is there."""
+    for name, content in progress_bar(sample_files(split), desc=f"unpacking {split}", unit="file", delay=1):
+        (folder / name).write_bytes(content)
+
+
 @resumable()
 def use_sample(*, data: Path = DATA_DIR) -> None:
     """Unpack the sample data set into the data folder, unless that holds other frames.
@@ -106,8 +112,7 @@ def use_sample(*, data: Path = DATA_DIR) -> None:
     for split in missing:
         with tempfile.TemporaryDirectory(dir=data) as folder:
             (target := Path(folder) / split).mkdir()
-            for name, content in progress_bar(sample_files(split), desc=f"unpacking {split}", unit="file", delay=1):
-                (target / name).write_bytes(content)
+            unpack_split(split, target)
             for hidden in (data / split).glob(".*"):  # a folder that holds any cannot be replaced
                 hidden.rename(target / hidden.name)
             target.rename(data / split)

@@ -111,7 +111,7 @@ class CaptionMatchingDataset(Dataset):
 
     @classmethod
     def of_split(cls, split: str, data_dir: Path, pairs_dir: str | None = None) -> "CaptionMatchingDataset":
-        """Read every caption of a split's *_captions.json, by default in the data folder, but of held-out moments."""
+        """Read a split's *_captions.json, by default in the data folder; images must exist and not be held out."""
         rows = drop_held_out(drop_rows_without_image(CaptionDataset(split, data_dir, pairs_dir)), data_dir, split)
         return cls(rows, data_dir, data_dir / ".cache")
 

@@ -50,11 +50,9 @@ class PackedVQADataset(Dataset):
 
     @classmethod
     def of_split(cls, split: str, data_dir: Path, pairs_dir: str | None = None) -> "PackedVQADataset":
-        """Read every pair of a split's *_qa_pairs.json, by default in the data folder, but of held-out moments."""
-        return cls(
-            drop_held_out(drop_rows_without_image(VQADataset(split, data_dir, pairs_dir)), data_dir, split),
-            data_dir / ".cache",
-        )
+        """Read a split's *_qa_pairs.json, by default in the data folder; images must exist and not be held out."""
+        rows = drop_rows_without_image(VQADataset(split, data_dir, pairs_dir))
+        return cls(drop_held_out(rows, data_dir, split), data_dir / ".cache")
 
     def fingerprint(self) -> str:
         """Return a digest of images by name, questions and answers."""

@@ -1,4 +1,4 @@
-"""What follows from the detections of the shape `boxes` by the label rule."""
+"""The decoder of the shape `boxes`: karts, and their labels by the label rule."""
 
 import itertools
 

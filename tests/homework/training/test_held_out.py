@@ -28,7 +28,7 @@ def test_what_is_trained_on_is_not_asked_about(sample_data):
 
 
 def test_a_small_split_is_asked_fewer_questions(sample_data):
-    """Of the sample's 24 frames that are held out, two hundred questions about a view each cannot be made."""
+    """The sample holds out 24 frames: too few views for 200 questions, each about another view."""
     num_views = 8 * len(held_out_frames(sample_data, "train"))
     assert 80 < len(progress_rows(multiple_choice, 200, sample_data, "train")) <= num_views / 2 < 100
 
